@@ -1,0 +1,5 @@
+"""`python -m deeplab`."""
+
+from deeplab.cli.app import main
+
+main()

@@ -1,0 +1,211 @@
+"""ResNet-18/50/101 (arXiv 1512.03385), plain and 'beta', with multi-grid.
+
+v2 section 4 and v3 sections 3.2 to 3.3; reference fact 2.7. What differs from classification ResNets: in
+the reference the stride sits in the *last* unit of a block; PyTorch's weights have it in the first
+(`strides_at`). The beta stem is three 3x3 convolutions instead of one 7x7.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from deeplab.atrous import plan_strides
+from deeplab.backbones.base import Backbone, Features
+from deeplab.config import Padding
+from deeplab.layers.conv import ConvNormAct
+from deeplab.layers.norm import NormLayer
+from deeplab.layers.pool import MaxPool
+
+StrideUnit = Literal["last", "first"]
+UNITS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+DEPTHS = (64, 128, 256, 512)
+BETA_STEM = {18: (16, 16, 32), 50: (64, 64, 128), 101: (64, 64, 128)}
+
+
+class Unit(nn.Module):
+    """A residual unit: relu(shortcut(x) + residual(x)).
+
+    Attributes:
+        nominal_stride: its stride where nothing is dilated.
+        unit_rate: multi-grid's factor on the block's rate.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int, norm: NormLayer | None) -> None:
+        super().__init__()
+        self.nominal_stride = stride
+        self.stride = stride
+        self.unit_rate = 1
+        self.shortcut = (
+            None
+            if in_channels == out_channels
+            else ConvNormAct(in_channels, out_channels, kernel=1, stride=stride, norm=norm, activation=None)
+        )
+
+    def set_atrous(self, stride: int, rate: int) -> None:
+        """Change stride and rate of every convolution concerned."""
+        self.stride = stride
+        if self.shortcut is not None:
+            self.shortcut.set_atrous(stride, 1)
+        self.set_residual_atrous(stride, rate * self.unit_rate)
+
+    def set_residual_atrous(self, stride: int, rate: int) -> None:
+        """Change stride and rate inside the residual branch."""
+        raise NotImplementedError
+
+    def residual(self, x: torch.Tensor) -> torch.Tensor:
+        """The branch, before addition and activation: the decoder's end point."""
+        raise NotImplementedError
+
+    def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        """The unit's output from its input and its residual."""
+        if self.shortcut is not None:
+            x = self.shortcut(x)
+        elif self.stride > 1:
+            x = x[:, :, :: self.stride, :: self.stride]
+        return F.relu(x + residual)
+
+
+class Bottleneck(Unit):
+    """1x1 - 3x3 (stride, rate) - 1x1 to four times the depth."""
+
+    def __init__(self, in_channels: int, depth: int, *, stride: int, norm: NormLayer | None) -> None:
+        super().__init__(in_channels, 4 * depth, stride=stride, norm=norm)
+        self.conv1 = ConvNormAct(in_channels, depth, kernel=1, norm=norm, activation="relu")
+        self.conv2 = ConvNormAct(
+            depth, depth, kernel=3, stride=stride, norm=norm, activation="relu", padding_rule="symmetric"
+        )
+        self.conv3 = ConvNormAct(depth, 4 * depth, kernel=1, norm=norm, activation=None)
+
+    def set_residual_atrous(self, stride: int, rate: int) -> None:
+        self.conv2.set_atrous(stride, rate)
+
+    def residual(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv3(self.conv2(self.conv1(x)))
+
+
+class LiteUnit(Unit):
+    """Two 3x3 convolutions, both at the rate; the strided one is the second, or PyTorch's first."""
+
+    def __init__(
+        self, in_channels: int, depth: int, *, stride: int, norm: NormLayer | None, strides_at: StrideUnit
+    ) -> None:
+        super().__init__(in_channels, depth, stride=stride, norm=norm)
+        self.strides_at = strides_at
+        self.conv1 = ConvNormAct(
+            in_channels, depth, kernel=3, norm=norm, activation="relu", padding_rule="symmetric"
+        )
+        self.conv2 = ConvNormAct(
+            depth, depth, kernel=3, norm=norm, activation=None, padding_rule="symmetric"
+        )
+
+    def set_residual_atrous(self, stride: int, rate: int) -> None:
+        first = self.strides_at == "first"
+        self.conv1.set_atrous(stride if first else 1, rate)
+        self.conv2.set_atrous(1 if first else stride, rate)
+
+    def residual(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv2(self.conv1(x))
+
+
+class ResNet(Backbone):
+    """Stem, pooling and four blocks of units.
+
+    End points at 4, 8, 16: with `strides_at='last'` the residual (before addition and activation) of the
+    last unstrided unit of blocks 1 to 3, as in the reference; with 'first' those blocks' outputs, as
+    PyTorch libraries use them.
+
+    Args:
+        multi_grid: unit rates of block4, one a unit; empty means all ones.
+
+    Raises:
+        ValueError: multi_grid of another length than block4.
+    """
+
+    def __init__(
+        self,
+        depth: Literal[18, 50, 101],
+        *,
+        beta: bool,
+        strides_at: StrideUnit,
+        multi_grid: tuple[int, ...],
+        in_channels: int,
+        norm: NormLayer | None,
+        padding_rule: Padding,
+    ) -> None:
+        super().__init__()
+        units = UNITS[depth]
+        if multi_grid and len(multi_grid) != units[3]:
+            raise ValueError(
+                f"multi_grid needs {units[3]} rates for resnet{depth}, one for each unit of block4; found {multi_grid}"
+            )
+        self.stem = _stem(in_channels, BETA_STEM[depth] if beta else (), norm=norm)
+        self.pool = MaxPool(stride=2, padding_rule=padding_rule)
+        channels = self.stem[-1].conv.out_channels
+        blocks = []
+        for number, (count, width) in enumerate(zip(units, DEPTHS, strict=True)):
+            block = nn.ModuleList()
+            for index in range(count):
+                stride = _unit_stride(number, index, count, strides_at)
+                if depth == 18:
+                    unit: Unit = LiteUnit(channels, width, stride=stride, norm=norm, strides_at=strides_at)
+                else:
+                    unit = Bottleneck(channels, width, stride=stride, norm=norm)
+                if number == 3 and multi_grid:
+                    unit.unit_rate = multi_grid[index]
+                channels = width if depth == 18 else 4 * width
+                block.append(unit)
+            blocks.append(block)
+        self.blocks = nn.ModuleList(blocks)
+        self.strides_at = strides_at
+        self.out_channels = channels
+        self.low_level_channels = {4 << i: (1 if depth == 18 else 4) * DEPTHS[i] for i in range(3)}
+
+    def set_output_stride(self, output_stride: int) -> None:
+        units = [unit for block in self.blocks for unit in block]
+        nominal = [2, *(1 for _ in self.stem[1:]), 2, *(unit.nominal_stride for unit in units)]
+        plan = plan_strides(nominal, output_stride)
+        for part, atrous in zip([*self.stem, self.pool, *units], plan, strict=True):
+            part.set_atrous(*atrous)
+
+    def forward(self, x: torch.Tensor, low_level: Collection[int] = ()) -> Features:
+        taps = {}
+        x = self.pool(self.stem(x))
+        for number, block in enumerate(self.blocks):
+            stride = 4 << number
+            for index, unit in enumerate(block):
+                residual = unit.residual(x)
+                if stride in low_level and self.strides_at == "last" and index == len(block) - 2:
+                    taps[stride] = residual
+                x = unit.add(x, residual)
+            if stride in low_level and self.strides_at == "first":
+                taps[stride] = x
+        return x, taps
+
+
+def _stem(in_channels: int, beta: tuple[int, ...], *, norm: NormLayer | None) -> nn.Sequential:
+    layers = []
+    for index, width in enumerate(beta or (64,)):
+        layers.append(
+            ConvNormAct(
+                in_channels,
+                width,
+                kernel=3 if beta else 7,
+                stride=2 if index == 0 else 1,
+                norm=norm,
+                activation="relu",
+                padding_rule="symmetric",
+            )
+        )
+        in_channels = width
+    return nn.Sequential(*layers)
+
+
+def _unit_stride(block: int, index: int, count: int, strides_at: StrideUnit) -> int:
+    if strides_at == "last":
+        return 2 if block < 3 and index == count - 1 else 1
+    return 2 if block > 0 and index == 0 else 1

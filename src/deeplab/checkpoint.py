@@ -1,0 +1,177 @@
+"""Self-describing checkpoints: one safetensors file whose metadata says everything else.
+
+A directory (the Hugging Face Hub's convention) holds `model.safetensors` and the same description as
+`config.json`. Either alone is enough for humans; loading needs the safetensors file only. Nothing is ever
+unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from deeplab.config import DeepLabConfig, parse_config
+from deeplab.errors import UserError, require
+from deeplab.labels import LabelSpec
+from deeplab.model import DeepLab
+
+WEIGHTS_NAME = "model.safetensors"
+CONFIG_NAME = "config.json"
+METADATA_KEY = "deeplab"
+FORMAT = 1
+EMBEDDED = ("animals",)
+DEFAULT_MODEL = "animals"
+
+
+def describe(model: DeepLab) -> dict[str, Any]:
+    """Everything about a model but its weights, as JSON values."""
+    return {
+        "format": FORMAT,
+        "architecture": model.config.to_json(),
+        "labels": model.labels.model_dump(mode="json"),
+        "provenance": model.provenance,
+    }
+
+
+def save(
+    model: DeepLab, directory: str | os.PathLike[str], *, dtype: torch.dtype | None = None
+) -> Path:
+    """Write `model.safetensors` and `config.json` into `directory`, each complete or not at all.
+
+    Args:
+        model: any DeepLab.
+        directory: made if missing.
+        dtype: type of the stored floats, such as torch.float16; None keeps the model's.
+
+    Returns:
+        the path of the safetensors file.
+    """
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    description = json.dumps(describe(model), indent=2)
+    tensors = {
+        key: (value.to(dtype) if dtype and value.is_floating_point() else value).contiguous()
+        for key, value in model.state_dict().items()
+    }
+    weights = folder / WEIGHTS_NAME
+    beside = folder / f".{WEIGHTS_NAME}.{os.getpid()}"
+    save_file(tensors, beside, metadata={METADATA_KEY: description, "format": "pt"})
+    os.replace(beside, weights)
+    beside = folder / f".{CONFIG_NAME}.{os.getpid()}"
+    beside.write_text(description + "\n", encoding="utf-8")
+    os.replace(beside, folder / CONFIG_NAME)
+    return weights
+
+
+def load(
+    name_or_path: str | os.PathLike[str] = DEFAULT_MODEL,
+    *,
+    output_stride: int | None = None,
+    device: str | torch.device = "cpu",
+    revision: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+) -> DeepLab:
+    """A model in eval mode, in float32.
+
+    Args:
+        name_or_path: an embedded model's name, a directory, a safetensors file, or a Hub id `owner/name`
+            (extra `hub`).
+        output_stride: run at this output stride instead of the native one.
+        device: where the weights go.
+        revision, cache_dir, token, local_files_only: passed to `huggingface_hub` for Hub ids.
+
+    Raises:
+        UserError: no such model, or a file that is not one of ours; the message names the file.
+    """
+    hub = {"revision": revision, "cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
+    path = _locate(name_or_path, hub)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is not a readable safetensors file ({error}); allowed: a saved model") from None
+    description = _description(path, metadata)
+    config = parse_config(DeepLabConfig, description.get("architecture", {}), f"{path}: architecture")
+    model = DeepLab(config, parse_config(LabelSpec, description.get("labels", {}), f"{path}: labels"))
+    model.provenance = description.get("provenance", {})
+    _fill(model, state, path)
+    if output_stride is not None:
+        model.output_stride = output_stride
+    return model.to(device).eval()
+
+
+def _locate(name_or_path: str | os.PathLike[str], hub: dict[str, Any]) -> Path:
+    path = Path(name_or_path)
+    if path.is_dir():
+        weights = path / WEIGHTS_NAME
+        if weights.is_file():
+            return weights
+        found = ", ".join(sorted(item.name for item in path.iterdir())[:5]) or "nothing"
+        raise UserError(f"{path} holds no {WEIGHTS_NAME} (it holds: {found}); give the folder of a saved model")
+    if path.is_file():
+        return path
+    name = str(name_or_path)
+    if name in EMBEDDED:
+        return Path(str(resources.files("deeplab") / "models" / name / WEIGHTS_NAME))
+    if name.count("/") == 1 and not name.startswith((".", "/")) and path.suffix == "":
+        return _from_hub(name, hub)
+    raise UserError(
+        f"no model {name!r}: it is no file and no folder; allowed: a folder with {WEIGHTS_NAME}, a .safetensors "
+        f"file, an embedded model ({', '.join(EMBEDDED)}), or a Hub id owner/name"
+    )
+
+
+def _from_hub(name: str, hub: dict[str, Any]) -> Path:
+    library = require("huggingface_hub", extra="hub")
+    try:
+        return Path(library.hf_hub_download(name, WEIGHTS_NAME, **hub))
+    except Exception as error:
+        raise UserError(
+            f"model {name!r} is no local folder and could not be had from the Hub "
+            f"({type(error).__name__}: {error}); fix: check the name, or pass a local folder"
+        ) from error
+
+
+def _description(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    text = metadata.get(METADATA_KEY)
+    if text is None:
+        beside = path.parent / CONFIG_NAME
+        if not beside.is_file():
+            raise UserError(
+                f"{path} has no {METADATA_KEY!r} metadata and no {CONFIG_NAME} beside it: it was not saved by this "
+                f"package; fix: deeplab import {path} -o DIR"
+            )
+        text = beside.read_text(encoding="utf-8")
+    try:
+        description = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: its description is not JSON ({error}); save the model again") from None
+    if not isinstance(description, dict) or "architecture" not in description:
+        raise UserError(f"{path}: its description has no 'architecture'; fix: deeplab import {path} -o DIR")
+    if description.get("format") != FORMAT:
+        raise UserError(
+            f"{path} has format {description.get('format')!r}; this version reads {FORMAT}: upgrade deeplab"
+        )
+    return description
+
+
+def _fill(model: DeepLab, state: dict[str, torch.Tensor], path: Path) -> None:
+    own = model.state_dict()
+    missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    wrong = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
+    if missing or unknown or wrong:
+        raise UserError(
+            f"{path} does not fit its own description: missing {missing[:3]}, unknown {unknown[:3]}, "
+            f"of another shape {wrong[:3]}; the file was changed after it was saved"
+        )
+    model.load_state_dict(state)

@@ -1,0 +1,77 @@
+"""What commands show: progress on a terminal, quiet lines otherwise, and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from deeplab.metrics import ConfusionMatrix
+    from deeplab.train.engine import StepReport
+
+QUIET_EVERY = 50
+
+
+@contextmanager
+def photo_progress(total: int, what: str) -> Iterator[Callable[[], None]]:
+    """A function to call after each of `total` photos; a bar on a terminal, nothing otherwise."""
+    console = Console(stderr=True)
+    with _bar(console) as progress:
+        task = progress.add_task(what, total=total, note="")
+        yield lambda: progress.advance(task)
+
+
+@contextmanager
+def step_progress(
+    steps: int,
+) -> Iterator[tuple[Callable[[StepReport], None], Callable[[], None]]]:
+    """Functions to call after each training step and each validation photo."""
+    console = Console(stderr=True)
+    losses: list[float] = []
+    with _bar(console) as progress:
+        task = progress.add_task("training", total=steps, note="")
+        validation = progress.add_task("validating", total=None, visible=False, note="")
+
+        def on_step(report: StepReport) -> None:
+            losses.append(report.loss)
+            recent = losses[-QUIET_EVERY:]
+            note = f"loss {sum(recent) / len(recent):.3f}  learning rate {report.learning_rate:.2e}"
+            progress.update(task, advance=1, note=note)
+            done = report.step + 1
+            if not console.is_terminal and (done % QUIET_EVERY == 0 or done == steps):
+                console.print(f"step {done}/{steps}  {note}")
+
+        def on_photo() -> None:
+            progress.update(validation, advance=1, visible=True)
+
+        yield on_step, on_photo
+
+
+def print_scores(confusion: ConfusionMatrix, classes: Sequence[str], *, title: str) -> None:
+    """IoU by class name, mean IoU and pixel accuracy; classes without ground truth show a dash."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("class")
+    table.add_column("IoU", justify="right")
+    for name, value in zip(classes, confusion.iou_per_class(), strict=True):
+        table.add_row(name, f"{value:.4f}" if value == value else "-")
+    table.add_section()
+    table.add_row("mean IoU", f"{confusion.mean_iou():.4f}")
+    table.add_row("pixel accuracy", f"{confusion.pixel_accuracy():.4f}")
+    Console().print(table)
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        disable=not console.is_terminal,
+    )

@@ -1,0 +1,1 @@
+"""Context heads, the decoder and the classifier: what stands between features and logits."""

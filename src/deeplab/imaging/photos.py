@@ -1,0 +1,240 @@
+"""Find photos on disk and turn whatever they are into 8-bit RGB.
+
+Every kind of picture is either converted by a rule written here or refused by name: a network fed with a
+silently wrong photo answers with confident nonsense.
+
+The rules: EXIF rotation is applied. Transparency is composited on white (what a viewer shows; the colours
+hidden under transparent pixels are usually black). 16-bit grey is scaled by 1/257, so that 65535 becomes
+255. An animation gives its first frame, a multi-page TIFF its first page. Colour profiles are ignored, as
+they were for the data sets that the models learned from.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from deeplab.errors import UserError
+
+# HEIC is listed although Pillow alone cannot read it: a phone's photos must not vanish without a word.
+PHOTO_SUFFIXES = frozenset(
+    {
+        ".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpeg", ".jpg",
+        ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
+    }
+)  # fmt: skip
+_WIDE_GREY_MAX = 65535
+_CONVERTIBLE_MODES = frozenset({"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"})
+
+PhotoLike = str | os.PathLike[str] | Image.Image | np.ndarray
+
+
+def find_photos(inputs: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> list[Path]:
+    """List the photos that files, folders and globs stand for.
+
+    A file named outright is taken whatever its suffix. A folder is searched with all its subfolders (links
+    to folders are not followed) for names with a suffix of `PHOTO_SUFFIXES`; hidden files and
+    folders are left out. A glob (`*`, `?`, `[...]`, `**`) is treated as a shell would: its files by suffix,
+    its folders searched.
+
+    Returns:
+        Paths as they were given, sorted within each input, inputs in their order, each photo once.
+
+    Raises:
+        UserError: nothing given, or an input that exists nowhere or holds no photo.
+    """
+    given = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
+    if not given:
+        raise UserError("no input: name at least one photo, folder or glob")
+    by_place: dict[str, Path] = {}
+    for item in given:
+        for photo in _photos_of(os.path.expanduser(os.fspath(item))):
+            by_place.setdefault(os.path.abspath(photo), photo)
+    return list(by_place.values())
+
+
+def _photos_of(item: str) -> list[Path]:
+    if os.path.isfile(item):
+        return [Path(item)]
+    if os.path.isdir(item):
+        photos = sorted(_photos_in_folder(item))
+    elif glob.has_magic(item):
+        photos = sorted(_photos_in_glob(item))
+    else:
+        raise UserError(f"{item!r}: no such file or folder")
+    if not photos:
+        raise UserError(
+            f"{item!r}: no photo found there; looked for files ending in {' '.join(sorted(PHOTO_SUFFIXES))}"
+        )
+    return photos
+
+
+def _photos_in_folder(folder: str) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename}: folder cannot be read ({error.strerror})") from error
+
+    for parent, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(parent, name) for name in names if _looks_like_photo(name))
+
+
+def _photos_in_glob(pattern: str) -> Iterator[Path]:
+    for match in glob.iglob(pattern, recursive=True):
+        if os.path.isdir(match):
+            yield from _photos_in_folder(match)
+        elif _looks_like_photo(os.path.basename(match)):
+            yield Path(match)
+
+
+def _looks_like_photo(name: str) -> bool:
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES
+
+
+def read_photo(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read a photo file.
+
+    Returns:
+        uint8 [H, W, 3], RGB, 0..255, upright; contiguous and writable. The module docstring says how
+        other kinds of picture become that.
+
+    Raises:
+        UserError: missing, empty, not a picture, damaged, too large, or of a kind that has no defined
+            8-bit meaning (floats, 32-bit integers). The message names the file and what is wrong.
+    """
+    name = os.fspath(path)
+    _require_bytes(name)
+    try:
+        with Image.open(name) as image:
+            return _rgb_array(image, name=name)
+    except UserError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UserError(f"{name}: {_why_unreadable(name)}") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UserError(
+            f"{name}: too large to be read safely ({error}); "
+            "fix: shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+        ) from error
+    # Damaged headers make Pillow raise nearly anything: OSError, ValueError, SyntaxError, struct.error.
+    except Exception as error:
+        raise UserError(f"{name}: cannot be read as a picture ({error})") from error
+
+
+def _require_bytes(name: str) -> None:
+    try:
+        size = os.stat(name).st_size
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read ({error.strerror})") from error
+    if os.path.isdir(name):
+        raise UserError(f"{name}: is a folder, not a photo")
+    if size == 0:
+        raise UserError(f"{name}: the file is empty (0 bytes)")
+
+
+def _why_unreadable(name: str) -> str:
+    if name.lower().endswith((".heic", ".heif")):
+        return "HEIC photos cannot be read by Pillow; fix: convert it to JPEG or PNG"
+    return "not a picture, or a kind of picture that Pillow cannot read; fix: convert it to JPEG or PNG"
+
+
+def as_photo(image: PhotoLike) -> np.ndarray:
+    """Turn a path, a PIL image or an array into 8-bit RGB.
+
+    Args:
+        image: a path (see `read_photo`); a PIL image (same rules, EXIF rotation included); or a uint8
+            array 0..255 shaped [H, W] or [H, W, 1] (grey), [H, W, 3] (RGB), [H, W, 4] (RGBA, composited
+            on white). RGB arrays are passed on without a copy where possible.
+
+    Returns:
+        uint8 [H, W, 3], RGB, 0..255, contiguous and writable.
+
+    Raises:
+        UserError: another type, dtype or shape; it names the one found.
+    """
+    if isinstance(image, str | os.PathLike):
+        return read_photo(image)
+    if isinstance(image, Image.Image):
+        return _rgb_array(image, name="the PIL image")
+    if not isinstance(image, np.ndarray):
+        raise UserError(
+            f"a photo is a path, a PIL image or a uint8 numpy array, not {type(image).__name__}; "
+            "fix: for a tensor [3, H, W] pass tensor.permute(1, 2, 0).numpy()"
+        )
+    return _rgb_from_array(image)
+
+
+def _rgb_from_array(array: np.ndarray) -> np.ndarray:
+    found = f"array of dtype {array.dtype} and shape {list(array.shape)}"
+    if array.dtype != np.uint8:
+        raise UserError(
+            f"a photo array holds uint8 values 0..255, found an {found}; "
+            "fix: for floats 0..1 pass (array * 255).round().astype('uint8')"
+        )
+    channels = array.shape[2] if array.ndim == 3 else 1
+    if array.ndim not in (2, 3) or channels not in (1, 3, 4):
+        hint = "; fix: array.transpose(1, 2, 0)" if array.ndim == 3 and array.shape[0] in (1, 3, 4) else ""
+        raise UserError(f"a photo array is [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], found an {found}{hint}")
+    if array.size == 0:
+        raise UserError(f"a photo has at least one pixel, found an {found}")
+    if channels == 3:
+        return np.require(array, requirements=["C", "W"])
+    if channels == 4:
+        return _on_white(Image.fromarray(np.ascontiguousarray(array)))
+    return np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
+
+
+def _rgb_array(image: Image.Image, *, name: str) -> np.ndarray:
+    """uint8 [H, W, 3] of a PIL image in any mode; the file is decoded here."""
+    if 0 in image.size:
+        raise UserError(f"{name}: has no pixels (width {image.width}, height {image.height})")
+    _decode(image, name=name)
+    image = _upright(image)
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return _from_wide_grey(image, name=name)
+    if image.has_transparency_data:
+        return _on_white(image)
+    if image.mode not in _CONVERTIBLE_MODES:
+        raise UserError(
+            f"{name}: pixels of mode {image.mode!r} have no defined 8-bit meaning"
+            f"{' (32-bit floats)' if image.mode == 'F' else ''}; fix: save it as 8-bit or 16-bit PNG"
+        )
+    return np.array(image.convert("RGB"))
+
+
+def _decode(image: Image.Image, *, name: str) -> None:
+    try:
+        image.load()
+    # As above: each decoder fails in its own way.
+    except Exception as error:
+        raise UserError(f"{name}: the picture is damaged or cut off ({error})") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    # Unreadable EXIF data says nothing about the pixels; such a photo is taken as it is stored.
+    except Exception:
+        return image
+
+
+def _from_wide_grey(image: Image.Image, *, name: str) -> np.ndarray:
+    values = np.asarray(image).astype(np.int64)
+    low, high = int(values.min()), int(values.max())
+    if low < 0 or high > _WIDE_GREY_MAX:
+        raise UserError(
+            f"{name}: integer pixels run from {low} to {high}, beyond 16 bits (0..{_WIDE_GREY_MAX}); "
+            "fix: scale them and save as 8-bit or 16-bit PNG"
+        )
+    grey = ((values + 128) // 257).astype(np.uint8)
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _on_white(image: Image.Image) -> np.ndarray:
+    rgba = image.convert("RGBA")
+    white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+    return np.array(Image.alpha_composite(white, rgba).convert("RGB"))

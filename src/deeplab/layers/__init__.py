@@ -1,0 +1,1 @@
+"""The operations every DeepLab is made of, one idea a file."""

@@ -1,0 +1,172 @@
+"""Atrous convolution with a padding rule by name, and the blocks built from it.
+
+v1 section 3.1 (atrous convolution), v3+ section 3.1 (atrous separable convolution); padding: reference
+fact 2.3. Stride and rate are plain attributes that may change at run time; weights never do.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from deeplab.config import Padding
+from deeplab.layers.activations import Activation, make_activation
+from deeplab.layers.norm import NormLayer
+
+
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
+    """TensorFlow's SAME padding (begin, end) along one axis of `size` for an effective `kernel`.
+
+    Stride 1: as symmetric padding. Stride 2 and a 3x3 kernel: (1, 1) on odd sizes, (0, 1) on even ones.
+    """
+    if kernel < stride:
+        return 0, 0
+    total = kernel - stride + (-size) % stride
+    return total // 2, total - total // 2
+
+
+class AtrousConv2d(nn.Conv2d):
+    """Convolution [N, in, H, W] -> [N, out, ceil(H / stride), ceil(W / stride)].
+
+    `padding_rule` 'same' is TensorFlow's SAME; 'symmetric' pads (effective kernel - 1) // 2 before and the
+    rest behind, PyTorch's habit and TensorFlow's explicit padding. They differ only where stride > 1 meets
+    an even size. `rate` may be one number or (vertical, horizontal).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel: int,
+        stride: int = 1,
+        rate: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = False,
+        padding_rule: Padding = "same",
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel, stride=stride, dilation=rate, groups=groups, bias=bias
+        )
+        self.padding_rule = padding_rule
+        self.set_atrous(stride, rate)
+
+    def set_atrous(self, stride: int, rate: int | tuple[int, int]) -> None:
+        """Change stride and rate; parameters are untouched."""
+        self.stride = (stride, stride)
+        self.dilation = (rate, rate) if isinstance(rate, int) else rate
+        reach = [(k - 1) * d for k, d in zip(self.kernel_size, self.dilation, strict=True)]
+        self._symmetric = tuple((total // 2, total - total // 2) for total in reach)
+        self._even_pad = all(begin == end for begin, end in self._symmetric)
+        self.padding = tuple(begin for begin, _ in self._symmetric) if self._even_pad else (0, 0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self._even_pad and (self.padding_rule == "symmetric" or self.stride == (1, 1)):
+            return super().forward(x)
+        (top, bottom), (left, right) = self._pads(x.shape[-2], x.shape[-1])
+        if not torch.compiler.is_exporting() and (top, left) == (bottom, right):
+            return F.conv2d(x, self.weight, self.bias, self.stride, (top, left), self.dilation, self.groups)
+        x = F.pad(x, (left, right, top, bottom))
+        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+    def _pads(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        if self.padding_rule == "symmetric" or self.stride == (1, 1):
+            return self._symmetric
+        reach = [(k - 1) * d + 1 for k, d in zip(self.kernel_size, self.dilation, strict=True)]
+        return (
+            same_padding(height, reach[0], self.stride[0]),
+            same_padding(width, reach[1], self.stride[1]),
+        )
+
+
+class ConvNormAct(nn.Module):
+    """Convolution, batch norm, activation: [N, in, H, W] -> [N, out, H', W'].
+
+    With `norm=None` there is no norm and the convolution has a bias (folded weights, biased layers).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel: int,
+        norm: NormLayer | None,
+        activation: Activation | None,
+        stride: int = 1,
+        rate: int | tuple[int, int] = 1,
+        groups: int = 1,
+        padding_rule: Padding = "same",
+    ) -> None:
+        super().__init__()
+        self.conv = AtrousConv2d(
+            in_channels,
+            out_channels,
+            kernel=kernel,
+            stride=stride,
+            rate=rate,
+            groups=groups,
+            bias=norm is None,
+            padding_rule=padding_rule,
+        )
+        self.norm = nn.Identity() if norm is None else norm(out_channels)
+        self.activation = make_activation(activation)
+
+    def set_atrous(self, stride: int, rate: int | tuple[int, int]) -> None:
+        """Change stride and rate of the convolution."""
+        self.conv.set_atrous(stride, rate)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.activation(self.norm(self.conv(x)))
+
+
+class SeparableConv(nn.Module):
+    """Atrous separable convolution: 3x3 depthwise at a rate, then 1x1, each with norm and activation.
+
+    v3+ section 3.1; the reference normalises and activates after the depthwise step too (fact 3.2).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        norm: NormLayer | None,
+        activation: Activation | None,
+        kernel: int = 3,
+        rate: int | tuple[int, int] = 1,
+    ) -> None:
+        super().__init__()
+        self.depthwise = ConvNormAct(
+            in_channels,
+            in_channels,
+            kernel=kernel,
+            rate=rate,
+            groups=in_channels,
+            norm=norm,
+            activation=activation,
+        )
+        self.pointwise = ConvNormAct(in_channels, out_channels, kernel=1, norm=norm, activation=activation)
+
+    def set_atrous(self, stride: int, rate: int | tuple[int, int]) -> None:
+        """Change stride and rate of the depthwise step."""
+        self.depthwise.set_atrous(stride, rate)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.pointwise(self.depthwise(x))
+
+
+def spatial_conv(
+    in_channels: int,
+    out_channels: int,
+    *,
+    separable: bool,
+    norm: NormLayer | None,
+    activation: Activation | None,
+    rate: int | tuple[int, int] = 1,
+) -> SeparableConv | ConvNormAct:
+    """A 3x3 layer of a head, atrous separable (v3+) or plain (v3)."""
+    if separable:
+        return SeparableConv(in_channels, out_channels, norm=norm, activation=activation, rate=rate)
+    return ConvNormAct(in_channels, out_channels, kernel=3, norm=norm, activation=activation, rate=rate)

@@ -1,0 +1,234 @@
+"""DeepLab: backbone, context head, decoder (or none), classifier.
+
+One module for v1 (arXiv 1412.7062), v2 (1606.00915), v3 (1706.05587) and v3+ (1802.02611); which one it is
+follows from its `DeepLabConfig`. Assembly and multi-scale rules: reference facts 3.1 to 3.8.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from deeplab.backbones import build_backbone
+from deeplab.config import DeepLabConfig
+from deeplab.heads.aspp import ASPP
+from deeplab.heads.base import ContextHead, NoContext
+from deeplab.heads.classifier import Classifier
+from deeplab.heads.decoder import Decoder
+from deeplab.heads.fully_connected import FullyConnectedContext
+from deeplab.initialise import initialise
+from deeplab.labels import LabelSpec
+from deeplab.layers.norm import NormLayer, norm_layer
+from deeplab.layers.resize import resize_bilinear, scale_dimension
+
+Logits = dict[str, torch.Tensor]
+
+
+class DeepLab(nn.Module):
+    """Photos in, logits out, at the photo's own size.
+
+    Args:
+        config: the architecture; see `deeplab.presets` for named ones.
+        labels: class names and colours; numbered classes if None.
+
+    Attributes:
+        provenance: how the weights were made, JSON values; saved with the checkpoint.
+
+    Raises:
+        ValueError: parts that do not fit, or labels of another number than `config.num_classes`.
+    """
+
+    def __init__(self, config: DeepLabConfig, labels: LabelSpec | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.labels = labels or LabelSpec.numbered(config.num_classes)
+        if len(self.labels.classes) != config.num_classes:
+            raise ValueError(
+                f"{len(self.labels.classes)} class names for {config.num_classes} classes: give one name a class"
+            )
+        self.provenance: dict[str, Any] = {}
+        norms = config.backbone.norm
+        self.backbone = build_backbone(
+            config.backbone, norm_layer(eps=norms.eps, momentum=norms.momentum, folded=config.folded)
+        )
+        head_norm = norm_layer(
+            eps=config.head_norm.eps, momentum=config.head_norm.momentum, folded=config.folded
+        )
+        self.context = _build_context(config, self.backbone.out_channels, head_norm)
+        self.decoder = _build_decoder(
+            config, self.context.out_channels, self.backbone.low_level_channels, head_norm
+        )
+        self.classifiers = _build_classifiers(
+            config, (self.decoder or self.context).out_channels
+        )
+        self.register_buffer("pixel_mean", _per_channel(config, config.pixels.mean), persistent=False)
+        self.register_buffer("pixel_std", _per_channel(config, config.pixels.std), persistent=False)
+        initialise(self)
+        self.output_stride = config.output_stride
+
+    @property
+    def output_stride(self) -> int:
+        """Input side over feature side. Settable at any time: 4, 8, 16 or 32, on the same weights.
+
+        Smaller is denser, slower and usually a little better (v3 table 5). Setting raises ValueError for a
+        stride the backbone cannot reach.
+        """
+        return self._output_stride
+
+    @output_stride.setter
+    def output_stride(self, value: int) -> None:
+        self.backbone.set_output_stride(value)
+        self.context.set_output_stride(value)
+        for classifier in self.classifiers.values():
+            classifier.set_output_stride(value)
+        self._output_stride = value
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor | Logits:
+        """Logits at the images' size.
+
+        Args:
+            images: [N, in_channels, H, W], uint8 or float, RGB values 0..255; any H and W from 1.
+
+        Returns:
+            float [N, num_classes, H, W], or a dict of those by output name if there are extra outputs.
+        """
+        size = tuple(images.shape[-2:])
+        logits = {
+            name: resize_bilinear(value, size, self.config.resize)
+            for name, value in self.low_resolution_logits(images).items()
+        }
+        return logits if self.config.extra_outputs else logits["semantic"]
+
+    def low_resolution_logits(self, images: torch.Tensor) -> Logits:
+        """Logits before upsampling, merged over the image pyramid, by output name.
+
+        float [N, classes, h, w], h = ceil(H / s) with s the decoder's last stride or the output stride.
+        """
+        pyramid = self.pyramid_logits(images)
+        if len(pyramid) == 1:
+            return pyramid[0]
+        return {name: self._merge([scale[name] for scale in pyramid]) for name in pyramid[0]}
+
+    def pyramid_logits(self, images: torch.Tensor) -> list[Logits]:
+        """Logits of each scale of `config.image_pyramid`, all at the finest scale's size (fact 3.7)."""
+        scales = self.config.image_pyramid
+        if scales == (1.0,):
+            return [self.scaled_logits(images, 1.0)]
+        finest = max(1.0, *scales) / self.logits_stride
+        size = tuple(scale_dimension(side, finest) for side in images.shape[-2:])
+        outputs = [self.scaled_logits(images, scale) for scale in scales]
+        return [
+            {name: resize_bilinear(value, size, self.config.resize) for name, value in logits.items()}
+            for logits in outputs
+        ]
+
+    def scaled_logits(self, images: torch.Tensor, scale: float) -> Logits:
+        """One pass over the images resized by `scale`; logits at that pass's own size, by output name."""
+        pixels = images if images.is_floating_point() else images.float()
+        if scale != 1.0:
+            size = tuple(scale_dimension(side, scale) for side in images.shape[-2:])
+            pixels = resize_bilinear(pixels, size, self.config.resize)
+        return self._single_scale(self._normalise(pixels), scale)
+
+    @property
+    def logits_stride(self) -> int:
+        """Image side over logits side."""
+        return self.decoder.strides[-1] if self.decoder else self.output_stride
+
+    def _single_scale(self, x: torch.Tensor, scale: float) -> Logits:
+        image_size = tuple(x.shape[-2:])
+        features, low_level = self.backbone(x, self.decoder.strides if self.decoder else ())
+        features = self.context(features, image_size, scale)
+        if self.decoder:
+            features = self.decoder(features, low_level, image_size)
+        if not self.classifiers:
+            return {"semantic": features}
+        return {name: classifier(features) for name, classifier in self.classifiers.items()}
+
+    def _normalise(self, pixels: torch.Tensor) -> torch.Tensor:
+        if self.config.pixels.channels == "bgr":
+            pixels = pixels.flip(1)
+        weight = next(self.parameters())
+        return ((pixels - self.pixel_mean) / self.pixel_std).to(weight.dtype)
+
+    def _merge(self, logits: list[torch.Tensor]) -> torch.Tensor:
+        stacked = torch.stack(logits)
+        return stacked.amax(0) if self.config.pyramid_merge == "max" else stacked.mean(0)
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+        """Write `model.safetensors` and `config.json`; see `deeplab.checkpoint.save`."""
+        from deeplab.checkpoint import save
+
+        save(self, save_directory)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **options: Any) -> Self:
+        """Load a model by name, directory, file or Hub id; see `deeplab.checkpoint.load`."""
+        from deeplab.checkpoint import load
+
+        return load(pretrained_model_name_or_path, **options)
+
+
+def _build_context(config: DeepLabConfig, in_channels: int, norm: NormLayer | None) -> ContextHead:
+    context = config.context
+    if context.kind == "none":
+        return NoContext(in_channels)
+    if context.kind == "fc":
+        return FullyConnectedContext(
+            in_channels,
+            channels=context.channels,
+            kernel=context.kernel,
+            rates=context.rates,
+            native_stride=config.output_stride,
+            dropout=context.dropout,
+        )
+    return ASPP(
+        in_channels,
+        config=context,
+        native_stride=config.output_stride,
+        norm=norm,
+        resize=config.resize,
+        activation="relu6" if config.bounded else "relu",
+    )
+
+
+def _build_decoder(
+    config: DeepLabConfig, in_channels: int, low_level_channels: dict[int, int], norm: NormLayer | None
+) -> Decoder | None:
+    if config.decoder is None:
+        return None
+    return Decoder(
+        in_channels,
+        low_level_channels=low_level_channels,
+        config=config.decoder,
+        norm=norm,
+        activation="relu6" if config.bounded else "relu",
+        resize=config.resize,
+    )
+
+
+def _build_classifiers(config: DeepLabConfig, in_channels: int) -> nn.ModuleDict:
+    if config.decoder and config.decoder.output_is_logits:
+        return nn.ModuleDict()
+    return nn.ModuleDict(
+        {
+            name: Classifier(
+                in_channels,
+                classes,
+                kernel=config.classifier_kernel,
+                rates=config.classifier_rates,
+                native_stride=config.output_stride,
+            )
+            for name, classes in config.outputs.items()
+        }
+    )
+
+
+def _per_channel(config: DeepLabConfig, values: tuple[float, float, float]) -> torch.Tensor:
+    # channels beyond RGB (depth, infrared) have no published statistics: they get the average of RGB's
+    channels = config.backbone.in_channels
+    padded = [*values, *([sum(values) / len(values)] * channels)][:channels]
+    return torch.tensor(padded, dtype=torch.float32).view(1, -1, 1, 1)
