@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,7 +88,9 @@ def record_intermediates(model: DeepLab) -> dict[str, torch.Tensor]:
     model.context.register_forward_hook(lambda m, a, r: keep("ep_aspp", r))
     pooling = getattr(model.context, "image_pooling", None)
     if pooling is not None:
-        pooling.project.register_forward_hook(lambda m, a, r: keep("ep_image_pooling", r))
+        # of a gate by relu6(x + 3) * 0.16667 the vectors hold the part before the factor
+        factor = 1 / 0.16667 if model.config.context.gate == "qsigmoid" else 1.0
+        pooling.project.register_forward_hook(lambda m, a, r: keep("ep_image_pooling", r * factor))
     if model.decoder:
         model.decoder.register_forward_hook(lambda m, a, r: keep("ep_decoder", r))
     return seen
@@ -109,7 +112,9 @@ def logits_by_key(model: DeepLab, image: torch.Tensor, options: dict) -> dict[st
     return found
 
 
-def _evaluation_calls(model: DeepLab, image: torch.Tensor, scales: list, *, flip: bool) -> dict[str, torch.Tensor]:
+def _evaluation_calls(
+    model: DeepLab, image: torch.Tensor, scales: list, *, flip: bool
+) -> dict[str, torch.Tensor]:
     calls: dict[str, torch.Tensor] = {}
     for scale in scales:
         single = model.config.model_copy(update={"image_pyramid": (scale,)})
@@ -182,30 +187,32 @@ def _judge(case: str, data, seen: dict[str, torch.Tensor], predictions: dict, me
     return Row(case, worst, min(equal), "fail" if failed else "pass", "; ".join(failed) or detail)
 
 
-def run_folder(folder: Path) -> list[Row]:
-    """Every model case in `folder`: files that hold options, variables and logits."""
-    rows = []
+def run_folder(folder: Path) -> Iterator[Row]:
+    """Every model case in `folder`, one by one: files that hold options, variables and logits."""
     for path in sorted(folder.glob("*.npz")):
         with np.load(path) as data:
             is_model = {"options", "variables", "logits", "labels"} <= set(data.files)
         if is_model:
-            rows.append(run_case(path))
-    return rows
+            yield run_case(path)
 
 
 def main(arguments: list[str]) -> int:
     if len(arguments) != 1 or not Path(arguments[0]).is_dir():
         print("usage: python tests/golden.py DIR   (a folder of golden vectors)", file=sys.stderr)
         return 2
-    failures = 0
     print(f"{'case':44} {'max |d| / std':>13} {'labels equal':>12}  verdict")
-    rows = run_folder(Path(arguments[0]))
-    for row in rows:
-        print(f"{row.case:44} {row.difference:13.1e} {row.labels:12.6f}  {row.verdict}: {row.detail}")
-        failures += row.verdict == "fail"
-    counts = {verdict: sum(row.verdict == verdict for row in rows) for verdict in ("pass", "fail", "not built yet")}
+    rows = []
+    for row in run_folder(Path(arguments[0])):
+        print(
+            f"{row.case:44} {row.difference:13.1e} {row.labels:12.6f}  {row.verdict}: {row.detail}",
+            flush=True,
+        )
+        rows.append(row)
+    counts = {
+        verdict: sum(row.verdict == verdict for row in rows) for verdict in ("pass", "fail", "not built yet")
+    }
     print(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
-    return 1 if failures or not rows else 0
+    return 1 if counts["fail"] or not rows else 0
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from deeplab.config import RateGrowth
+
 
 class Atrous(NamedTuple):
     """What one unit of a backbone does: its stride and the rate of its atrous convolutions."""
@@ -19,12 +21,15 @@ class Atrous(NamedTuple):
     rate: int
 
 
-def plan_strides(nominal: Sequence[int], output_stride: int) -> list[Atrous]:
+def plan_strides(
+    nominal: Sequence[int], output_stride: int, *, rate_grows_at: RateGrowth = "next_unit"
+) -> list[Atrous]:
     """Turn nominal unit strides into (stride, rate) pairs that reach `output_stride`.
 
     While the product of strides is below the target a unit keeps its stride, at rate 1. After that, every
     unit runs at stride 1 and the current rate, and multiplies the rate by its nominal stride for the units
-    *behind* it: the first unit that loses its stride still has the old rate.
+    *behind* it: the first unit that loses its stride still has the old rate. `rate_grows_at='unit'` gives
+    that unit the new rate too.
 
     Args:
         nominal: stride of each unit in forward order, counted from the input image.
@@ -36,7 +41,7 @@ def plan_strides(nominal: Sequence[int], output_stride: int) -> list[Atrous]:
     current, rate, plan = 1, 1, []
     for stride in nominal:
         if current == output_stride:
-            plan.append(Atrous(1, rate))
+            plan.append(Atrous(1, rate * stride if rate_grows_at == "unit" else rate))
             rate *= stride
         else:
             plan.append(Atrous(stride, 1))

@@ -8,14 +8,16 @@ unpickled.
 from __future__ import annotations
 
 import json
+import logging
 import os
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 
 from deeplab.config import DeepLabConfig, parse_config
 from deeplab.errors import UserError, require
@@ -26,6 +28,8 @@ WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
 METADATA_KEY = "deeplab"
 FORMAT = 1
+LOGGER = logging.getLogger(__name__)
+MAIN_CLASSIFIER = "classifiers.semantic."
 EMBEDDED = ("animals",)
 DEFAULT_MODEL = "animals"
 
@@ -40,9 +44,7 @@ def describe(model: DeepLab) -> dict[str, Any]:
     }
 
 
-def save(
-    model: DeepLab, directory: str | os.PathLike[str], *, dtype: torch.dtype | None = None
-) -> Path:
+def save(model: DeepLab, directory: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> Path:
     """Write `model.safetensors` and `config.json` into `directory`, each complete or not at all.
 
     Args:
@@ -62,7 +64,8 @@ def save(
     }
     weights = folder / WEIGHTS_NAME
     beside = folder / f".{WEIGHTS_NAME}.{os.getpid()}"
-    save_file(tensors, beside, metadata={METADATA_KEY: description, "format": "pt"})
+    # not save_file: it makes files that only their owner may read
+    beside.write_bytes(to_bytes(tensors, metadata={METADATA_KEY: description, "format": "pt"}))
     os.replace(beside, weights)
     beside = folder / f".{CONFIG_NAME}.{os.getpid()}"
     beside.write_text(description + "\n", encoding="utf-8")
@@ -73,6 +76,7 @@ def save(
 def load(
     name_or_path: str | os.PathLike[str] = DEFAULT_MODEL,
     *,
+    classes: Sequence[str] | None = None,
     output_stride: int | None = None,
     device: str | torch.device = "cpu",
     revision: str | None = None,
@@ -85,12 +89,16 @@ def load(
     Args:
         name_or_path: an embedded model's name, a directory, a safetensors file, or a Hub id `owner/name`
             (extra `hub`).
+        classes: names of other classes: everything that does not depend on them is kept, the classifier
+            starts anew with random weights. What was kept is logged, and noted in `provenance`. The same
+            names change nothing.
         output_stride: run at this output stride instead of the native one.
         device: where the weights go.
         revision, cache_dir, token, local_files_only: passed to `huggingface_hub` for Hub ids.
 
     Raises:
         UserError: no such model, or a file that is not one of ours; the message names the file.
+        ValueError: no class names.
     """
     hub = {"revision": revision, "cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
     path = _locate(name_or_path, hub)
@@ -99,15 +107,60 @@ def load(
             metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a readable safetensors file ({error}); allowed: a saved model") from None
+        raise UserError(
+            f"{path} is not a readable safetensors file ({error}); allowed: a saved model"
+        ) from None
     description = _description(path, metadata)
     config = parse_config(DeepLabConfig, description.get("architecture", {}), f"{path}: architecture")
     model = DeepLab(config, parse_config(LabelSpec, description.get("labels", {}), f"{path}: labels"))
     model.provenance = description.get("provenance", {})
     _fill(model, state, path)
+    if classes is not None and tuple(classes) != model.labels.classes:
+        model = with_classes(model, classes)
     if output_stride is not None:
         model.output_stride = output_stride
     return model.to(device).eval()
+
+
+def with_classes(model: DeepLab, classes: Sequence[str]) -> DeepLab:
+    """A model of other classes with all weights of `model` that do not depend on the classes.
+
+    That is all but the main output's classifier, whose weights are random, as in a new model, even where the
+    number of classes is the same; a decoder whose output is the logits loses its class-wide layers.
+
+    Args:
+        model: is left as it is.
+        classes: their names, in the order of the new channels.
+
+    Returns:
+        the new model, with `provenance["head_swap"]` saying what was kept and what is new.
+
+    Raises:
+        ValueError: no class names.
+    """
+    names = list(classes)
+    if not names:
+        raise ValueError("classes is empty; give the name of at least one class")
+    changes: dict[str, Any] = {"num_classes": len(names)}
+    if model.config.decoder and model.config.decoder.output_is_logits:
+        changes["decoder"] = model.config.decoder.model_copy(update={"channels": len(names)})
+    config = DeepLabConfig.model_validate(model.config.model_copy(update=changes).model_dump())
+    swapped = DeepLab(config, LabelSpec.named(names, ignore_label=model.labels.ignore_label))
+    own, given = swapped.state_dict(), model.state_dict()
+    new = sorted(key for key in own if key.startswith(MAIN_CLASSIFIER) or own[key].shape != given[key].shape)
+    swapped.load_state_dict(own | {key: value for key, value in given.items() if key not in new})
+    swap = {"from": list(model.labels.classes), "to": names, "kept": len(own) - len(new), "new": new}
+    swapped.provenance = {**model.provenance, "head_swap": swap}
+    swapped.output_stride = model.output_stride
+    LOGGER.warning(
+        "%d classes instead of %d: %d tensors kept, %d new and random (%s); train before use",
+        len(names),
+        len(model.labels.classes),
+        swap["kept"],
+        len(new),
+        ", ".join(new),
+    )
+    return swapped
 
 
 def _locate(name_or_path: str | os.PathLike[str], hub: dict[str, Any]) -> Path:
@@ -117,7 +170,9 @@ def _locate(name_or_path: str | os.PathLike[str], hub: dict[str, Any]) -> Path:
         if weights.is_file():
             return weights
         found = ", ".join(sorted(item.name for item in path.iterdir())[:5]) or "nothing"
-        raise UserError(f"{path} holds no {WEIGHTS_NAME} (it holds: {found}); give the folder of a saved model")
+        raise UserError(
+            f"{path} holds no {WEIGHTS_NAME} (it holds: {found}); give the folder of a saved model"
+        )
     if path.is_file():
         return path
     name = str(name_or_path)

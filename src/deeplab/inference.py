@@ -49,7 +49,9 @@ def predict(
     totals: dict[str, torch.Tensor] = {}
     for scale in scales:
         for mirrored in (False, True) if flip else (False,):
-            for name, logits in _pass(model, images, scale=scale, mirrored=mirrored, reference=reference).items():
+            for name, logits in _pass(
+                model, images, scale=scale, mirrored=mirrored, reference=reference
+            ).items():
                 share = logits.softmax(1)
                 totals[name] = totals[name] + share if name in totals else share
     count = len(scales) * (2 if flip else 1)

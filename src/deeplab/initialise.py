@@ -32,6 +32,6 @@ def initialise(model: nn.Module) -> None:
 def _sigma(conv: AtrousConv2d, *, in_backbone: bool) -> float:
     fan_in = conv.weight[0].numel()
     depthwise = conv.groups == conv.in_channels > 1
-    if in_backbone or conv.kernel_size != (1, 1) and not depthwise:
+    if in_backbone or (conv.kernel_size != (1, 1) and not depthwise):
         return math.sqrt(2.0 / fan_in)
     return 0.33 if depthwise else 0.06

@@ -13,16 +13,20 @@ import torch
 from torch import nn
 
 from deeplab.backbones import build_backbone
+from deeplab.backbones.vgg import STAGES as VGG_STAGES
 from deeplab.config import DeepLabConfig
+from deeplab.errors import UserError
 from deeplab.heads.aspp import ASPP
 from deeplab.heads.base import ContextHead, NoContext
 from deeplab.heads.classifier import Classifier
 from deeplab.heads.decoder import Decoder
+from deeplab.heads.dense_prediction_cell import DensePredictionCell
 from deeplab.heads.fully_connected import FullyConnectedContext
+from deeplab.heads.multi_scale import MultiScaleFeatures
 from deeplab.initialise import initialise
 from deeplab.labels import LabelSpec
 from deeplab.layers.norm import NormLayer, norm_layer
-from deeplab.layers.resize import resize_bilinear, scale_dimension
+from deeplab.layers.resize import resize_bilinear, scale_sides
 
 Logits = dict[str, torch.Tensor]
 
@@ -61,9 +65,9 @@ class DeepLab(nn.Module):
         self.decoder = _build_decoder(
             config, self.context.out_channels, self.backbone.low_level_channels, head_norm
         )
-        self.classifiers = _build_classifiers(
-            config, (self.decoder or self.context).out_channels
-        )
+        self.multi_scale = _build_multi_scale(config)
+        added = self.multi_scale.added_channels if self.multi_scale else 0
+        self.classifiers = _build_classifiers(config, (self.decoder or self.context).out_channels + added)
         self.register_buffer("pixel_mean", _per_channel(config, config.pixels.mean), persistent=False)
         self.register_buffer("pixel_std", _per_channel(config, config.pixels.std), persistent=False)
         initialise(self)
@@ -82,6 +86,8 @@ class DeepLab(nn.Module):
     def output_stride(self, value: int) -> None:
         self.backbone.set_output_stride(value)
         self.context.set_output_stride(value)
+        if self.multi_scale:
+            self.multi_scale.set_output_stride(value)
         for classifier in self.classifiers.values():
             classifier.set_output_stride(value)
         self._output_stride = value
@@ -117,9 +123,12 @@ class DeepLab(nn.Module):
         scales = self.config.image_pyramid
         if scales == (1.0,):
             return [self.scaled_logits(images, 1.0)]
-        finest = max(1.0, *scales) / self.logits_stride
-        size = tuple(scale_dimension(side, finest) for side in images.shape[-2:])
         outputs = [self.scaled_logits(images, scale) for scale in scales]
+        size = tuple(images.shape[-2:])
+        if self.config.resize == "half_pixel":
+            size = tuple(max((logits["semantic"] for logits in outputs), key=torch.numel).shape[-2:])
+        else:
+            size = scale_sides(size, max(1.0, *scales) / self.logits_stride, self.config.resize)
         return [
             {name: resize_bilinear(value, size, self.config.resize) for name, value in logits.items()}
             for logits in outputs
@@ -129,7 +138,7 @@ class DeepLab(nn.Module):
         """One pass over the images resized by `scale`; logits at that pass's own size, by output name."""
         pixels = images if images.is_floating_point() else images.float()
         if scale != 1.0:
-            size = tuple(scale_dimension(side, scale) for side in images.shape[-2:])
+            size = scale_sides(images.shape[-2:], scale, self.config.resize)
             pixels = resize_bilinear(pixels, size, self.config.resize)
         return self._single_scale(self._normalise(pixels), scale)
 
@@ -140,8 +149,12 @@ class DeepLab(nn.Module):
 
     def _single_scale(self, x: torch.Tensor, scale: float) -> Logits:
         image_size = tuple(x.shape[-2:])
-        features, low_level = self.backbone(x, self.decoder.strides if self.decoder else ())
-        features = self.context(features, image_size, scale)
+        if self.multi_scale:
+            features, pooled = self.backbone.with_poolings(x)
+            features = self.multi_scale(self.context(features, image_size, scale), [x, *pooled])
+        else:
+            features, low_level = self.backbone(x, self.decoder.strides if self.decoder else ())
+            features = self.context(features, image_size, scale)
         if self.decoder:
             features = self.decoder(features, low_level, image_size)
         if not self.classifiers:
@@ -184,7 +197,10 @@ def _build_context(config: DeepLabConfig, in_channels: int, norm: NormLayer | No
             rates=context.rates,
             native_stride=config.output_stride,
             dropout=context.dropout,
+            smooth=context.smooth,
         )
+    if context.kind == "dpc":
+        return DensePredictionCell(in_channels, config=context, norm=norm, resize=config.resize)
     return ASPP(
         in_channels,
         config=context,
@@ -192,6 +208,7 @@ def _build_context(config: DeepLabConfig, in_channels: int, norm: NormLayer | No
         norm=norm,
         resize=config.resize,
         activation="relu6" if config.bounded else "relu",
+        depthwise_norm=config.depthwise_norm,
     )
 
 
@@ -200,12 +217,31 @@ def _build_decoder(
 ) -> Decoder | None:
     if config.decoder is None:
         return None
+    missing = [stride for stride in config.decoder.strides if stride not in low_level_channels]
+    if missing:
+        has = f"them at {sorted(low_level_channels)}" if low_level_channels else "none"
+        raise UserError(
+            f"decoder.strides: {config.backbone.name} has no low-level features at {missing}, it has {has}; "
+            f"leave the decoder away, or take a backbone that has them, such as mobilenet_v2 (4, 8 and 16)"
+        )
     return Decoder(
         in_channels,
         low_level_channels=low_level_channels,
         config=config.decoder,
         norm=norm,
         activation="relu6" if config.bounded else "relu",
+        resize=config.resize,
+        depthwise_norm=config.depthwise_norm,
+    )
+
+
+def _build_multi_scale(config: DeepLabConfig) -> MultiScaleFeatures | None:
+    if config.multi_scale_features is None:
+        return None
+    return MultiScaleFeatures(
+        [config.backbone.in_channels, *(width for width, _ in VGG_STAGES[:-1])],
+        config.multi_scale_features,
+        native_stride=config.output_stride,
         resize=config.resize,
     )
 

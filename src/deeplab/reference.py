@@ -8,15 +8,19 @@ from typing import Any
 from deeplab.config import (
     BackboneConfig,
     ContextConfig,
+    ConvBranch,
     DecoderConfig,
     DeepLabConfig,
+    NASConfig,
     NormConfig,
     PixelConfig,
+    PyramidBranch,
 )
 
 # the stored epsilon and 1 - decay of each family (fact 2.1)
 MOBILE_NORM = NormConfig(eps=1e-3, momentum=0.003)
 RESNET_NORM = NormConfig(eps=1e-5, momentum=0.05)
+XCEPTION_NORM = NormConfig(eps=1e-3, momentum=0.0003)
 HEAD_NORM = NormConfig(eps=1e-5, momentum=0.0003)
 UNIT_PIXELS = PixelConfig()
 IMAGENET_MEAN = PixelConfig(mean=(123.15, 115.90, 103.06), std=(1.0, 1.0, 1.0))
@@ -24,12 +28,20 @@ IMAGENET_MEAN = PixelConfig(mean=(123.15, 115.90, 103.06), std=(1.0, 1.0, 1.0))
 # model_variant -> our name, norm, pixels
 VARIANTS: dict[str, tuple[str, NormConfig, PixelConfig]] = {
     "mobilenet_v2": ("mobilenet_v2", MOBILE_NORM, UNIT_PIXELS),
+    "mobilenet_v3_large_seg": ("mobilenet_v3_large_seg", MOBILE_NORM, UNIT_PIXELS),
+    "mobilenet_v3_small_seg": ("mobilenet_v3_small_seg", MOBILE_NORM, UNIT_PIXELS),
+    "mobilenet_edgetpu": ("mobilenet_edgetpu", MOBILE_NORM, UNIT_PIXELS),
     "resnet_v1_18": ("resnet18", RESNET_NORM, IMAGENET_MEAN),
     "resnet_v1_18_beta": ("resnet18_beta", RESNET_NORM, UNIT_PIXELS),
     "resnet_v1_50": ("resnet50", RESNET_NORM, IMAGENET_MEAN),
     "resnet_v1_50_beta": ("resnet50_beta", RESNET_NORM, UNIT_PIXELS),
     "resnet_v1_101": ("resnet101", RESNET_NORM, IMAGENET_MEAN),
     "resnet_v1_101_beta": ("resnet101_beta", RESNET_NORM, UNIT_PIXELS),
+    "xception_41": ("xception41", XCEPTION_NORM, UNIT_PIXELS),
+    "xception_65": ("xception65", XCEPTION_NORM, UNIT_PIXELS),
+    "xception_71": ("xception71", XCEPTION_NORM, UNIT_PIXELS),
+    "nas_pnasnet": ("pnasnet", XCEPTION_NORM, UNIT_PIXELS),
+    "nas_hnasnet": ("hnasnet", XCEPTION_NORM, UNIT_PIXELS),
 }
 
 
@@ -52,19 +64,23 @@ def config_from_options(options: Mapping[str, Any]) -> DeepLabConfig:
     variant = options.get("model_variant", "mobilenet_v2")
     if variant not in VARIANTS:
         raise NotBuilt(f"model_variant {variant}")
-    if options.get("dense_prediction_cell_config"):
-        raise NotBuilt("dense prediction cell")
     name, norm, pixels = VARIANTS[variant]
     outputs = dict(options["outputs_to_num_classes"])
     with_aspp = options.get("aspp_with_batch_norm", True)
     rates = tuple(options.get("atrous_rates") or ())
     mobile = name.startswith("mobilenet")
+    bounded = options.get("use_bounded_activation", False)
+    nas = _nas(options, name)
+    # without layers behind them hnasnet's cells end at 8, whatever the flag says (fact 2.9)
+    stays_at_8 = name == "hnasnet" and not nas.classification_head
     return DeepLabConfig(
         backbone=BackboneConfig(
             name=name,
             width=options.get("depth_multiplier", 1.0) if mobile else 1.0,
-            divisor=options.get("divisible_by") if mobile else None,
+            divisor=options.get("divisible_by") if name == "mobilenet_v2" else None,
             multi_grid=tuple(options.get("multi_grid") or ()),
+            bounded=bounded and name.startswith("xception"),
+            nas=nas,
             norm=norm,
         ),
         context=_context(options, rates) if with_aspp else ContextConfig(kind="none"),
@@ -73,17 +89,38 @@ def config_from_options(options: Mapping[str, Any]) -> DeepLabConfig:
         extra_outputs=outputs,
         classifier_kernel=options.get("logits_kernel_size", 1),
         classifier_rates=() if with_aspp else rates,
-        output_stride=options.get("output_stride", 8),
+        output_stride=8 if stays_at_8 else options.get("output_stride", 8),
         image_pyramid=tuple(options.get("image_pyramid") or (1.0,)),
         pyramid_merge="mean" if options.get("merge_method", "max") == "avg" else "max",
         head_norm=HEAD_NORM,
         pixels=pixels,
-        bounded=options.get("use_bounded_activation", False),
+        bounded=bounded,
+    )
+
+
+def _nas(options: Mapping[str, Any], name: str) -> NASConfig | None:
+    if name not in ("pnasnet", "hnasnet"):
+        return None
+    flags = options.get("nas_architecture_options") or options
+    stride = 8 if name == "hnasnet" else options.get("output_stride", 8)
+    return NASConfig(
+        filters=flags.get("nas_stem_output_num_conv_filters", 20),
+        stride=stride,
+        classification_head=flags.get("nas_use_classification_head", False),
+        # changes nothing in a network that has no cells of stride 32
+        remove_os32_stride=flags.get("nas_remove_os32_stride", False) and (name == "hnasnet" or stride == 32),
+        drop_path_keep=options.get("drop_path_keep_prob", 1.0),
     )
 
 
 def _context(options: Mapping[str, Any], rates: tuple[int, ...]) -> ContextConfig:
     crop = options.get("image_pooling_crop_size")
+    cell = options.get("dense_prediction_cell_config")
+    if cell:
+        # the reference's cell heeds none of the aspp flags
+        return ContextConfig(
+            kind="dpc", branches=tuple(map(_branch, cell)), image_pooling_crop=tuple(crop) if crop else None
+        )
     gate = None
     if options.get("aspp_with_squeeze_and_excitation"):
         gate = "qsigmoid" if options.get("image_se_uses_qsigmoid") else "sigmoid"
@@ -98,6 +135,13 @@ def _context(options: Mapping[str, Any], rates: tuple[int, ...]) -> ContextConfi
         gate=gate,
         projection=options.get("aspp_with_concat_projection", True),
     )
+
+
+def _branch(branch: Mapping[str, Any]) -> ConvBranch | PyramidBranch:
+    if branch["op"] == "pyramid_pooling":
+        # the reference writes the window of the crop at hand into the branch; here it follows from the image
+        return PyramidBranch(input=branch["input"], grid_size=branch["grid_size"])
+    return ConvBranch(input=branch["input"], kernel=branch["kernel"], rate=branch.get("rate", (1, 1)))
 
 
 def _decoder(options: Mapping[str, Any]) -> DecoderConfig | None:

@@ -1,8 +1,9 @@
-"""ResNet-18/50/101 (arXiv 1512.03385), plain and 'beta', with multi-grid.
+"""ResNet-18/34/50/101/152 (arXiv 1512.03385), plain and 'beta', with multi-grid.
 
 v2 section 4 and v3 sections 3.2 to 3.3; reference fact 2.7. What differs from classification ResNets: in
-the reference the stride sits in the *last* unit of a block; PyTorch's weights have it in the first
-(`strides_at`). The beta stem is three 3x3 convolutions instead of one 7x7.
+the reference the stride sits in the *last* unit of a block; PyTorch's and Caffe's weights have it in the
+first (`strides_at`). The beta stem is three 3x3 convolutions instead of one 7x7. Behind block4 there may be a
+cascade of up to three more blocks like it.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from torch import nn
 
 from deeplab.atrous import plan_strides
 from deeplab.backbones.base import Backbone, Features
-from deeplab.config import Padding
+from deeplab.config import Padding, RateGrowth, StrideUnit
 from deeplab.layers.conv import ConvNormAct
 from deeplab.layers.norm import NormLayer
 from deeplab.layers.pool import MaxPool
 
-StrideUnit = Literal["last", "first"]
-UNITS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+UNITS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+LITE = (18, 34)  # depths of two-convolution units
 DEPTHS = (64, 128, 256, 512)
 BETA_STEM = {18: (16, 16, 32), 50: (64, 64, 128), 101: (64, 64, 128)}
 
@@ -71,10 +72,13 @@ class Unit(nn.Module):
 
 
 class Bottleneck(Unit):
-    """1x1 - 3x3 (stride, rate) - 1x1 to four times the depth."""
+    """1x1 - 3x3 (rate) - 1x1 to four times the depth; the 3x3 has the stride, or Caffe's first 1x1."""
 
-    def __init__(self, in_channels: int, depth: int, *, stride: int, norm: NormLayer | None) -> None:
+    def __init__(
+        self, in_channels: int, depth: int, *, stride: int, norm: NormLayer | None, strides_at: StrideUnit
+    ) -> None:
         super().__init__(in_channels, 4 * depth, stride=stride, norm=norm)
+        self.strides_at = strides_at
         self.conv1 = ConvNormAct(in_channels, depth, kernel=1, norm=norm, activation="relu")
         self.conv2 = ConvNormAct(
             depth, depth, kernel=3, stride=stride, norm=norm, activation="relu", padding_rule="symmetric"
@@ -82,7 +86,9 @@ class Bottleneck(Unit):
         self.conv3 = ConvNormAct(depth, 4 * depth, kernel=1, norm=norm, activation=None)
 
     def set_residual_atrous(self, stride: int, rate: int) -> None:
-        self.conv2.set_atrous(stride, rate)
+        entry = self.strides_at == "first_1x1"
+        self.conv1.set_atrous(stride if entry else 1, 1)
+        self.conv2.set_atrous(1 if entry else stride, rate)
 
     def residual(self, x: torch.Tensor) -> torch.Tensor:
         return self.conv3(self.conv2(self.conv1(x)))
@@ -99,9 +105,7 @@ class LiteUnit(Unit):
         self.conv1 = ConvNormAct(
             in_channels, depth, kernel=3, norm=norm, activation="relu", padding_rule="symmetric"
         )
-        self.conv2 = ConvNormAct(
-            depth, depth, kernel=3, norm=norm, activation=None, padding_rule="symmetric"
-        )
+        self.conv2 = ConvNormAct(depth, depth, kernel=3, norm=norm, activation=None, padding_rule="symmetric")
 
     def set_residual_atrous(self, stride: int, rate: int) -> None:
         first = self.strides_at == "first"
@@ -113,14 +117,17 @@ class LiteUnit(Unit):
 
 
 class ResNet(Backbone):
-    """Stem, pooling and four blocks of units.
+    """Stem, pooling, four blocks of units, and a cascade of more.
 
     End points at 4, 8, 16: with `strides_at='last'` the residual (before addition and activation) of the
-    last unstrided unit of blocks 1 to 3, as in the reference; with 'first' those blocks' outputs, as
-    PyTorch libraries use them.
+    last unstrided unit of blocks 1 to 3, as in the reference; otherwise those blocks' outputs, as PyTorch
+    libraries use them.
 
     Args:
-        multi_grid: unit rates of block4, one a unit; empty means all ones.
+        stem: channels of three 3x3 convolutions that replace the plain (7x7) or beta stem.
+        multi_grid: unit rates of block4 and the cascade, one a unit; empty means all ones.
+        cascade: how many blocks follow that repeat block4, each at twice the stride of the one before, so at
+            twice its rate where the output stride is held (v3 section 3.2).
 
     Raises:
         ValueError: multi_grid of another length than block4.
@@ -128,11 +135,14 @@ class ResNet(Backbone):
 
     def __init__(
         self,
-        depth: Literal[18, 50, 101],
+        depth: Literal[18, 34, 50, 101, 152],
         *,
         beta: bool,
         strides_at: StrideUnit,
+        rate_grows_at: RateGrowth,
+        stem: tuple[int, int, int] | None,
         multi_grid: tuple[int, ...],
+        cascade: int,
         in_channels: int,
         norm: NormLayer | None,
         padding_rule: Padding,
@@ -141,34 +151,38 @@ class ResNet(Backbone):
         units = UNITS[depth]
         if multi_grid and len(multi_grid) != units[3]:
             raise ValueError(
-                f"multi_grid needs {units[3]} rates for resnet{depth}, one for each unit of block4; found {multi_grid}"
+                f"multi_grid needs {units[3]} rates for resnet{depth}, one for each unit of block4; "
+                f"found {multi_grid}"
             )
-        self.stem = _stem(in_channels, BETA_STEM[depth] if beta else (), norm=norm)
+        self.stem = _stem(in_channels, stem or (BETA_STEM[depth] if beta else ()), norm=norm)
         self.pool = MaxPool(stride=2, padding_rule=padding_rule)
         channels = self.stem[-1].conv.out_channels
+        lite = depth in LITE
         blocks = []
-        for number, (count, width) in enumerate(zip(units, DEPTHS, strict=True)):
+        last = len(units) - 1
+        shapes = [*zip(units, DEPTHS, strict=True), *[(units[last], DEPTHS[last])] * cascade]
+        for number, (count, width) in enumerate(shapes):
             block = nn.ModuleList()
             for index in range(count):
-                stride = _unit_stride(number, index, count, strides_at)
-                if depth == 18:
-                    unit: Unit = LiteUnit(channels, width, stride=stride, norm=norm, strides_at=strides_at)
-                else:
-                    unit = Bottleneck(channels, width, stride=stride, norm=norm)
-                if number == 3 and multi_grid:
+                ends_block = index == count - 1 and number + 1 < len(shapes)
+                stride = 2 if (ends_block if strides_at == "last" else number > 0 and index == 0) else 1
+                kind = LiteUnit if lite else Bottleneck
+                unit = kind(channels, width, stride=stride, norm=norm, strides_at=strides_at)
+                if number >= last and multi_grid:
                     unit.unit_rate = multi_grid[index]
-                channels = width if depth == 18 else 4 * width
+                channels = width if lite else 4 * width
                 block.append(unit)
             blocks.append(block)
         self.blocks = nn.ModuleList(blocks)
         self.strides_at = strides_at
+        self.rate_grows_at = rate_grows_at
         self.out_channels = channels
-        self.low_level_channels = {4 << i: (1 if depth == 18 else 4) * DEPTHS[i] for i in range(3)}
+        self.low_level_channels = {4 << i: (1 if lite else 4) * DEPTHS[i] for i in range(3)}
 
     def set_output_stride(self, output_stride: int) -> None:
         units = [unit for block in self.blocks for unit in block]
         nominal = [2, *(1 for _ in self.stem[1:]), 2, *(unit.nominal_stride for unit in units)]
-        plan = plan_strides(nominal, output_stride)
+        plan = plan_strides(nominal, output_stride, rate_grows_at=self.rate_grows_at)
         for part, atrous in zip([*self.stem, self.pool, *units], plan, strict=True):
             part.set_atrous(*atrous)
 
@@ -182,19 +196,19 @@ class ResNet(Backbone):
                 if stride in low_level and self.strides_at == "last" and index == len(block) - 2:
                     taps[stride] = residual
                 x = unit.add(x, residual)
-            if stride in low_level and self.strides_at == "first":
+            if stride in low_level and self.strides_at != "last":
                 taps[stride] = x
         return x, taps
 
 
-def _stem(in_channels: int, beta: tuple[int, ...], *, norm: NormLayer | None) -> nn.Sequential:
+def _stem(in_channels: int, widths: tuple[int, ...], *, norm: NormLayer | None) -> nn.Sequential:
     layers = []
-    for index, width in enumerate(beta or (64,)):
+    for index, width in enumerate(widths or (64,)):
         layers.append(
             ConvNormAct(
                 in_channels,
                 width,
-                kernel=3 if beta else 7,
+                kernel=3 if widths else 7,
                 stride=2 if index == 0 else 1,
                 norm=norm,
                 activation="relu",
@@ -203,9 +217,3 @@ def _stem(in_channels: int, beta: tuple[int, ...], *, norm: NormLayer | None) ->
         )
         in_channels = width
     return nn.Sequential(*layers)
-
-
-def _unit_stride(block: int, index: int, count: int, strides_at: StrideUnit) -> int:
-    if strides_at == "last":
-        return 2 if block < 3 and index == count - 1 else 1
-    return 2 if block > 0 and index == 0 else 1

@@ -42,12 +42,18 @@ class VGG16(Backbone):
         self.low_level_channels = {stride: STAGES[index][0] for stride, index in END_POINTS.items()}
 
     def set_output_stride(self, output_stride: int) -> None:
-        parts = [
-            part for stage, pool in zip(self.stages, self.pools, strict=True) for part in (*stage, pool)
-        ]
+        parts = [part for stage, pool in zip(self.stages, self.pools, strict=True) for part in (*stage, pool)]
         nominal = [2 if isinstance(part, MaxPool) else 1 for part in parts]
         for part, atrous in zip(parts, plan_strides(nominal, output_stride), strict=True):
             part.set_atrous(*atrous)
+
+    def with_poolings(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The last feature map, and the outputs of the first four poolings (for v1's MSc)."""
+        pooled = []
+        for stage, pool in zip(self.stages, self.pools, strict=True):
+            x = pool(stage(x))
+            pooled.append(x)
+        return x, pooled[:-1]
 
     def forward(self, x: torch.Tensor, low_level: Collection[int] = ()) -> Features:
         wanted = {END_POINTS[stride]: stride for stride in low_level}

@@ -6,6 +6,7 @@ Subcommands are import paths: `deeplab --help` must not wait for torch.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from cyclopts import App
 
@@ -13,16 +14,28 @@ from deeplab import __version__
 from deeplab.errors import UserError
 
 app = App(name="deeplab", help="Label every pixel: DeepLab v1, v2, v3 and v3+.", version=__version__)
-app.command("deeplab.cli.predict:predict", name="predict")
-app.command("deeplab.cli.train:train", name="train")
-app.command("deeplab.cli.evaluate:evaluate", name="eval")
-app.command("deeplab.cli.import_weights:import_weights", name="import")
+app.command(
+    "deeplab.cli.predict:predict", help="Label every pixel of photos: files, folders, globs.", name="predict"
+)
+app.command("deeplab.cli.train:train", help="Train a model by a recipe and measure it.", name="train")
+app.command("deeplab.cli.evaluate:evaluate", help="Mean IoU of a model on a data set, by class.", name="eval")
+app.command(
+    "deeplab.cli.import_weights:import_weights",
+    help="Turn published weights into a model of this package.",
+    name="import",
+)
+app.command("deeplab.cli.models:models", help="Named models: size, cost, published scores.", name="models")
 
 
-def main() -> None:
-    """Run the command line; a user's mistake prints one message and exits with code 2."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; a user's mistake prints one message and exits with code 2.
+
+    Args:
+        arguments: words after `deeplab`; None takes the process's own.
+    """
+    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        result = app(result_action="return_value")
+        result = app(words, result_action="return_value")
     except UserError as error:
         print(f"deeplab: {error}", file=sys.stderr)
         sys.exit(2)

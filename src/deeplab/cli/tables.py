@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -17,13 +25,31 @@ if TYPE_CHECKING:
 QUIET_EVERY = 50
 
 
+class PhotoProgress(NamedTuple):
+    """A bar on a terminal; otherwise only the lines."""
+
+    bar: Progress
+    task: TaskID
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether somebody watches the bar."""
+        return self.bar.console.is_terminal
+
+    def advance(self) -> None:
+        """One photo is done."""
+        self.bar.advance(self.task)
+
+    def line(self, text: str) -> None:
+        """Print `text` as it is, above the bar."""
+        self.bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 @contextmanager
-def photo_progress(total: int, what: str) -> Iterator[Callable[[], None]]:
-    """A function to call after each of `total` photos; a bar on a terminal, nothing otherwise."""
-    console = Console(stderr=True)
-    with _bar(console) as progress:
-        task = progress.add_task(what, total=total, note="")
-        yield lambda: progress.advance(task)
+def photo_progress(total: int, what: str) -> Iterator[PhotoProgress]:
+    """Progress over `total` photos, on the error stream."""
+    with _bar(Console(stderr=True)) as bar:
+        yield PhotoProgress(bar, bar.add_task(what, total=total, note=""))
 
 
 @contextmanager
@@ -50,6 +76,16 @@ def step_progress(
             progress.update(validation, advance=1, visible=True)
 
         yield on_step, on_photo
+
+
+@contextmanager
+def byte_progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A function to call with the bytes that are there and those of the whole, as a download goes on."""
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def print_scores(confusion: ConfusionMatrix, classes: Sequence[str], *, title: str) -> None:

@@ -69,7 +69,8 @@ class ImagePooling(nn.Module):
 class ASPP(ContextHead):
     """Branches side by side: image pooling, 1x1, one 3x3 per rate; concatenated and projected.
 
-    With no rates it is the light head of the mobile models: image pooling and the 1x1 branch.
+    With no rates it is the light head of the mobile models: image pooling and the 1x1 branch. A last 3x3
+    (`refine`) is how torchvision and others differ from the paper.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class ASPP(ContextHead):
         norm: NormLayer | None,
         resize: ResizeRule,
         activation: Activation,
+        depthwise_norm: bool,
     ) -> None:
         super().__init__()
         channels = config.channels
@@ -102,16 +104,31 @@ class ASPP(ContextHead):
                 norm=norm,
                 activation=activation,
                 rate=rate,
+                depthwise_norm=depthwise_norm,
             )
             for rate in self.rates
         )
         concatenated = channels * (1 + len(self.rates) + (self.image_pooling is not None and not self.gated))
         self.projection = (
-            ConvNormAct(concatenated, channels, kernel=1, norm=norm, activation=activation)
+            ConvNormAct(
+                concatenated, channels, kernel=config.projection_kernel, norm=norm, activation=activation
+            )
             if config.projection
             else None
         )
         self.dropout = nn.Dropout(config.dropout)
+        self.refine = (
+            spatial_conv(
+                channels,
+                channels,
+                separable=config.separable,
+                norm=norm,
+                activation=activation,
+                depthwise_norm=depthwise_norm,
+            )
+            if config.refine
+            else nn.Identity()
+        )
         self.out_channels = channels if config.projection else concatenated
 
     def set_output_stride(self, output_stride: int) -> None:
@@ -132,5 +149,5 @@ class ASPP(ContextHead):
             branches.insert(0, pooled)
         out = branches[0] if len(branches) == 1 else torch.cat(branches, 1)
         if self.projection is not None:
-            out = self.dropout(self.projection(out))
+            out = self.refine(self.dropout(self.projection(out)))
         return out * pooled if self.gated else out

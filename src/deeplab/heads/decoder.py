@@ -29,22 +29,30 @@ class DecoderStage(nn.Module):
         norm: NormLayer | None,
         activation: Activation | None,
         resize: ResizeRule,
+        depthwise_norm: bool,
     ) -> None:
         super().__init__()
         self.merge = config.merge
         self.resize = resize
         channels = config.channels
         reduced = config.low_level_channels if config.merge == "concat" else channels
-        self.project = ConvNormAct(
-            low_level_channels, reduced, kernel=1, norm=norm, activation=activation
-        )
+        self.project = ConvNormAct(low_level_channels, reduced, kernel=1, norm=norm, activation=activation)
         if config.merge == "sum" and config.output_is_logits:
             convs = [ConvNormAct(in_channels, channels, kernel=1, norm=None, activation=None)]
         else:
-            widths = [in_channels] if config.merge == "sum" else [in_channels + reduced, channels]
+            widths = [in_channels + reduced, channels][: config.convs]
+            if config.merge == "sum":
+                widths = [in_channels]
             separable = config.separable and not config.output_is_logits
             convs = [
-                spatial_conv(width, channels, separable=separable, norm=norm, activation=activation)
+                spatial_conv(
+                    width,
+                    channels,
+                    separable=separable,
+                    norm=norm,
+                    activation=activation,
+                    depthwise_norm=depthwise_norm,
+                )
                 for width in widths
             ]
         self.convs = nn.Sequential(*convs)
@@ -70,6 +78,7 @@ class Decoder(nn.Module):
         norm: NormLayer | None,
         activation: Activation,
         resize: ResizeRule,
+        depthwise_norm: bool,
     ) -> None:
         super().__init__()
         self.strides = config.strides
@@ -85,6 +94,7 @@ class Decoder(nn.Module):
                     norm=None if logits else norm,
                     activation=None if logits else activation,
                     resize=resize,
+                    depthwise_norm=depthwise_norm,
                 )
             )
             in_channels = config.channels

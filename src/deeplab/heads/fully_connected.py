@@ -2,12 +2,14 @@
 
 v1 section 3.2 (fc6 as a 3x3 of rate 12 with 1024 filters: LargeFOV), v2 section 3.2 (fc6-fc7-fc8
 branches whose scores are summed: ASPP-S and ASPP-L). The branches' fc7 features leave this head
-concatenated: the sum of one 1x1 fc8 per branch *is* one 1x1 classifier over the concatenation.
+concatenated: the sum of one 1x1 fc8 per branch *is* one 1x1 classifier over the concatenation. The released
+LargeFOV smooths its features first, by a 3x3 mean called pool5a.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from deeplab.atrous import scale_rate
@@ -18,13 +20,9 @@ from deeplab.layers.conv import ConvNormAct
 class FullyConnectedBranch(nn.Module):
     """fc6 (k x k, atrous) - ReLU - dropout - fc7 (1x1) - ReLU - dropout; no batch norm, with biases."""
 
-    def __init__(
-        self, in_channels: int, channels: int, *, kernel: int, rate: int, dropout: float
-    ) -> None:
+    def __init__(self, in_channels: int, channels: int, *, kernel: int, rate: int, dropout: float) -> None:
         super().__init__()
-        self.fc6 = ConvNormAct(
-            in_channels, channels, kernel=kernel, rate=rate, norm=None, activation="relu"
-        )
+        self.fc6 = ConvNormAct(in_channels, channels, kernel=kernel, rate=rate, norm=None, activation="relu")
         self.fc7 = ConvNormAct(channels, channels, kernel=1, norm=None, activation="relu")
         self.dropout = nn.Dropout(dropout)
 
@@ -33,7 +31,11 @@ class FullyConnectedBranch(nn.Module):
 
 
 class FullyConnectedContext(ContextHead):
-    """One branch per rate, concatenated: [N, C, h, w] -> [N, channels * len(rates), h, w]."""
+    """One branch per rate, concatenated: [N, C, h, w] -> [N, channels * len(rates), h, w].
+
+    Args:
+        smooth: begin with a 3x3 mean; zeros beyond the border count, as in Caffe.
+    """
 
     def __init__(
         self,
@@ -44,9 +46,11 @@ class FullyConnectedContext(ContextHead):
         rates: tuple[int, ...],
         native_stride: int,
         dropout: float,
+        smooth: bool = False,
     ) -> None:
         super().__init__()
         self.rates = rates
+        self.smooth = smooth
         self.native_stride = native_stride
         self.branches = nn.ModuleList(
             FullyConnectedBranch(in_channels, channels, kernel=kernel, rate=rate, dropout=dropout)
@@ -56,12 +60,12 @@ class FullyConnectedContext(ContextHead):
 
     def set_output_stride(self, output_stride: int) -> None:
         for branch, rate in zip(self.branches, self.rates, strict=True):
-            branch.fc6.set_atrous(
-                1, scale_rate(rate, native=self.native_stride, output_stride=output_stride)
-            )
+            branch.fc6.set_atrous(1, scale_rate(rate, native=self.native_stride, output_stride=output_stride))
 
     def forward(
         self, features: torch.Tensor, image_size: tuple[int, int], scale: float = 1.0
     ) -> torch.Tensor:
+        if self.smooth:
+            features = F.avg_pool2d(features, 3, 1, 1)
         outputs = [branch(features) for branch in self.branches]
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)

@@ -6,6 +6,8 @@ fact 2.3. Stride and rate are plain attributes that may change at run time; weig
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -13,6 +15,8 @@ from torch import nn
 from deeplab.config import Padding
 from deeplab.layers.activations import Activation, make_activation
 from deeplab.layers.norm import NormLayer
+
+ConvPadding = Padding | Literal["none"]
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -31,7 +35,8 @@ class AtrousConv2d(nn.Conv2d):
 
     `padding_rule` 'same' is TensorFlow's SAME; 'symmetric' pads (effective kernel - 1) // 2 before and the
     rest behind, PyTorch's habit and TensorFlow's explicit padding. They differ only where stride > 1 meets
-    an even size. `rate` may be one number or (vertical, horizontal).
+    an even size. 'none' is for inputs that are padded already; the others are 'symmetric' here. `rate` may be
+    one number or (vertical, horizontal).
     """
 
     def __init__(
@@ -44,7 +49,7 @@ class AtrousConv2d(nn.Conv2d):
         rate: int | tuple[int, int] = 1,
         groups: int = 1,
         bias: bool = False,
-        padding_rule: Padding = "same",
+        padding_rule: ConvPadding = "same",
     ) -> None:
         super().__init__(
             in_channels, out_channels, kernel, stride=stride, dilation=rate, groups=groups, bias=bias
@@ -57,12 +62,14 @@ class AtrousConv2d(nn.Conv2d):
         self.stride = (stride, stride)
         self.dilation = (rate, rate) if isinstance(rate, int) else rate
         reach = [(k - 1) * d for k, d in zip(self.kernel_size, self.dilation, strict=True)]
+        if self.padding_rule == "none":
+            reach = [0, 0]
         self._symmetric = tuple((total // 2, total - total // 2) for total in reach)
         self._even_pad = all(begin == end for begin, end in self._symmetric)
         self.padding = tuple(begin for begin, _ in self._symmetric) if self._even_pad else (0, 0)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self._even_pad and (self.padding_rule == "symmetric" or self.stride == (1, 1)):
+        if self._even_pad and (self.padding_rule != "same" or self.stride == (1, 1)):
             return super().forward(x)
         (top, bottom), (left, right) = self._pads(x.shape[-2], x.shape[-1])
         if not torch.compiler.is_exporting() and (top, left) == (bottom, right):
@@ -71,7 +78,7 @@ class AtrousConv2d(nn.Conv2d):
         return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
     def _pads(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        if self.padding_rule == "symmetric" or self.stride == (1, 1):
+        if self.padding_rule != "same" or self.stride == (1, 1):
             return self._symmetric
         reach = [(k - 1) * d + 1 for k, d in zip(self.kernel_size, self.dilation, strict=True)]
         return (
@@ -97,7 +104,7 @@ class ConvNormAct(nn.Module):
         stride: int = 1,
         rate: int | tuple[int, int] = 1,
         groups: int = 1,
-        padding_rule: Padding = "same",
+        padding_rule: ConvPadding = "same",
     ) -> None:
         super().__init__()
         self.conv = AtrousConv2d(
@@ -124,7 +131,8 @@ class ConvNormAct(nn.Module):
 class SeparableConv(nn.Module):
     """Atrous separable convolution: 3x3 depthwise at a rate, then 1x1, each with norm and activation.
 
-    v3+ section 3.1; the reference normalises and activates after the depthwise step too (fact 3.2).
+    v3+ section 3.1; the reference normalises and activates after the depthwise step too (fact 3.2), some
+    PyTorch libraries do not (`depthwise_norm=False`).
     """
 
     def __init__(
@@ -136,17 +144,30 @@ class SeparableConv(nn.Module):
         activation: Activation | None,
         kernel: int = 3,
         rate: int | tuple[int, int] = 1,
+        padding_rule: Padding = "same",
+        depthwise_norm: bool = True,
     ) -> None:
         super().__init__()
-        self.depthwise = ConvNormAct(
-            in_channels,
-            in_channels,
-            kernel=kernel,
-            rate=rate,
-            groups=in_channels,
-            norm=norm,
-            activation=activation,
-        )
+        if depthwise_norm:
+            self.depthwise: ConvNormAct | AtrousConv2d = ConvNormAct(
+                in_channels,
+                in_channels,
+                kernel=kernel,
+                rate=rate,
+                groups=in_channels,
+                norm=norm,
+                activation=activation,
+                padding_rule=padding_rule,
+            )
+        else:
+            self.depthwise = AtrousConv2d(
+                in_channels,
+                in_channels,
+                kernel=kernel,
+                rate=rate,
+                groups=in_channels,
+                padding_rule=padding_rule,
+            )
         self.pointwise = ConvNormAct(in_channels, out_channels, kernel=1, norm=norm, activation=activation)
 
     def set_atrous(self, stride: int, rate: int | tuple[int, int]) -> None:
@@ -165,8 +186,16 @@ def spatial_conv(
     norm: NormLayer | None,
     activation: Activation | None,
     rate: int | tuple[int, int] = 1,
+    depthwise_norm: bool = True,
 ) -> SeparableConv | ConvNormAct:
     """A 3x3 layer of a head, atrous separable (v3+) or plain (v3)."""
     if separable:
-        return SeparableConv(in_channels, out_channels, norm=norm, activation=activation, rate=rate)
+        return SeparableConv(
+            in_channels,
+            out_channels,
+            norm=norm,
+            activation=activation,
+            rate=rate,
+            depthwise_norm=depthwise_norm,
+        )
     return ConvNormAct(in_channels, out_channels, kernel=3, norm=norm, activation=activation, rate=rate)

@@ -11,7 +11,10 @@ from deeplab.layers.conv import same_padding
 
 
 class MaxPool(nn.Module):
-    """3x3 max pooling: [N, C, H, W] -> [N, C, ceil(H / stride), ceil(W / stride)]; borders count as -inf."""
+    """3x3 max pooling: [N, C, H, W] -> [N, C, ceil(H / stride), ceil(W / stride)]; borders count as -inf.
+
+    By 'caffe' rule an even side gives half of it and one: its last window sees a single row.
+    """
 
     def __init__(self, *, stride: int, padding_rule: Padding) -> None:
         super().__init__()
@@ -23,8 +26,8 @@ class MaxPool(nn.Module):
         self.stride = stride
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if self.padding_rule == "symmetric" or self.stride == 1:
-            return F.max_pool2d(x, 3, self.stride, 1)
+        if self.padding_rule != "same" or self.stride == 1:
+            return F.max_pool2d(x, 3, self.stride, 1, ceil_mode=self.padding_rule == "caffe")
         top, bottom = same_padding(x.shape[-2], 3, self.stride)
         left, right = same_padding(x.shape[-1], 3, self.stride)
         return F.max_pool2d(F.pad(x, (left, right, top, bottom), value=-torch.inf), 3, self.stride)

@@ -6,6 +6,8 @@ others use half-pixel centres, and some mobile files use TensorFlow 1's legacy r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
@@ -15,6 +17,13 @@ from deeplab.config import ResizeRule
 def scale_dimension(size: int, scale: float) -> int:
     """int((size - 1) * scale + 1): sizes of the form k * stride + 1 stay on the grid (fact 3.1)."""
     return int((size - 1.0) * scale + 1.0)
+
+
+def scale_sides(sides: Sequence[int], scale: float, rule: ResizeRule) -> tuple[int, ...]:
+    """Sides of an image scaled by `rule`: `scale_dimension` aligns corners, 'half_pixel' rounds down."""
+    if rule == "half_pixel":
+        return tuple(max(1, int(side * scale)) for side in sides)
+    return tuple(scale_dimension(side, scale) for side in sides)
 
 
 def resize_bilinear(x: torch.Tensor, size: tuple[int, int], rule: ResizeRule) -> torch.Tensor:
@@ -41,8 +50,9 @@ def resize_nearest(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 def _nearest_index(source: int, target: int) -> torch.Tensor:
     step = torch.tensor((source - 1) / (target - 1) if target > 1 else 0.0, dtype=torch.float32)
-    index = torch.floor(torch.arange(target, dtype=torch.float32) * step + 0.5)
-    return index.long().clamp(max=source - 1)
+    # in float32 the sum rounds 0.49999997 + 0.5 up to 1; the reference's roundf gives 0
+    position = (torch.arange(target, dtype=torch.float32) * step).double()
+    return torch.floor(position + 0.5).long().clamp(max=source - 1)
 
 
 def _lerp(x: torch.Tensor, target: int, axis: int) -> torch.Tensor:

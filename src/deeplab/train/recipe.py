@@ -13,8 +13,18 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, model_validator
 
-from deeplab.config import BackboneConfig, ContextConfig, DecoderConfig, DeepLabConfig, NormConfig
-from deeplab.config import PixelConfig, Positive, ResizeRule, Strict, parse_config
+from deeplab.config import (
+    BackboneConfig,
+    ContextConfig,
+    DecoderConfig,
+    DeepLabConfig,
+    NormConfig,
+    PixelConfig,
+    Positive,
+    ResizeRule,
+    Strict,
+    parse_config,
+)
 from deeplab.errors import UserError
 from deeplab.palettes import VOC_CLASSES
 

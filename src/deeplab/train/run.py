@@ -66,9 +66,7 @@ def train(recipe: Recipe, folder: Path, *, device: str, watcher: Watcher) -> Con
     _write_json(folder / "recipe.json", recipe.model_dump(mode="json"))
     settings = recipe.optimise
     optimiser = torch.optim.SGD(
-        parameter_groups(
-            model, weight_decay=settings.weight_decay, head_multiplier=settings.head_multiplier
-        ),
+        parameter_groups(model, weight_decay=settings.weight_decay, head_multiplier=settings.head_multiplier),
         lr=settings.learning_rate,
         momentum=settings.momentum,
     )
@@ -107,7 +105,9 @@ def train(recipe: Recipe, folder: Path, *, device: str, watcher: Watcher) -> Con
     return confusion
 
 
-def open_split(data: DataRecipe, split: str, *, transform: TrainAugment | None = None, seed: int = 0) -> VOCDataset:
+def open_split(
+    data: DataRecipe, split: str, *, transform: TrainAugment | None = None, seed: int = 0
+) -> VOCDataset:
     """The photos and masks of one split, with the recipe's classes."""
     return VOCDataset(
         data.root,

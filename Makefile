@@ -1,0 +1,41 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check
+DEMO_PHOTOS = $$($(BIN)/python -c "from pathlib import Path; import skimage; folder = Path(skimage.__file__).parent / 'data'; print(*(folder / name for name in ('astronaut.png', 'chelsea.png', 'coffee.png')))")
+
+.PHONY: demo test test-oldest lint clean
+
+demo: $(VENV)/demo.done
+	$(BIN)/deeplab predict $(DEMO_PHOTOS) --output demo
+
+test: $(VENV)/test.done lint test-oldest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4
+
+lint: $(VENV)/test.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# the core dependencies alone, at the oldest versions that pyproject.toml admits
+test-oldest: .venv-oldest/done
+	.venv-oldest/bin/python tests/core_only.py
+
+$(VENV)/bin/python:
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.12')"
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo.done: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[demo]'
+	touch $@
+
+$(VENV)/test.done: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+.venv-oldest/done: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip --disable-pip-version-check install --quiet --constraint constraints-oldest.txt --editable .
+	touch $@
+
+clean:
+	rm -rf $(VENV) .venv-oldest demo

@@ -1,0 +1,139 @@
+"""`deeplab predict`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from deeplab.errors import UserError
+
+if TYPE_CHECKING:
+    from deeplab.segmenter import Segmentation, Segmenter
+
+INDEX_NAME = "predictions.json"
+SPELL_OUT = 20
+
+
+def predict(
+    *inputs: str,
+    model: Annotated[str, Parameter(name=["--model", "-m"])] = "animals",
+    output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("predictions"),
+    output_stride: int | None = None,
+    scales: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (1.0,),
+    flip: Annotated[bool, Parameter(negative="")] = False,
+    device: str = "auto",
+) -> int:
+    """Label every pixel of photos: files, folders, globs.
+
+    For each photo NAME: NAME_labels.png (class indices, with a palette), NAME_overlay.png (the photo
+    tinted, with a legend) and a line in predictions.json (share of each class). A photo that cannot be
+    read is reported and skipped, and the exit code is then 1.
+
+    Parameters
+    ----------
+    inputs:
+        Photos, folders or glob patterns.
+    model:
+        An embedded model's name, a folder made by train or import, a .safetensors file, or a Hub id.
+    output:
+        Folder to write into, made if missing.
+    output_stride:
+        4, 8, 16 or 32: smaller is denser and slower. Default: the model's own.
+    scales:
+        Sizes to average over, such as 0.75 1 1.25.
+    flip:
+        Also average over the mirrored photo.
+    device:
+        auto, cpu, cuda, cuda:1, mps.
+    """
+    from deeplab.allocator import keep_freed_memory
+    from deeplab.imaging.photos import find_photos
+    from deeplab.segmenter import Segmenter
+
+    if not inputs:
+        raise UserError("no photos given; like: deeplab predict photos/ -o predictions")
+    photos = [photo for photo in find_photos(inputs) if not _inside(photo, output)]
+    if not photos:
+        raise UserError(f"all photos found lie inside the output folder {output}; give another with -o")
+    keep_freed_memory()
+    segmenter = Segmenter(model, output_stride=output_stride, scales=scales, flip=flip, device=device)
+    entries = _predict_all(segmenter, photos, output)
+    _write_index(entries, output / INDEX_NAME)
+    failed = sum("error" in entry for entry in entries)
+    print(
+        f"{len(entries) - failed} photos labelled: look at {output}/*_overlay.png; shares are in {output / INDEX_NAME}"
+    )
+    if failed:
+        print(f"{failed} photos failed, see above", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _predict_all(segmenter: Segmenter, photos: Sequence[Path], output: Path) -> list[dict[str, Any]]:
+    from deeplab.cli.tables import photo_progress
+
+    entries = []
+    with photo_progress(len(photos), "predicting") as progress:
+        for photo, name in zip(photos, unique_names(photos), strict=True):
+            entry: dict[str, Any] = {"photo": str(photo)}
+            try:
+                result = segmenter(photo)
+                labels, overlay = result.save(output, name=name)
+                entry |= _entry(result, labels, overlay)
+                if len(photos) <= SPELL_OUT or not progress.is_terminal:
+                    progress.line(f"{photo.name}: {_found(result)}")
+            except UserError as error:
+                entry["error"] = str(error)
+                progress.line(f"skipped: {error}")
+            entries.append(entry)
+            progress.advance()
+    return entries
+
+
+def unique_names(photos: Sequence[Path]) -> list[str]:
+    """A file name for each photo's results: its stem, with as much of the path as tells it from others."""
+    names = [photo.stem for photo in photos]
+    for depth in range(1, max(len(photo.parts) for photo in photos) + 1):
+        repeated = {name for name in names if names.count(name) > 1}
+        if not repeated:
+            break
+        names = [
+            "_".join([*photo.parts[-depth:-1], photo.name.replace(".", "_")]).strip("/")
+            if name in repeated
+            else name
+            for photo, name in zip(photos, names, strict=True)
+        ]
+    return names
+
+
+def _entry(result: Segmentation, labels: Path, overlay: Path) -> dict[str, Any]:
+    height, width = result.labels.shape
+    shares = {name: round(share, 6) for name, share in result.shares.items()}
+    return {
+        "labels": labels.name,
+        "overlay": overlay.name,
+        "height": height,
+        "width": width,
+        "shares": shares,
+    }
+
+
+def _found(result: Segmentation) -> str:
+    return ", ".join(f"{name} {share:.1%}" for name, share in result.shares.items() if share >= 0.0005)
+
+
+def _inside(photo: Path, folder: Path) -> bool:
+    return photo.resolve().is_relative_to(folder.resolve())
+
+
+def _write_index(entries: list[dict[str, Any]], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    os.replace(beside, path)

@@ -1,0 +1,134 @@
+"""Published weights into our models: the one place where a source is recognised and given to its importer.
+
+A source is recognised by its content, never by its name. To bring in another format: write a recogniser
+and an importer, and add them to `FORMATS`. Archives and folders are looked into.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from deeplab.errors import UserError
+from deeplab.importers.archive import is_archive, unpacked
+from deeplab.importers.caffe_deeplab import import_caffe
+from deeplab.importers.caffe_file import is_caffemodel
+from deeplab.importers.content import describe
+from deeplab.importers.hints import Hints, flag
+from deeplab.importers.keras_backbones import import_keras
+from deeplab.importers.keras_file import is_keras
+from deeplab.importers.report import Imported
+from deeplab.importers.tensorflow_bundle import index_of, is_index
+from deeplab.importers.tensorflow_deeplab import (
+    holds_tensorflow,
+    import_checkpoint,
+    import_folder,
+    import_graph,
+)
+from deeplab.importers.tensorflow_graph import is_graph
+from deeplab.importers.tflite_deeplab import import_tflite
+from deeplab.importers.tflite_file import is_tflite
+from deeplab.importers.torch_deeplab import import_torch
+from deeplab.importers.torch_file import is_torch
+
+HEAD_BYTES = 4096
+SHOWN = 4
+
+
+class Format(NamedTuple):
+    """A kind of source: `recognise` sees the first 4 KiB, `read` the file, and the hints if it `takes_hints`."""
+
+    name: str
+    recognise: Callable[[bytes], bool]
+    read: Callable[..., Imported]
+    takes_hints: bool = False
+
+
+FORMATS: tuple[Format, ...] = (
+    Format("a TensorFlow checkpoint (.index)", is_index, import_checkpoint, takes_hints=True),
+    Format("a frozen TensorFlow graph (.pb)", is_graph, import_graph, takes_hints=True),
+    Format("a TensorFlow Lite model (.tflite)", is_tflite, import_tflite),
+    Format("PyTorch weights (.pth, .pt, .safetensors)", is_torch, import_torch, takes_hints=True),
+    Format("a Caffe model (.caffemodel)", is_caffemodel, import_caffe, takes_hints=True),
+    Format("Keras weights (.h5, .keras)", is_keras, import_keras),
+)
+
+
+def import_weights(source: Path, hints: Hints = Hints()) -> Imported:  # noqa: B008 - immutable
+    """The model whose published weights are in `source`.
+
+    Args:
+        source: a file, a folder, an archive, or a TensorFlow checkpoint's prefix.
+        hints: what the user says of what such files do not hold.
+
+    Raises:
+        UserError: no such file, not a source known here (says what it seems to be), a damaged file, weights
+            that do not fit, or hints that are needed or do not fit.
+    """
+    if source.is_dir():
+        return _from_folder(source, hints)
+    source = index_of(source) or source
+    head = _read_head(source)
+    if is_archive(head):
+        return _from_archive(source, hints)
+    for known in FORMATS:
+        if known.recognise(head):
+            return _read(known, source, hints)
+    names = ", ".join(known.name for known in FORMATS)
+    raise UserError(
+        f"{source}: this seems to be {describe(head)}, which is not imported; known sources: {names}"
+    )
+
+
+def _read(known: Format, source: Path, hints: Hints) -> Imported:
+    if known.takes_hints:
+        return known.read(source, hints)
+    if hints.given():
+        flags = ", ".join(map(flag, hints.given()))
+        raise UserError(f"{source}: {known.name} says these things itself: leave {flags} away")
+    return known.read(source)
+
+
+def _from_folder(folder: Path, hints: Hints) -> Imported:
+    if holds_tensorflow(folder):
+        return import_folder(folder, hints)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    heads = {path: _read_head(path) for path in files}
+    fitting = [path for path in files if any(known.recognise(heads[path]) for known in FORMATS)]
+    if len(fitting) == 1:
+        return import_weights(fitting[0], hints)
+    names = ", ".join(path.name for path in (fitting or files)[:SHOWN]) or "nothing"
+    number = len(fitting) if fitting else "no"
+    raise UserError(f"{folder} holds {number} files with weights ({names}); give the file you mean")
+
+
+def _from_archive(archive: Path, hints: Hints) -> Imported:
+    with unpacked(archive) as folder:
+        try:
+            model, report = _from_folder(folder, hints)
+        except UserError as error:
+            inside = (
+                str(error).replace(f"{folder}{os.sep}", f"{archive}: ").replace(str(folder), str(archive))
+            )
+            raise UserError(inside) from None
+    with archive.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    report = dataclasses.replace(
+        report, source=archive.name, sha256=sha256, format=f"{report.format}; {report.source} in the archive"
+    )
+    model.provenance = {"import": report.to_json()}
+    return Imported(model, report)
+
+
+def _read_head(source: Path) -> bytes:
+    try:
+        with source.open("rb") as file:
+            return file.read(HEAD_BYTES)
+    except OSError as error:
+        raise UserError(
+            f"{source} cannot be read ({error.strerror}); give the path of a file with weights"
+        ) from error

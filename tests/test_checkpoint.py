@@ -1,0 +1,161 @@
+"""Checkpoints describe themselves, load without unpickling, and never lie half-written."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, load_model, save_file
+
+from deeplab import DeepLab, LabelSpec
+from deeplab.checkpoint import CONFIG_NAME, WEIGHTS_NAME, load, save
+from deeplab.config import BackboneConfig, ContextConfig, DecoderConfig, DeepLabConfig
+from deeplab.errors import UserError
+
+CONFIG = DeepLabConfig(
+    backbone=BackboneConfig(name="mobilenet_v2", width=0.25),
+    context=ContextConfig(rates=(6, 12), channels=8),
+    decoder=DecoderConfig(channels=8, low_level_channels=4),
+    num_classes=3,
+)
+LABELS = LabelSpec(
+    classes=("background", "cat", "dog"), palette=((0, 0, 0), (1, 2, 3), (4, 5, 6)), ignore_label=254
+)
+
+
+@pytest.fixture
+def model() -> DeepLab:
+    torch.manual_seed(0)
+    network = DeepLab(CONFIG, LABELS).eval()
+    network.provenance = {"recipe": "by hand"}
+    return network
+
+
+def same_output(first: DeepLab, second: DeepLab) -> bool:
+    images = torch.randint(0, 256, (1, 3, 33, 41), dtype=torch.uint8)
+    with torch.inference_mode():
+        return torch.equal(first(images), second(images))
+
+
+def test_round_trip(model: DeepLab, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    loaded = DeepLab.from_pretrained(tmp_path)
+    assert same_output(model, loaded)
+    assert (loaded.config, loaded.labels, loaded.provenance) == (CONFIG, LABELS, model.provenance)
+    assert not loaded.training
+
+
+def test_the_file_alone_is_enough_and_says_everything(model: DeepLab, tmp_path: Path) -> None:
+    weights = save(model, tmp_path)
+    (tmp_path / CONFIG_NAME).unlink()
+    moved = weights.rename(tmp_path / "mine.safetensors")
+    assert same_output(model, load(moved))
+    with safe_open(moved, framework="pt") as file:
+        description = json.loads(file.metadata()["deeplab"])
+    assert description["labels"]["classes"] == ["background", "cat", "dog"]
+    assert description["labels"]["ignore_label"] == 254
+    assert description["architecture"]["pixels"]["mean"] == [127.5, 127.5, 127.5]
+    assert description["provenance"] == {"recipe": "by hand"}
+
+
+def test_json_beside_serves_files_without_metadata(model: DeepLab, tmp_path: Path) -> None:
+    """What other tools write: bare tensors, the description in config.json."""
+    save(model, tmp_path)
+    save_file(load_file(tmp_path / WEIGHTS_NAME), tmp_path / WEIGHTS_NAME)
+    assert same_output(model, load(tmp_path))
+
+
+def test_the_hub_mixins_own_loader_reads_it(model: DeepLab, tmp_path: Path) -> None:
+    names = pytest.importorskip("huggingface_hub.constants")
+    assert (WEIGHTS_NAME, CONFIG_NAME) == (names.SAFETENSORS_SINGLE_FILE, names.CONFIG_NAME)
+    model.save_pretrained(tmp_path)
+    other = DeepLab(CONFIG, LABELS).eval()
+    assert not same_output(model, other)
+    missing, unexpected = load_model(other, tmp_path / WEIGHTS_NAME, strict=True)
+    assert not missing
+    assert not unexpected
+    assert same_output(model, other)
+
+
+def test_half_precision_storage_loads_as_float32(model: DeepLab, tmp_path: Path) -> None:
+    full, half = save(model, tmp_path / "full"), save(model, tmp_path / "half", dtype=torch.float16)
+    assert half.stat().st_size < 0.6 * full.stat().st_size
+    loaded = load(half)
+    assert all(value.dtype == torch.float32 for value in loaded.parameters())
+    expected = model.state_dict()["classifiers.semantic.convs.0.weight"].half().float()
+    assert torch.equal(loaded.state_dict()["classifiers.semantic.convs.0.weight"], expected)
+
+
+def test_output_stride_on_loading(model: DeepLab, tmp_path: Path) -> None:
+    save(model, tmp_path)
+    loaded = load(tmp_path, output_stride=8)
+    assert loaded.output_stride == 8
+    assert [branch.depthwise.conv.dilation for branch in loaded.context.atrous] == [(12, 12), (24, 24)]
+
+
+def test_a_failed_save_leaves_the_old_model(
+    model: DeepLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(model, tmp_path)
+    before = (tmp_path / WEIGHTS_NAME).read_bytes()
+
+    def broken(path: Path, content: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(content[: len(content) // 2])
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "write_bytes", broken)
+    with pytest.raises(OSError, match="disk full"):
+        save(model, tmp_path)
+    assert (tmp_path / WEIGHTS_NAME).read_bytes() == before
+
+
+class Bomb:
+    def __reduce__(self):
+        return (pytest.fail, ("a checkpoint was unpickled",))
+
+
+@pytest.mark.parametrize("name", ["model.pth", "model.safetensors"])
+def test_nothing_is_unpickled(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(UserError, match=name):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nonsense", "no model 'nonsense'"),
+        ("folder", "holds no model.safetensors"),
+    ],
+)
+def test_wrong_names_say_what_is_allowed(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=message):
+        load(tmp_path / name if name == "folder" else name)
+
+
+def test_tampered_weights_are_named(model: DeepLab, tmp_path: Path) -> None:
+    weights = save(model, tmp_path)
+    with safe_open(weights, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(weights)
+    del tensors["backbone.stem.conv.weight"]
+    save_file(tensors, weights, metadata=metadata)
+    with pytest.raises(UserError, match=r"missing \['backbone.stem.conv.weight'\]"):
+        load(weights)
+
+
+def test_an_unknown_key_in_the_description_is_named(model: DeepLab, tmp_path: Path) -> None:
+    weights = save(model, tmp_path)
+    save_file(load_file(weights), weights)
+    description = json.loads((tmp_path / CONFIG_NAME).read_text())
+    description["architecture"]["backbone"]["widht"] = 1.0
+    (tmp_path / CONFIG_NAME).write_text(json.dumps(description))
+    with pytest.raises(UserError, match=r"backbone\.widht = 1\.0: unknown key; did you mean 'width'"):
+        load(tmp_path)

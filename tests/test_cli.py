@@ -1,0 +1,175 @@
+"""The command line as a user meets it: files, exit codes, messages."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from deeplab import DeepLab, DeepLabConfig, LabelSpec, Segmenter
+from deeplab.cli.app import main
+from deeplab.cli.predict import unique_names
+from deeplab.config import BackboneConfig, ContextConfig
+
+Run = tuple[int, str, str]
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(3)
+    folder = tmp_path_factory.mktemp("model")
+    config = DeepLabConfig(
+        backbone=BackboneConfig(name="mobilenet_v2", width=0.25),
+        context=ContextConfig(channels=8),
+        num_classes=3,
+    )
+    DeepLab(config, LabelSpec.named(["background", "cat", "dog"])).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def deeplab(capfd: pytest.CaptureFixture[str]):
+    def run(*arguments: object) -> Run:
+        with pytest.raises(SystemExit) as stopped:
+            main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return stopped.value.code or 0, out, err
+
+    return run
+
+
+def photo(path: Path, *, size: tuple[int, int] = (40, 30), seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_predict_writes_labels_overlays_and_shares(deeplab, model_folder: Path, tmp_path: Path) -> None:
+    photos = [photo(tmp_path / "in" / f"{name}.png", seed=seed) for seed, name in enumerate(("a", "b"))]
+    code, out, _ = deeplab(
+        "predict", tmp_path / "in", "-m", model_folder, "-o", tmp_path / "out", "--device", "cpu"
+    )
+    assert code == 0
+    assert "2 photos labelled" in out
+    entries = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [entry["photo"] for entry in entries] == [str(path) for path in photos]
+    assert sum(entries[0]["shares"].values()) == pytest.approx(1, abs=1e-5)
+    expected = Segmenter(model_folder)(photos[0]).labels
+    with Image.open(tmp_path / "out" / "a_labels.png") as labels:
+        assert labels.mode == "P"
+        np.testing.assert_array_equal(np.array(labels), expected)
+        colours = np.array(labels.getpalette()).reshape(-1, 3)[:3]
+    np.testing.assert_array_equal(colours, LabelSpec.named(["background", "cat", "dog"]).palette)
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+
+def test_a_broken_photo_is_reported_skipped_and_makes_exit_code_1(
+    deeplab, model_folder: Path, tmp_path: Path
+) -> None:
+    photo(tmp_path / "good.png")
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff nonsense")
+    code, out, err = deeplab(
+        "predict", tmp_path, "-m", model_folder, "-o", tmp_path / "out", "--device", "cpu"
+    )
+    assert code == 1
+    assert "1 photos labelled" in out
+    assert "broken.jpg" in err
+    assert "Traceback" not in err
+    entries = {
+        Path(e["photo"]).name: e for e in json.loads((tmp_path / "out" / "predictions.json").read_text())
+    }
+    assert "error" in entries["broken.jpg"]
+    assert "shares" in entries["good.png"]
+    assert not list((tmp_path / "out").glob("broken*"))
+
+
+def test_a_second_run_does_not_label_its_own_results(deeplab, model_folder: Path, tmp_path: Path) -> None:
+    photo(tmp_path / "a.png")
+    for _ in range(2):
+        code, out, _ = deeplab(
+            "predict", tmp_path, "-m", model_folder, "-o", tmp_path / "out", "--device", "cpu"
+        )
+        assert code == 0
+        assert "1 photos labelled" in out
+
+
+def test_several_scales_and_flip(deeplab, model_folder: Path, tmp_path: Path) -> None:
+    path = photo(tmp_path / "a.png")
+    code, _, _ = deeplab(
+        "predict",
+        path,
+        "-m",
+        model_folder,
+        "-o",
+        tmp_path / "out",
+        "--scales",
+        "0.75",
+        "1.25",
+        "--flip",
+        "--output-stride",
+        "8",
+    )
+    assert code == 0
+    expected = Segmenter(model_folder, scales=(0.75, 1.25), flip=True, output_stride=8)(path).labels
+    with Image.open(tmp_path / "out" / "a_labels.png") as labels:
+        np.testing.assert_array_equal(np.array(labels), expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predict"], "no photos given"),
+        (["predict", "nowhere.jpg"], "nowhere.jpg"),
+        (["predict", "{photo}", "-m", "nonsense"], "no model 'nonsense'"),
+        (["predict", "{photo}", "-m", "{model}", "--output-stride", "7"], "output stride 7"),
+        (["predict", "{photo}", "-m", "{model}", "--device", "abacus"], "device 'abacus'"),
+        (["predict", "{photo}", "-m", "{model}", "--scales", "0"], "positive"),
+        (["train", "nowhere.yaml", "-o", "run"], "nowhere.yaml"),
+        (["import", "nowhere.tflite", "-o", "out"], "nowhere.tflite"),
+        (["eval", "nowhere", "-m", "{model}"], "nowhere"),
+    ],
+)
+def test_mistakes_get_one_message_and_exit_code_2(
+    deeplab, model_folder: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    picture = photo(tmp_path / "a.png")
+    code, _, err = deeplab(*(word.format(photo=picture, model=model_folder) for word in arguments))
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_unique_names() -> None:
+    paths = [Path("a/cat.jpg"), Path("b/cat.jpg"), Path("b/dog.jpg"), Path("b/dog.png")]
+    assert unique_names(paths) == ["a_cat_jpg", "b_cat_jpg", "dog_jpg", "dog_png"]
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys, deeplab.cli.app as cli; cli.app(['--help'], result_action='return_value'); "
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for command in ("predict", "train", "eval", "import"):
+        assert command in done.stdout
+
+
+def test_segmentation_from_python(model_folder: Path) -> None:
+    segmenter = Segmenter(model_folder)
+    pixels = np.random.default_rng(0).integers(0, 256, (33, 47, 3), dtype=np.uint8)
+    result = segmenter(pixels, probabilities=True)
+    assert result.labels.shape == (33, 47)
+    assert result.classes == ("background", "cat", "dog")
+    assert result.probabilities.shape == (3, 33, 47)
+    np.testing.assert_allclose(result.probabilities.sum(0), 1, atol=1e-5)
+    np.testing.assert_array_equal(result.probabilities.argmax(0), result.labels)
+    assert segmenter(pixels).probabilities is None
+    assert result.overlay(legend=False).size == (47, 33)

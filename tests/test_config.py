@@ -1,0 +1,88 @@
+"""Configs and recipes: typed, serialisable, and errors that name the key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deeplab.config import BackboneConfig, ContextConfig, DecoderConfig, DeepLabConfig, parse_config
+from deeplab.errors import UserError, require
+from deeplab.train.recipe import Recipe, read_recipe
+
+RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+
+
+def test_json_round_trip_is_equal() -> None:
+    config = DeepLabConfig(
+        backbone=BackboneConfig(name="resnet50_beta", multi_grid=(1, 2, 4)),
+        context=ContextConfig(rates=(6, 12, 18), image_pooling_crop=(33, 49), gate="sigmoid"),
+        decoder=DecoderConfig(strides=(8, 4)),
+        num_classes=21,
+        extra_outputs={"direction": 2},
+    )
+    assert parse_config(DeepLabConfig, config.to_json(), "test") == config
+
+
+@pytest.mark.parametrize(
+    ("backbone", "more", "message"),
+    [
+        ({"name": "mobilenet_v2", "multi_grid": [1, 2, 4]}, {}, "multi_grid goes with ResNets and Xceptions"),
+        ({"name": "resnet50", "width": 0.5}, {}, "width and divisor go with the MobileNets"),
+        ({"name": "xceptoin"}, {}, "backbone.name = 'xceptoin'"),
+        ({"name": "vgg16"}, {"context": {"kind": "fc"}}, "needs rates"),
+        ({"name": "vgg16"}, {"decoder": {"strides": [4, 8]}}, "must descend"),
+        ({"name": "vgg16"}, {"decoder": {"output_is_logits": True}}, "channels == num_classes"),
+        ({"name": "vgg16"}, {"classifier_kernel": 3}, "needs classifier_rates"),
+        ({"name": "vgg16"}, {"output_stride": 12}, "output_stride = 12"),
+        ({"name": "vgg16"}, {"contxt": {}}, "did you mean 'context'"),
+        ({"name": "vgg16"}, {"context": {"chanels": 1}}, "did you mean 'channels'"),
+    ],
+)
+def test_what_does_not_fit_is_explained(backbone: dict, more: dict, message: str) -> None:
+    values = {"backbone": backbone, "num_classes": 3, **more}
+    with pytest.raises(UserError, match=message) as caught:
+        parse_config(DeepLabConfig, values, "my.json")
+    assert str(caught.value).startswith("my.json: ")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
+def test_shipped_recipes_are_valid(path: Path) -> None:
+    recipe = read_recipe(path)
+    assert recipe.model.config(len(recipe.data.classes)).num_classes == len(recipe.data.classes)
+    assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
+
+
+def test_overrides_reach_nested_keys() -> None:
+    recipe = read_recipe(RECIPES[0], ["optimise.steps=7", "augment.crop=[65, 97]", "data.root=/photos"])
+    assert recipe.optimise.steps == 7
+    assert recipe.augment.crop == (65, 97)
+    assert recipe.data.root == Path("/photos")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimise.stpes=7", r"optimise\.stpes = 7: unknown key; did you mean 'steps'"),
+        ("optimise.steps=many", r"optimise\.steps = 'many'"),
+        ("optimise.steps", "not of the form"),
+        ("seed.x=1", "holds a value"),
+    ],
+)
+def test_wrong_overrides_are_named(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        read_recipe(RECIPES[0], [override])
+
+
+def test_unreadable_recipes_are_named(tmp_path: Path) -> None:
+    for name, text in (("list.yaml", "- 1"), ("broken.yaml", "a: [")):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(UserError, match=name):
+            read_recipe(tmp_path / name)
+    with pytest.raises(UserError, match=r"missing\.yaml"):
+        read_recipe(tmp_path / "missing.yaml")
+
+
+def test_a_missing_extra_is_named() -> None:
+    with pytest.raises(UserError, match=r"deeplab-segmentation\[tflite\]"):
+        require("no_such_module_here", extra="tflite")
