@@ -28,7 +28,7 @@ PUBLISHED = {
 
 
 class Parity(NamedTuple):
-    """One photo: largest |logit difference|, None where the runtime gave labels only; share of equal labels."""
+    """One photo: largest |logit difference| (None if the runtime gave labels only), share of equal labels."""
 
     photo: str
     logits: float | None

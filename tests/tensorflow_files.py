@@ -1,4 +1,4 @@
-"""Writers of TensorFlow's checkpoints and graphs, as small as tests need them, from the formats' descriptions.
+"""Writers of TensorFlow's checkpoints and graphs, as small as tests need, from the formats' descriptions.
 
 Independent of the package's readers: protobuf by hand, and CRC-32C byte by byte.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +170,12 @@ def test_v1s_multi_scale_branches_join_the_classifier(tmp_path: Path) -> None:
         model.low_resolution_logits(image)["semantic"], run(network.layers, caffe_input(image))["fc_fusion"]
     )
     assert report.variables == 2 * (13 + 3 + 15)
+    # the test network's branches have stride 1 and upsampled scores; its weights are the same
+    tested = [replace(layer, stride=1) if layer.name.endswith("_conv") else layer for layer in network.layers]
+    again, _ = imported(tested, tmp_path / "msc", V1)
+    assert torch.equal(
+        again.low_resolution_logits(image)["semantic"], model.low_resolution_logits(image)["semantic"]
+    )
 
 
 def resnet(network: Network, depth: int, *, eps: float = 1e-5, output_stride: int = 8) -> str:

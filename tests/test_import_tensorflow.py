@@ -229,10 +229,26 @@ def test_what_is_open_is_asked_for_by_flag() -> None:
 
 def test_a_hint_cannot_contradict_the_file() -> None:
     structure = infer(load_case("a05_mnv2_os16_aspp_dec4_129")[2])
-    with pytest.raises(UserError, match=r"--decoder-strides says .8., the file says .4\."):
+    with pytest.raises(UserError, match=r"--decoder-strides says \[8\], the file says \[4\]"):
         resolve(structure, None, Hints(decoder_strides=(8,)))
     with pytest.raises(UserError, match="--output-stride says 8, the file says 16"):
         resolve(structure, {"output_stride": 16, "atrous_rates": [6, 12, 18]}, Hints(output_stride=8))
+    with pytest.raises(UserError, match="has no gate: leave --gate away"):
+        resolve(structure, None, Hints(gate="sigmoid"))
+
+
+def test_a_cell_is_read_from_its_file(tmp_path: Path) -> None:
+    _, case, shapes = load_case("e03_mnv2_dpc_custom_pyramid_os16_129")
+    cell = tmp_path / "cell.json"
+    cell.write_text(json.dumps(case["dense_prediction_cell_config"]))
+    structure = infer(shapes)
+    options, _ = resolve(structure, None, Hints(cell=cell))
+    assert build_config(structure, options) == config_from_options(case)
+    with pytest.raises(UserError, match=r"its dense prediction cell \(--cell FILE\.json\)"):
+        resolve(structure, None, Hints())
+    cell.write_text('{"op": "conv"}')
+    with pytest.raises(UserError, match=r"cell\.json is no dense prediction cell"):
+        resolve(structure, None, Hints(cell=cell))
 
 
 @pytest.mark.parametrize(

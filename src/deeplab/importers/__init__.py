@@ -40,7 +40,7 @@ SHOWN = 4
 
 
 class Format(NamedTuple):
-    """A kind of source: `recognise` sees the first 4 KiB, `read` the file, and the hints if it `takes_hints`."""
+    """A kind of source: `recognise` sees the first 4 KiB, `read` the file, and hints if it `takes_hints`."""
 
     name: str
     recognise: Callable[[bytes], bool]

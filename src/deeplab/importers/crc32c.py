@@ -1,4 +1,4 @@
-"""CRC-32C (Castagnoli), as TensorFlow stores it beside what it writes; fast on large arrays, with NumPy alone.
+"""CRC-32C (Castagnoli), as TensorFlow stores it beside its data; fast on large arrays, with NumPy alone.
 
 A cyclic redundancy check is linear over bits: the data is cut into lanes of equal length whose checks
 advance together, two bytes a step, and are then chained by what a lane's worth of zero bytes does to a

@@ -88,8 +88,8 @@ class Bundle:
                 size = path.stat().st_size
             except OSError as error:
                 raise UserError(
-                    f"{path} cannot be read ({error.strerror}): a checkpoint is an .index file and its .data files, "
-                    "side by side"
+                    f"{path} cannot be read ({error.strerror}): a checkpoint is an .index file and its "
+                    ".data files, side by side"
                 ) from error
             if size < end:
                 raise UserError(f"{path} has {size} of at least {end} bytes: it is truncated, fetch it again")
@@ -99,7 +99,7 @@ class Bundle:
 
 
 def is_index(head: bytes) -> bool:
-    """Whether a file that begins with `head` is a checkpoint's index: its first key is empty, and the header."""
+    """Whether a file that begins with `head` is a checkpoint's index: first an empty key, and the header."""
     try:
         size, position = read_varint(memoryview(head), 2)
         header = message(memoryview(head)[position : position + size])

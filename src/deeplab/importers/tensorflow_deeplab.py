@@ -101,7 +101,7 @@ def import_graph(path: Path, hints: Hints) -> Imported:
 
 
 def import_folder(folder: Path, hints: Hints) -> Imported:
-    """The model in a folder, such as an unpacked archive of the reference's zoo: its checkpoint, or its graph.
+    """The model in a folder, such as an unpacked archive of the zoo: its checkpoint, or else its graph.
 
     Raises:
         UserError: no checkpoint and no graph in it or below, several checkpoints, or as `import_checkpoint`.

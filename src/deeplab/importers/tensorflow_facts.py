@@ -1,4 +1,4 @@
-"""What a graph tells that its variables cannot: rates, output stride, multi-grid, windows, epsilons (fact 4.5).
+"""What a graph tells that its variables cannot: rates, strides, multi-grid, windows, epsilons (fact 4.5).
 
 Everything is read where the reference's export puts it: attributes and blocks of the convolutions named by
 their variables, windows of the poolings before them, sizes of the resizes behind them.

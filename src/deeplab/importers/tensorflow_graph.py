@@ -194,7 +194,7 @@ def parse_graph(data: memoryview) -> Graph:
 
 
 def _leading(data: memoryview, number: int, *, skip: int = 0) -> memoryview:
-    """The bytes of field `number` that `data` begins with, behind `skip` others; cut short where `data` is."""
+    """The bytes of field `number` at the start of `data`, behind `skip` others; cut short where `data` is."""
     position = 0
     for _ in range(skip):
         size, position = read_varint(data, position + 1)

@@ -1,4 +1,4 @@
-"""A TensorFlow graph seen as layers: each convolution with its variable, stride and rate, and its surroundings.
+"""A TensorFlow graph seen as layers: each convolution's variable, stride, rate, and what is around it.
 
 An atrous convolution is written in one of two ways: by `dilations`, or as SpaceToBatchND, a dense VALID
 convolution and BatchToSpaceND, where the block is the rate. In an 8-bit graph the weights pass through the
@@ -28,7 +28,7 @@ ACTIVATIONS = ("Relu", "Relu6", "Sigmoid")
 
 
 class Conv(NamedTuple):
-    """A convolution: `rate` and `stride` are (vertical, horizontal) and one number, as the reference has them."""
+    """A convolution: one stride, and a rate (vertical, horizontal), as the reference has them."""
 
     node: Node
     stride: int
@@ -63,7 +63,7 @@ def strides_of(node: Node) -> tuple[int, int]:
 
 
 def upstream(graph: Graph, node: Node) -> Iterator[Node]:
-    """The nodes that `node`'s data comes from, nearest first: always by the first input that is no constant."""
+    """The nodes that `node`'s data comes from, nearest first: by the first input that is no constant."""
     seen = set[str]()
     while node.name not in seen:
         seen.add(node.name)
@@ -81,7 +81,7 @@ def total_stride(graph: Graph, node: Node) -> int:
 
 
 def activation_behind(graph: Graph, node: Node) -> str | None:
-    """The activation that a convolution's output goes through, by TensorFlow's name; None for a linear one."""
+    """The activation behind a convolution, by TensorFlow's name; None for a linear one."""
     found = _first_behind(graph, node, ACTIVATIONS)
     return None if found is None else found.op
 
@@ -107,7 +107,7 @@ def size_of(graph: Graph, resize: Node) -> tuple[int, int] | None:
 
 
 def epsilons(graph: Graph) -> dict[str, float]:
-    """For each moving variance, the number its norm adds to it: an attribute, or a constant in an addition."""
+    """For each moving variance, what its norm adds to it: an attribute, or a constant in an addition."""
     found: dict[str, float] = {}
     for name in graph.nodes:
         if name.rpartition("/")[2] == "moving_variance":

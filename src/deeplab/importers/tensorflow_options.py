@@ -145,8 +145,8 @@ def _mobilenet(shapes: Shapes, scope: str) -> Structure:
             width = structure.options["depth_multiplier"]
             nearest = (
                 len(wrong),
-                f"{structure.backbone or structure.options['model_variant']} of width {width:g}, where {wrong[0]} "
-                f"is {ours[wrong[0]]} and the file has {known.get(wrong[0], 'none')}",
+                f"{structure.backbone or structure.options['model_variant']} of width {width:g}, where "
+                f"{wrong[0]} is {ours[wrong[0]]} and the file has {known.get(wrong[0], 'none')}",
             )
     assert nearest is not None
     raise UserError(f"{scope} has no width this package knows; the nearest is {nearest[1]}")
@@ -156,7 +156,8 @@ def _mobilenets(shapes: Shapes, scope: str) -> Iterator[Structure]:
     gauge, base = WIDTH_GAUGE[scope]
     seen = shapes.get(f"{scope}/{gauge}", (base,))[-1]
     for name in MOBILENETS[scope]:
-        for width in dict.fromkeys((*WIDTHS, seen / base)):
+        # the likeliest first: every candidate costs a model
+        for width in sorted({*WIDTHS, seen / base}, key=lambda width: abs(width - seen / base)):
             for divisor in DIVISORS if scope == "MobilenetV2" else (None,):
                 options = {"depth_multiplier": width, "divisible_by": divisor}
                 variant = name if name in VARIANTS else f"{name}_seg"
@@ -291,8 +292,8 @@ def _decoder_strides(channels: list[int], structure: Structure) -> list[int]:
         fitting = [[*done, stride] for done in fitting for stride in strides if not done or stride < done[-1]]
     if not fitting:
         raise UserError(
-            f"the decoder reads features of {channels} channels, the backbone has {structure.low_level} (stride: "
-            "channels)"
+            f"the decoder reads features of {channels} channels, the backbone has {structure.low_level} "
+            "(stride: channels)"
         )
     if len(fitting) > 1:
         structure.open.add("decoder_output_stride")

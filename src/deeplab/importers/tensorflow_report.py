@@ -49,8 +49,8 @@ def notes(variables: Variables, facts: Facts | None, classifier: int) -> list[st
         found.append(f"left aside: {', '.join(left)}")
     if variables.averaged:
         found.append(
-            f"{variables.averaged} arrays are moving averages, which the published accuracy belongs to; the last "
-            "training step's values are left aside"
+            f"{variables.averaged} arrays are moving averages, which the published accuracy belongs to; the "
+            "last training step's values are left aside"
         )
     if variables.step is not None:
         found.append(f"saved at training step {variables.step}")
@@ -61,8 +61,8 @@ def notes(variables: Variables, facts: Facts | None, classifier: int) -> list[st
     if facts and facts.crop:
         height, width = facts.crop
         found.append(
-            f"the graph pads photos to {height}x{width} with the mean pixel, and its image pooling sees the padding; "
-            "this model takes photos as they are"
+            f"the graph pads photos to {height}x{width} with the mean pixel, and its image pooling sees the "
+            "padding; this model takes photos as they are"
         )
     return found
 

@@ -36,7 +36,9 @@ QUESTIONS = {
     "dense_prediction_cell_config": "its dense prediction cell (--cell FILE.json)",
 }
 DEFAULT_OUTPUT_STRIDE = 16
-ORIGINS = {"graph": "from the graph", "user": "given"}
+CELL_KEYS = {"op", "input"}
+# what makes no sense for a model without such a part
+BELONGING = {"gate": "gate", "cell": "dense prediction cell", "decoder_strides": "decoder"}
 
 
 def resolve(
@@ -51,14 +53,10 @@ def resolve(
     Raises:
         UserError: options that are still open, or hints that contradict the file.
     """
-    options = dict(structure.options)
-    origins: dict[str, str] = {}
-    if graph is not None:
-        options |= graph
-        origins = dict.fromkeys(graph, "from the graph")
-    settled = {name for name in options if graph is None or name in graph or name not in structure.open}
-    if graph is None:
-        settled -= structure.open
+    known = graph or {}
+    options = {**structure.options, **known}
+    origins = dict.fromkeys(known, "from the graph")
+    settled = structure.options.keys() - structure.open | known.keys()
     for hint, value in hints.given().items():
         name = OPTION_OF[hint]
         value = _option(hint, value)
@@ -79,17 +77,24 @@ def _option(hint: str, value: Any) -> Any:
         return value == "qsigmoid"
     if hint == "cell":
         try:
-            return json.loads(value.read_text(encoding="utf-8"))
+            branches = json.loads(value.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise UserError(
-                f"{value} is no readable JSON file of a dense prediction cell ({error})"
-            ) from None
+            raise UserError(f"{value} is no readable JSON file ({error})") from None
+        if not isinstance(branches, list) or not all(map(_is_branch, branches)):
+            raise UserError(f"{value} is no dense prediction cell: a list of branches with 'op' and 'input'")
+        return branches
     return list(value) if isinstance(value, tuple) else value
+
+
+def _is_branch(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() >= CELL_KEYS
 
 
 def _check_hint(
     hint: str, value: Any, name: str, *, options: dict[str, Any], settled: set[str], structure: Structure
 ) -> None:
+    if hint in BELONGING and name not in structure.open and name not in structure.options:
+        raise UserError(f"the file's model has no {BELONGING[hint]}: leave {flag(hint)} away")
     if name == "atrous_rates" and len(value) != structure.branches:
         raise UserError(
             f"{flag(hint)} has {len(value)} rates; the file has {structure.branches} atrous branches: "

@@ -101,7 +101,7 @@ def import_torch(path: Path, hints: Hints) -> Imported:
     except UserError as error:
         raise UserError(f"{path}, which seems to come from {family.name}: {error}") from None
     model, source_of_names = draft.model, "PASCAL VOC's, for the new head" if draft.new else "the source's"
-    if draft.classes:
+    if len(draft.classes) == model.config.num_classes:
         model.labels = LabelSpec.named(draft.classes)
     elif not draft.new:
         model.labels, source_of_names = labels_for(model.config.num_classes, sha256)

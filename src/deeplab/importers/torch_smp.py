@@ -27,16 +27,14 @@ from deeplab.model import DeepLab
 
 RATES = (12, 24, 36)
 HEAD = "segmentation_head.0"
+# of DeepLabV3 since 0.4 and before, and of DeepLabV3Plus
+ASPPS = ("decoder.aspp.", "decoder.0.", "decoder.aspp.0.")
 BINARY = "its single logit (for a sigmoid) became two, background's always 0: their softmax is that sigmoid"
 
 
 def is_deeplab(weights: Weights) -> bool:
     """Whether the names are those of a DeepLab of segmentation_models.pytorch, of any version."""
-    return f"{HEAD}.weight" in weights and any(f"{prefix}convs.0.0.weight" in weights for prefix in _ASPPS)
-
-
-# since 0.4, before, and DeepLabV3Plus
-_ASPPS = ("decoder.aspp.", "decoder.0.", "decoder.aspp.0.")
+    return f"{HEAD}.weight" in weights and any(f"{prefix}convs.0.0.weight" in weights for prefix in ASPPS)
 
 
 def read_deeplab(file: TorchFile, hints: Hints) -> Draft:
