@@ -42,6 +42,8 @@ StrideUnit = Literal["last", "first", "first_1x1"]
 RateGrowth = Literal["next_unit", "unit", "next_stage"]
 ResizeRule = Literal["align_corners", "half_pixel", "legacy"]
 Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0)]
 Channels3 = tuple[float, float, float]
 ConfigT = TypeVar("ConfigT", bound=BaseModel)

@@ -10,9 +10,10 @@ import torch
 
 from deeplab.errors import UserError
 from deeplab.model import DeepLab
-from deeplab.train.losses import segmentation_cross_entropy
+from deeplab.train.loss_recipe import LossRecipe, recipe_loss
 from deeplab.train.optimiser import set_learning_rate
 
+CROSS_ENTROPY = LossRecipe()
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -30,6 +31,7 @@ def train_steps(
     *,
     optimiser: torch.optim.Optimizer,
     schedule: Callable[[int], float],
+    loss: LossRecipe = CROSS_ENTROPY,
     precision: torch.dtype = torch.float32,
     first_step: int = 0,
     on_step: Callable[[StepReport], None] = lambda report: None,
@@ -41,6 +43,7 @@ def train_steps(
         batches: (images uint8 [N, 3, H, W], labels uint8 [N, H, W]).
         optimiser: groups made by `deeplab.train.optimiser.parameter_groups`.
         schedule: step to learning rate.
+        loss: what is minimised.
         precision: of the network's passes; logits and loss are float32.
         first_step: number of the first update, for schedule and reports.
         on_step: told after each update.
@@ -53,34 +56,43 @@ def train_steps(
         rate = schedule(step)
         set_learning_rate(optimiser, rate)
         images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
-        loss = batch_loss(model, images, labels.to(device, non_blocking=True), precision=precision)
-        value = loss.item()
+        labels = labels.to(device, non_blocking=True)
+        minimised = batch_loss(model, images, labels, loss=loss, step=step, precision=precision)
+        value = minimised.item()
         if not math.isfinite(value):
             raise UserError(
                 f"the loss became {value} at step {step} (learning rate {rate:.3g}); fix: a lower learning rate, "
                 "warm-up steps, or a larger batch"
             )
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        minimised.backward()
         optimiser.step()
         on_step(StepReport(step, value, rate))
 
 
 def batch_loss(
-    model: DeepLab, images: torch.Tensor, labels: torch.Tensor, *, precision: torch.dtype = torch.float32
+    model: DeepLab,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    loss: LossRecipe = CROSS_ENTROPY,
+    step: int = 0,
+    precision: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """Cross-entropy of upsampled logits (v3 section 4.1), a term for each pyramid scale and the merged one."""
+    """The loss of a batch: a term for each scale of the image pyramid and one for the merged logits."""
     with torch.autocast(images.device.type, precision, enabled=precision != torch.float32):
         scales = [logits["semantic"] for logits in model.pyramid_logits(images)]
     if len(scales) > 1:
         stacked = torch.stack(scales)
         scales.append(stacked.amax(0) if model.config.pyramid_merge == "max" else stacked.mean(0))
     terms = [
-        segmentation_cross_entropy(
+        recipe_loss(
             logits.float(),
             labels,
+            loss,
             ignore_label=model.labels.ignore_label,
             resize_rule=model.config.resize,
+            step=step,
         )
         for logits in scales
     ]

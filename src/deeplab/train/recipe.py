@@ -18,34 +18,19 @@ from deeplab.config import (
     ContextConfig,
     DecoderConfig,
     DeepLabConfig,
+    NonNegative,
     NormConfig,
     PixelConfig,
     Positive,
     ResizeRule,
+    Share,
     Strict,
     parse_config,
 )
+from deeplab.data.augment_recipe import AugmentRecipe
+from deeplab.data.recipe import DataRecipe
 from deeplab.errors import UserError
-from deeplab.palettes import VOC_CLASSES
-
-NonNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-
-
-class DataRecipe(Strict):
-    """Photos and masks in the VOC layout.
-
-    classes: names to train, in this order; others become `other`.
-    names: class names of the masks on disk, by index.
-    """
-
-    root: Path
-    train: str = "train"
-    val: str = "val"
-    labels: str | None = None
-    names: tuple[str, ...] = VOC_CLASSES
-    classes: tuple[str, ...] = VOC_CLASSES
-    other: Literal["ignore", "background"] = "ignore"
+from deeplab.train.loss_recipe import LossRecipe
 
 
 class ModelRecipe(Strict):
@@ -64,16 +49,6 @@ class ModelRecipe(Strict):
     def config(self, num_classes: int) -> DeepLabConfig:
         """The architecture for that many classes."""
         return DeepLabConfig(num_classes=num_classes, **self.model_dump())
-
-
-class AugmentRecipe(Strict):
-    """Random scale (factor from `scales`, spaced by `scale_step`; 0 is uniform), crop, flip, colours."""
-
-    crop: tuple[Positive, Positive] = (513, 513)
-    scales: tuple[float, float] = (0.5, 2.0)
-    scale_step: NonNegative = 0.25
-    flip: Share = 0.5
-    jitter: tuple[Share, Share, Share] | None = None
 
 
 class OptimiseRecipe(Strict):
@@ -104,6 +79,7 @@ class Recipe(Strict):
     model: ModelRecipe
     start: str | None = None
     augment: AugmentRecipe = AugmentRecipe()
+    loss: LossRecipe = LossRecipe()
     optimise: OptimiseRecipe
     workers: Annotated[int, Field(ge=0)] = 1
 

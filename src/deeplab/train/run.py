@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from deeplab.allocator import keep_freed_memory
 from deeplab.checkpoint import save
 from deeplab.data.augment import TrainAugment
+from deeplab.data.recipe import DataRecipe
 from deeplab.data.sampling import TrainSampler
 from deeplab.data.voc import VOCDataset, select_classes
 from deeplab.evaluation import evaluate
@@ -26,7 +27,7 @@ from deeplab.metrics import ConfusionMatrix
 from deeplab.model import DeepLab
 from deeplab.train.engine import StepReport, train_steps
 from deeplab.train.optimiser import parameter_groups
-from deeplab.train.recipe import DataRecipe, Recipe
+from deeplab.train.recipe import Recipe
 from deeplab.train.schedules import learning_rate
 from deeplab.train.start import start_from
 
@@ -94,6 +95,7 @@ def train(recipe: Recipe, folder: Path, *, device: str, watcher: Watcher) -> Con
                 slow_start_rate=0.0,
                 slow_start="linear",
             ),
+            loss=recipe.loss,
             precision=PRECISIONS[settings.precision],
             on_step=on_step,
         )
