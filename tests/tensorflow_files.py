@@ -52,15 +52,14 @@ def masked_crc(data: bytes) -> int:
 
 def write_checkpoint(prefix: Path, arrays: dict[str, np.ndarray]) -> Path:
     """PREFIX.index, which is returned, and its one shard."""
-    data, pairs = b"", [(b"", field(1, 1) + field(3, field(1, 1)))]
-    for name in sorted(arrays):
-        value = arrays[name]
-        raw = value.tobytes()
-        entry = field(1, DTYPES[value.dtype]) + field(2, shape_proto(value.shape)) + field(4, len(data))
-        entry += field(5, len(raw)) + varint(6 << 3 | 5) + struct.pack("<I", masked_crc(raw))
-        pairs.append((name.encode(), entry))
-        data += raw
-    Path(f"{prefix}.data-00000-of-00001").write_bytes(data)
+    pairs, size = [(b"", field(1, 1) + field(3, field(1, 1)))], 0
+    with Path(f"{prefix}.data-00000-of-00001").open("wb") as shard:
+        for name in sorted(arrays):
+            value, raw = arrays[name], arrays[name].tobytes()
+            entry = field(1, DTYPES[value.dtype]) + field(2, shape_proto(value.shape)) + field(4, size)
+            entry += field(5, len(raw)) + varint(6 << 3 | 5) + struct.pack("<I", masked_crc(raw))
+            pairs.append((name.encode(), entry))
+            size += shard.write(raw)
     index = Path(f"{prefix}.index")
     index.write_bytes(_table(pairs))
     return index

@@ -8,7 +8,7 @@ import pytest
 
 from deeplab.config import BackboneConfig, ContextConfig, DecoderConfig, DeepLabConfig, parse_config
 from deeplab.errors import UserError, require
-from deeplab.train.recipe import Recipe, read_recipe
+from deeplab.train.recipe import read_recipe
 
 RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 
@@ -44,13 +44,6 @@ def test_what_does_not_fit_is_explained(backbone: dict, more: dict, message: str
     with pytest.raises(UserError, match=message) as caught:
         parse_config(DeepLabConfig, values, "my.json")
     assert str(caught.value).startswith("my.json: ")
-
-
-@pytest.mark.parametrize("path", RECIPES, ids=[path.stem for path in RECIPES])
-def test_shipped_recipes_are_valid(path: Path) -> None:
-    recipe = read_recipe(path)
-    assert recipe.model.config(len(recipe.data.classes)).num_classes == len(recipe.data.classes)
-    assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
 
 
 def test_overrides_reach_nested_keys() -> None:

@@ -158,6 +158,24 @@ def test_a_wrong_checksum_leaves_nothing(server: Server, tmp_path: Path, how: st
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "lock"]
 
 
+@pytest.mark.parametrize("wrong", ["12345", "not-hexadecimal", "0" * 65])
+def test_what_is_no_checksum_is_said_before_the_download(server: Server, tmp_path: Path, wrong: str) -> None:
+    for options in ({"sha256": wrong}, {}):
+        address = server.address() if options else f"{server.address()}#sha256={wrong}"
+        with pytest.raises(UserError, match=rf"'{wrong}' is no sha256; give its 64 hexadecimal digits"):
+            fetch(address, folder=tmp_path, **options)
+    assert not server.asked
+
+
+def test_a_web_page_in_place_of_the_file_is_not_kept(server: Server, tmp_path: Path) -> None:
+    """Else the page would be what every later call finds in the cache."""
+    server.body = b"\n<!DOCTYPE html><html><title>Sign in</title></html>"
+    with pytest.raises(UserError, match=r"seems to be an HTML page .*it was deleted; fix: .*give its path"):
+        fetch(server.address(), folder=tmp_path)
+    server.body = BODY
+    assert fetch(server.address(), folder=tmp_path).read_bytes() == BODY
+
+
 @pytest.mark.parametrize("name", [f"resnet50-{SHA256[:8]}.pth", "epoch-20200617.pth"])
 def test_right_digits_and_dates_in_names_pass(server: Server, tmp_path: Path, name: str) -> None:
     assert fetch(server.address(name), folder=tmp_path).read_bytes() == BODY

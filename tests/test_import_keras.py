@@ -376,7 +376,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         import_weights(archive)
     with h5py.File(tmp_path / "empty.h5", "w") as file:
         file["x"] = np.ones(3)
-    with pytest.raises(UserError, match=r"empty\.h5 cannot be read as a Keras model"):
+    with pytest.raises(UserError, match=r"empty\.h5: an HDF5 file without Keras.s layers .it holds: x."):
         import_weights(tmp_path / "empty.h5")
 
 

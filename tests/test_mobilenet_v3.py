@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 
-import golden
 import numpy as np
 import pytest
 import torch
+from golden_models import sampled
+from golden_weights import build
 from shared_folder import shared
 from torch import nn
 
@@ -131,6 +132,14 @@ def test_narrow_edgetpu_has_the_references_widths() -> None:
     widths = [built.stem.conv.out_channels, *(block.project.conv.out_channels for block in built.blocks)]
     assert list(dict.fromkeys(widths)) == [24, 16, 40, 72, 120, 144]
     assert built.out_channels == 960
+    assert backbone("mobilenet_edgetpu", width=0.75, last_channels=1280).last.conv.weight.shape[:2] == (
+        1280,
+        144,
+    )
+    with pytest.raises(
+        ValueError, match="last_channels goes with mobilenet_edgetpu; mobilenet_v2 has no such"
+    ):
+        BackboneConfig(name="mobilenet_v2", last_channels=1280)
 
 
 def rates(built: Backbone, stride: int) -> list[int]:
@@ -284,11 +293,11 @@ def golden_difference(case: str) -> float:
     """Largest difference of the logits from the reference's, in standard deviations."""
     data = np.load(shared(f"golden/{case}.npz"))
     options, meta = json.loads(str(data["options"])), json.loads(str(data["meta"]))
-    model = golden.build(options, json.loads(str(data["variables"])))
+    model = build(options, json.loads(str(data["variables"])))
     image = torch.from_numpy(data["input"]).permute(2, 0, 1)[None]
     with torch.inference_mode():
         logits = model.low_resolution_logits(image)["semantic"]
-    difference = np.abs(golden.sampled(logits, "logits", meta) - data["logits"]).max()
+    difference = np.abs(sampled(logits, "logits", meta) - data["logits"]).max()
     return float(difference / data["logits"].std())
 
 

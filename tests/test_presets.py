@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
 import yaml
+from shared_folder import shared
 
 from deeplab import DeepLab, DeepLabConfig
 from deeplab.cli.app import main
@@ -35,10 +37,14 @@ PUBLISHED = [
 
 @pytest.mark.parametrize(("name", "output_stride", "published"), PUBLISHED)
 def test_multiply_adds_are_the_published_ones(name: str, output_stride: int, published: float) -> None:
-    """Ours are those of convolutions; the profiler's are 0.1 to 3 % more, since it counts biases and more."""
+    """Ours are those of convolutions; the profiler's are 0.1 to 3 % more, since it counts biases and more.
+
+    The published numbers are rounded, EdgeTPU's to 0.1.
+    """
     entry = PRESETS[name]
     counted = cost(entry.build(), entry.size, output_stride=output_stride).multiply_adds / 1e9
-    assert 0.97 * published < counted <= published
+    rounding = 0.05 if name.startswith("edgetpu") else 0.005
+    assert 0.97 * published < counted <= published + rounding
 
 
 @pytest.mark.parametrize(("size", "published"), [("large", 15.95), ("small", 4.63)])
@@ -71,9 +77,32 @@ def test_every_preset_is_a_valid_config_that_survives_json(name: str) -> None:
     assert DeepLabConfig.model_validate(json.loads(json.dumps(config.to_json()))) == config
     assert preset(name, num_classes=7).num_classes == 7
     assert describe_head(config)
-    assert all(0 < result.mean_iou < 100 and result.output_stride in (8, 16, 32) for result in entry.results)
+    assert all(result.output_stride in (8, 16, 32, None) for result in entry.results)
     classes = {"PASCAL VOC 2012": 21, "Cityscapes": 19, "ADE20K": 151, "ImageNet": 21}
     assert config.num_classes == classes.get(entry.dataset, config.num_classes)
+
+
+@pytest.mark.parametrize("name", [name for name, entry in PRESETS.items() if entry.results])
+def test_every_score_stands_in_its_source(name: str) -> None:
+    """The zoo's in the rows of the reference's tables, by file name; the papers' in the list of their facts."""
+    entry = PRESETS[name]
+    source = shared("spec/tf-reference.md" if entry.archive else "spec/papers.md").read_text()
+    if entry.archive:
+        lines = [line for line in source.splitlines() if line.startswith(f"| {name} |")]
+        (source,) = lines or [line for line in source.splitlines() if f"`{entry.archive}` |" in line]
+    for result in entry.results:
+        written = f"{result.mean_iou:.2f}", f"{result.mean_iou:.1f}"
+        assert any(re.search(rf"(?<![\d.]){re.escape(score)}(?!\d)", source) for score in written), result
+
+
+def test_the_released_large_fov_networks_smooth_before_fc6() -> None:
+    smooth = {name for name in PRESETS if preset(name).context.smooth}
+    assert smooth == {"v1_largefov", "v1_msc_largefov", "v2_vgg16_largefov"}
+
+
+def test_a_score_without_a_stated_stride_is_described() -> None:
+    described = [result.describe() for result in find_preset("v3plus_xception71_cityscapes").results]
+    assert described == ["79.55 (val)", "82.10 (test)"]
 
 
 def test_published_scores_are_described() -> None:

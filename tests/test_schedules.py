@@ -1,42 +1,12 @@
-"""Learning rates: golden float32 values of the reference, and values worked out by hand."""
+"""Learning rates worked out by hand, and the part of a recipe that names them."""
 
-import json
 import math
-from pathlib import Path
 
-import numpy as np
 import pytest
 
 from deeplab.errors import UserError
+from deeplab.train.schedule_recipe import ScheduleRecipe, scheduled_rate
 from deeplab.train.schedules import learning_rate
-
-GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "golden"
-needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"golden vectors are not at {GOLDEN}")
-NAMES = {
-    "learning_policy": "policy",
-    "base_learning_rate": "base",
-    "learning_rate_decay_step": "decay_step",
-    "learning_rate_decay_factor": "decay_factor",
-    "training_number_of_steps": "total_steps",
-    "learning_power": "power",
-    "slow_start_step": "slow_start_steps",
-    "slow_start_learning_rate": "slow_start_rate",
-    "slow_start_burnin_type": "slow_start",
-    "end_learning_rate": "end",
-    "decay_steps": "decay_steps",
-    "boundaries": "boundaries",
-    "boundary_learning_rates": "rates",
-}
-
-
-@needs_golden
-def test_golden_learning_rates():
-    cases = json.loads(str(np.load(GOLDEN / "j_learning_rates_a.npz")["cases"]))
-    assert {case["args"]["learning_policy"] for case in cases} == {"poly", "step", "cosine", "multi_steps"}
-    for case in cases:
-        options = {NAMES[name]: value for name, value in case["args"].items()}
-        rates = [learning_rate(step, **options) for step in case["steps"]]
-        np.testing.assert_allclose(rates, case["learning_rates_float32"], rtol=1e-6, err_msg=str(options))
 
 
 def test_poly_by_hand():
@@ -83,3 +53,29 @@ def test_slow_start():
 def test_errors_name_what_is_allowed(options, message):
     with pytest.raises(UserError, match=message):
         learning_rate(0, base=0.1, total_steps=10, **options)
+
+
+def test_recipe_names_the_schedule():
+    recipe = ScheduleRecipe(policy="step", decay_step=3, decay_factor=0.5, slow_start_steps=2)
+    rates = [scheduled_rate(step, recipe, base=8.0, total_steps=99) for step in (0, 1, 2, 4, 5, 8)]
+    assert rates == pytest.approx([0, 4, 8, 8, 4, 2])
+    poly = [scheduled_rate(step, ScheduleRecipe(), base=1.0, total_steps=4) for step in (0, 1, 4)]
+    assert poly == pytest.approx([1, 0.75**0.9, 0], rel=1e-6)
+    held = ScheduleRecipe(
+        policy="multi_steps", boundaries=[2], rates=[5, 1], slow_start_steps=1, slow_start="constant"
+    )
+    assert [scheduled_rate(step, held, base=9.0, total_steps=9) for step in range(5)] == [0, 5, 5, 5, 1]
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"policy": "poli"}, "poly"),
+        ({"policy": "multi_steps", "boundaries": [1]}, "one rate more"),
+        ({"boundaries": [1], "rates": [1, 2]}, "go with policy multi_steps; found poly"),
+        ({"slow_start_step": 9}, "slow_start_step"),
+    ],
+)
+def test_recipe_refuses_what_makes_no_schedule(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ScheduleRecipe(**settings)

@@ -8,23 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from shared_folder import shared
+from training_runs import make_squares, squares_recipe
 
 from deeplab import DeepLab, LabelSpec
 from deeplab.checkpoint import load
 from deeplab.config import BackboneConfig, ContextConfig, DeepLabConfig
 from deeplab.errors import UserError
 from deeplab.evaluation import evaluate
-from deeplab.importers.tensorflow_names import tensorflow_variables
-from deeplab.reference import NotBuilt, config_from_options
-from deeplab.train.engine import batch_loss, train_steps
+from deeplab.train.engine import Objective, batch_loss, train_steps
 from deeplab.train.optimiser import parameter_groups, set_learning_rate
-from deeplab.train.recipe import Recipe
 from deeplab.train.run import Watcher, train
 from deeplab.train.start import start_from
 
-COLOURS = np.array([[20, 20, 20], [230, 40, 40], [40, 60, 230]], np.uint8)
 QUIET = Watcher(lambda report: None, lambda: None)
 
 
@@ -40,76 +35,7 @@ def tiny_model(seed: int = 0) -> DeepLab:
 
 @pytest.fixture(scope="module")
 def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A VOC-style data set of coloured rectangles on dark ground, with noise."""
-    root = tmp_path_factory.mktemp("squares")
-    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
-        (root / folder).mkdir(parents=True)
-    random = np.random.default_rng(0)
-    names = [f"photo{index}" for index in range(12)]
-    for name in names:
-        labels = np.zeros((64, 64), np.uint8)
-        for value in (1, 2):
-            top, left = random.integers(0, 32, 2)
-            labels[top : top + 32, left : left + 32] = value
-        noise = random.integers(-15, 16, (64, 64, 3))
-        Image.fromarray(np.clip(COLOURS[labels] + noise, 0, 255).astype(np.uint8)).save(
-            root / f"JPEGImages/{name}.png"
-        )
-        labels[0] = 255
-        Image.fromarray(labels).save(root / f"SegmentationClass/{name}.png")
-    (root / "ImageSets/Segmentation/train.txt").write_text("\n".join(names[:8]) + "\n")
-    (root / "ImageSets/Segmentation/val.txt").write_text("\n".join(names[8:]) + "\n")
-    return root
-
-
-def squares_recipe(root: Path, **optimise: object) -> Recipe:
-    names = ("background", "red", "blue")
-    return Recipe.model_validate(
-        {
-            "name": "squares",
-            "data": {"root": root, "names": names, "classes": names},
-            "model": {
-                "output_stride": 8,
-                "backbone": {"name": "mobilenet_v2", "width": 0.35, "norm": {"momentum": 0.1}},
-                "context": {"channels": 16},
-                "decoder": {"channels": 16, "low_level_channels": 8},
-                "head_norm": {"momentum": 0.1},
-            },
-            "augment": {"crop": (49, 49), "scales": (1.0, 1.25)},
-            "optimise": {"steps": 120, "batch_size": 8, "learning_rate": 0.2, **optimise},
-            "workers": 0,
-        }
-    )
-
-
-@pytest.mark.parametrize("multiplier", [1, 10])
-@pytest.mark.parametrize(
-    "case",
-    [
-        "mobilenet_v2_plain",
-        "mobilenet_v2_aspp_dec",
-        "xception_65",
-        "resnet_v1_50_beta",
-        "mobilenet_v3_large_seg",
-    ],
-)
-def test_decay_and_multipliers_are_the_references(case: str, multiplier: int) -> None:
-    values = json.loads(str(np.load(shared("golden/n_regularization_a.npz"))["cases"]))[case]
-    try:
-        model = DeepLab(config_from_options(values["options"]))
-    except NotBuilt as missing:
-        pytest.skip(f"not built yet: {missing}")
-    groups = parameter_groups(model, weight_decay=values["weight_decay"], head_multiplier=multiplier)
-    names = {key: variable.name for key, variable in tensorflow_variables(model).items()}
-    by_parameter = {id(p): names[key] for key, p in model.named_parameters()}
-    decays = {by_parameter[id(p)]: g["weight_decay"] for g in groups for p in g["params"]}
-    factors = {by_parameter[id(p)]: g["multiplier"] for g in groups for p in g["params"]}
-    assert {name for name, decay in decays.items() if decay} == {name for name, _ in values["regularized"]}
-    assert set(decays.values()) <= {0.0, values["weight_decay"]}
-    golden = values["gradient_multipliers"][f"False_{multiplier}"]
-    trainable = set(values["trainable"])
-    assert set(factors) == trainable
-    assert {n: f for n, f in factors.items() if f != 1} == {n: f for n, f in golden.items() if n in trainable}
+    return make_squares(tmp_path_factory.mktemp("data") / "squares")
 
 
 def test_learning_rate_reaches_each_group_with_its_multiplier() -> None:
@@ -135,7 +61,7 @@ def test_a_loss_that_is_not_finite_stops_with_advice() -> None:
     batch = (torch.zeros(1, 3, 33, 33, dtype=torch.uint8), torch.zeros(1, 33, 33, dtype=torch.uint8))
     optimiser = torch.optim.SGD(parameter_groups(model, weight_decay=0, head_multiplier=1), lr=0.1)
     with pytest.raises(UserError, match=r"loss became nan at step 0.*lower learning rate"):
-        train_steps(model, [batch], optimiser=optimiser, schedule=lambda step: 0.1)
+        train_steps(Objective(model), [batch], optimiser=optimiser, schedule=lambda step: 0.1)
 
 
 def test_pyramid_scales_and_their_merge_each_give_a_loss_term() -> None:
@@ -157,26 +83,24 @@ def test_pyramid_scales_and_their_merge_each_give_a_loss_term() -> None:
         torch.testing.assert_close(batch_loss(pyramid, images, labels), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_small_run_learns_repeats_itself_and_leaves_a_record(squares: Path, tmp_path: Path) -> None:
-    recipe = squares_recipe(squares)
+def test_a_small_run_learns_and_leaves_a_record(squares: Path, tmp_path: Path) -> None:
+    recipe = squares_recipe(squares, steps=60)
     confusion = train(recipe, tmp_path / "first", device="cpu", watcher=QUIET)
     assert confusion.mean_iou() > 0.6
-    train(recipe, tmp_path / "second", device="cpu", watcher=QUIET)
-    first, second = load(tmp_path / "first"), load(tmp_path / "second")
-    assert all(torch.equal(value, second.state_dict()[key]) for key, value in first.state_dict().items())
-    lines = [json.loads(line) for line in (tmp_path / "first" / "log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == list(range(120))
-    assert lines[-1]["loss"] < 0.5 * lines[0]["loss"]
     record = json.loads((tmp_path / "first" / "run.json").read_text())
+    lines = [json.loads(line) for line in (tmp_path / "first" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines[:-1]] == list(range(60))
+    assert lines[-1] == {"validated_after": 60, **record["validation"]}
+    assert lines[-2]["loss"] < 0.5 * lines[0]["loss"]
     assert record["validation"]["mean IoU"] == pytest.approx(confusion.mean_iou(), abs=1e-4)
     assert set(record["validation"]["IoU"]) == {"background", "red", "blue"}
-    assert first.provenance["validation"] == record["validation"]
+    assert load(tmp_path / "first").provenance["validation"] == record["validation"]
 
 
 def test_workers_change_nothing(squares: Path, tmp_path: Path) -> None:
     states = []
     for workers in (0, 2):
-        recipe = squares_recipe(squares, steps=3).model_copy(update={"workers": workers})
+        recipe = squares_recipe(squares, workers=workers, steps=3)
         train(recipe, tmp_path / str(workers), device="cpu", watcher=QUIET)
         states.append(load(tmp_path / str(workers)).state_dict())
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())

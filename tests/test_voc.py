@@ -9,14 +9,23 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from deeplab.data.augment import TrainAugment
+from deeplab.data.dataset import SegmentationDataset
+from deeplab.data.layouts.masks import read_mask
+from deeplab.data.opening import open_source, require_complete
 from deeplab.data.sampling import TrainSampler
-from deeplab.data.voc import VOCDataset, read_label, select_classes
+from deeplab.data.selection import select_classes
 from deeplab.errors import UserError
 from deeplab.palettes import VOC_CLASSES
 
 ANIMALS = Path(__file__).resolve().parents[2] / "shared" / "assets" / "voc_animals"
 needs_animals = pytest.mark.skipif(not ANIMALS.is_dir(), reason=f"labelled photos are not at {ANIMALS}")
 KEEP = ("background", "cat", "cow", "dog", "horse", "sheep", "person")
+
+
+def voc(root, split, *, labels=None, **options):
+    source = open_source(root, split, layout="voc", labels=labels)
+    require_complete(source, split)
+    return SegmentationDataset(source, **options)
 
 
 def write_mask(path, values):
@@ -70,7 +79,7 @@ def test_select_classes_errors(keep, other, message):
 
 
 def test_sample_without_transform(root):
-    dataset = VOCDataset(root, "train")
+    dataset = voc(root, "train")
     image, label = dataset[0]
     assert len(dataset) == 2 and image.shape == (3, 6, 8) and image.dtype == torch.uint8
     assert label.dtype == torch.uint8 and label[:, 0].tolist() == [0, 0, 8, 12, 255, 8]
@@ -79,7 +88,7 @@ def test_sample_without_transform(root):
 
 
 def test_label_map_renumbers(root):
-    dataset = VOCDataset(root, "train", label_map=select_classes(VOC_CLASSES, ("background", "dog")))
+    dataset = voc(root, "train", label_map=select_classes(VOC_CLASSES, ("background", "dog")))
     assert dataset[1][1][:, 3].tolist() == [0, 0, 255, 1, 255, 255]
 
 
@@ -87,31 +96,31 @@ def test_mask_folder_with_every_mask_is_found(root):
     (root / "SegmentationClassAug").mkdir()
     for name in ("a", "b"):
         write_mask(root / f"SegmentationClassAug/{name}.png", np.full((6, 8), 3))
-    assert VOCDataset(root, "train")[0][1].max() == 255
-    assert VOCDataset(root, "train", labels="SegmentationClassAug")[0][1].unique().tolist() == [3]
+    assert voc(root, "train")[0][1].max() == 255
+    assert voc(root, "train", labels="SegmentationClassAug")[0][1].unique().tolist() == [3]
     (root / "SegmentationClass/b.png").unlink()
-    assert VOCDataset(root, "train")[0][1].unique().tolist() == [3]
+    assert voc(root, "train")[0][1].unique().tolist() == [3]
 
 
 def test_indices_behave_as_in_a_list(root):
-    dataset = VOCDataset(root, "train", transform=TrainAugment(crop_size=(4, 4)))
+    dataset = voc(root, "train", transform=TrainAugment(crop_size=(4, 4)))
     assert torch.equal(dataset[-1][0], dataset[1][0])
     with pytest.raises(IndexError):
         dataset[2]
 
 
 def test_draws_differ_and_repeat(root):
-    dataset = VOCDataset(root, "train", transform=TrainAugment(crop_size=(4, 4)), seed=5)
-    again = VOCDataset(root, "train", transform=TrainAugment(crop_size=(4, 4)), seed=5)
+    dataset = voc(root, "train", transform=TrainAugment(crop_size=(4, 4)), seed=5)
+    again = voc(root, "train", transform=TrainAugment(crop_size=(4, 4)), seed=5)
     draws = [dataset[0, draw][0] for draw in range(8)]
     assert all(torch.equal(a, again[0, draw][0]) for draw, a in enumerate(draws))
     assert len({tuple(draw.flatten().tolist()) for draw in draws}) > 4
-    other_seed = VOCDataset(root, "train", transform=TrainAugment(crop_size=(4, 4)), seed=6)
+    other_seed = voc(root, "train", transform=TrainAugment(crop_size=(4, 4)), seed=6)
     assert any(not torch.equal(other_seed[0, draw][0], a) for draw, a in enumerate(draws))
 
 
 def test_workers_change_nothing(root):
-    dataset = VOCDataset(root, "train", transform=TrainAugment(crop_size=(4, 4)))
+    dataset = voc(root, "train", transform=TrainAugment(crop_size=(4, 4)))
     batches = [
         list(
             DataLoader(
@@ -127,18 +136,18 @@ def test_workers_change_nothing(root):
 
 def test_missing_pieces_are_named(root):
     with pytest.raises(UserError, match=r"val\.txt is missing; lists found there: train"):
-        VOCDataset(root, "val")
-    with pytest.raises(UserError, match="no folder Masks"):
-        VOCDataset(root, "train", labels="Masks")
+        voc(root, "val")
+    with pytest.raises(UserError, match=r"Masks is missing; found in .*SegmentationClass"):
+        voc(root, "train", labels="Masks")
     (root / "SegmentationClass/b.png").unlink()
-    with pytest.raises(UserError, match=r"1 of the 2 names.*SegmentationClass, first b\.png"):
-        VOCDataset(root, "train")
+    with pytest.raises(UserError, match=r"1 files are missing, first: mask b\.png in .*SegmentationClass;"):
+        voc(root, "train")
     (root / "JPEGImages/a.jpg").unlink()
-    with pytest.raises(UserError, match=r"JPEGImages, first a\.jpg"):
-        VOCDataset(root, "train")
+    with pytest.raises(UserError, match=r"2 files are missing, first: photo a in .*JPEGImages"):
+        voc(root, "train")
     (root / "ImageSets/Segmentation/train.txt").write_text("\n")
     with pytest.raises(UserError, match=r"train\.txt is empty"):
-        VOCDataset(root, "train")
+        voc(root, "train")
 
 
 def test_wrong_value_is_named_with_its_file_and_place(root):
@@ -146,29 +155,29 @@ def test_wrong_value_is_named_with_its_file_and_place(root):
     values[2, 5] = 37
     write_mask(root / "SegmentationClass/b.png", values)
     with pytest.raises(UserError, match=r"b\.png: value 37 at row 2, column 5.*0\.\.20"):
-        VOCDataset(root, "train")[1]
+        voc(root, "train")[1]
 
 
 def test_size_mismatch_names_both_files(root):
     write_mask(root / "SegmentationClass/a.png", np.zeros((8, 6)))
     with pytest.raises(UserError, match=r"a\.png is 6x8.*a\.jpg is 8x6"):
-        VOCDataset(root, "train")[0]
+        voc(root, "train")[0]
 
 
 def test_colour_and_broken_masks_are_refused(root):
     path = root / "SegmentationClass/a.png"
     Image.new("RGB", (8, 6)).save(path)
-    with pytest.raises(UserError, match=r"a\.png: the mask's mode is RGB"):
-        read_label(path)
+    with pytest.raises(UserError, match=r"a\.png: saved as RGB with three equal channels"):
+        read_mask(path)
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(UserError, match=r"a\.png cannot be read"):
-        read_label(path)
+    with pytest.raises(UserError, match=r"a\.png: not a picture"):
+        read_mask(path)
 
 
 @needs_animals
 def test_real_photos():
-    dataset = VOCDataset(ANIMALS, "train_aug", label_map=select_classes(VOC_CLASSES, KEEP))
-    assert len(dataset) == 3131 and len(VOCDataset(ANIMALS, "val")) == 223
+    dataset = voc(ANIMALS, "train_aug", label_map=select_classes(VOC_CLASSES, KEEP))
+    assert len(dataset) == 3131 and len(voc(ANIMALS, "val")) == 223
     image, label = dataset[0]
     assert image.shape[1:] == label.shape
     for index in range(0, 3131, 500):
@@ -177,10 +186,10 @@ def test_real_photos():
 
 @needs_animals
 def test_real_pixel_shares_are_the_published_ones():
-    dataset = VOCDataset(ANIMALS, "train_aug")
+    dataset = voc(ANIMALS, "train_aug")
     counts = np.zeros(256, dtype=np.int64)
     for index in range(len(dataset)):
-        counts += np.bincount(read_label(dataset.paths(index)[1]).ravel(), minlength=256)
+        counts += np.bincount(dataset.source.label(index).ravel(), minlength=256)
     shares = 100 * counts / counts.sum()
     published = {
         "background": 65.7,

@@ -22,8 +22,7 @@ PINS = "install it as constraints-peers.txt says"
 
 def peer(name: str):
     """A peer's module, or skip: they are no dependency of this package."""
-    if name != "transformers":
-        _define_torchvision_operators()
+    _define_torchvision_operators()
     try:
         return importlib.import_module(name)
     except Exception as error:  # broken wheels raise more than ImportError

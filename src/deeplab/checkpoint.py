@@ -18,8 +18,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
+from torch import nn
 
-from deeplab.config import DeepLabConfig, parse_config
+from deeplab.config import DeepLabConfig, Strict, parse_config
+from deeplab.eight_bit import EightBit, Grid
 from deeplab.errors import UserError, require
 from deeplab.labels import LabelSpec
 from deeplab.model import DeepLab
@@ -32,16 +34,29 @@ LOGGER = logging.getLogger(__name__)
 MAIN_CLASSIFIER = "classifiers.semantic."
 EMBEDDED = ("animals",)
 DEFAULT_MODEL = "animals"
+# arrays beside the parameters: scales of 8-bit weights, by module path
+WEIGHT_SCALE = "weight_scale:"
+
+
+class EightBitDescription(Strict):
+    """`DeepLab.eight_bit`, and the grids of its tables."""
+
+    on: bool
+    grids: dict[str, Grid]
 
 
 def describe(model: DeepLab) -> dict[str, Any]:
     """Everything about a model but its weights, as JSON values."""
-    return {
+    description = {
         "format": FORMAT,
         "architecture": model.config.to_json(),
         "labels": model.labels.model_dump(mode="json"),
         "provenance": model.provenance,
     }
+    if model.eight_bit_tables is not None:
+        eight_bit = EightBitDescription(on=model.eight_bit, grids=dict(model.eight_bit_tables.grids))
+        description["eight_bit"] = eight_bit.model_dump(mode="json")
+    return description
 
 
 def save(model: DeepLab, directory: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> Path:
@@ -50,7 +65,8 @@ def save(model: DeepLab, directory: str | os.PathLike[str], *, dtype: torch.dtyp
     Args:
         model: any DeepLab.
         directory: made if missing.
-        dtype: type of the stored floats, such as torch.float16; None keeps the model's.
+        dtype: type of the stored floats, such as torch.float16; None keeps the model's. 8-bit models need
+            float32, which holds their biases exactly.
 
     Returns:
         the path of the safetensors file.
@@ -62,6 +78,9 @@ def save(model: DeepLab, directory: str | os.PathLike[str], *, dtype: torch.dtyp
         key: (value.to(dtype) if dtype and value.is_floating_point() else value).contiguous()
         for key, value in model.state_dict().items()
     }
+    if model.eight_bit_tables is not None:
+        scales = model.eight_bit_tables.weight_scales
+        tensors |= {WEIGHT_SCALE + path: scale.contiguous() for path, scale in scales.items()}
     weights = folder / WEIGHTS_NAME
     beside = folder / f".{WEIGHTS_NAME}.{os.getpid()}"
     # not save_file: it makes files that only their owner may read
@@ -114,7 +133,10 @@ def load(
     config = parse_config(DeepLabConfig, description.get("architecture", {}), f"{path}: architecture")
     model = DeepLab(config, parse_config(LabelSpec, description.get("labels", {}), f"{path}: labels"))
     model.provenance = description.get("provenance", {})
+    scales = {key: state.pop(key) for key in list(state) if key.startswith(WEIGHT_SCALE)}
     _fill(model, state, path)
+    if "eight_bit" in description:
+        _take_eight_bit(model, description["eight_bit"], scales, path)
     if classes is not None and tuple(classes) != model.labels.classes:
         model = with_classes(model, classes)
     if output_stride is not None:
@@ -126,7 +148,8 @@ def with_classes(model: DeepLab, classes: Sequence[str]) -> DeepLab:
     """A model of other classes with all weights of `model` that do not depend on the classes.
 
     That is all but the main output's classifier, whose weights are random, as in a new model, even where the
-    number of classes is the same; a decoder whose output is the logits loses its class-wide layers.
+    number of classes is the same; a decoder whose output is the logits loses its class-wide layers. It
+    computes in floating point, also where `model.eight_bit` is True.
 
     Args:
         model: is left as it is.
@@ -230,3 +253,18 @@ def _fill(model: DeepLab, state: dict[str, torch.Tensor], path: Path) -> None:
             f"of another shape {wrong[:3]}; the file was changed after it was saved"
         )
     model.load_state_dict(state)
+
+
+def _take_eight_bit(
+    model: DeepLab, description: dict[str, Any], scales: dict[str, torch.Tensor], path: Path
+) -> None:
+    stated = parse_config(EightBitDescription, description, f"{path}: eight_bit")
+    weight_scales = {key.removeprefix(WEIGHT_SCALE): scale for key, scale in scales.items()}
+    convs = {
+        name.removesuffix(".conv") for name, module in model.named_modules() if isinstance(module, nn.Conv2d)
+    }
+    if convs != weight_scales.keys() or not convs < stated.grids.keys():
+        odd = sorted((convs ^ weight_scales.keys()) | (convs - stated.grids.keys()))[:3]
+        raise UserError(f"{path}: its 8-bit scales do not fit the model: {odd}; fix: import the file again")
+    model.eight_bit_tables = EightBit(stated.grids, weight_scales)
+    model.eight_bit = stated.on

@@ -70,8 +70,8 @@ class NASConfig(Strict):
 
     filters: of a cell at stride 4, doubled at each level below; 20, 32, 48 are Auto-DeepLab-S, M, L.
     stride: of the last cell; pnasnet's widths follow from it, hnasnet ends at 8. classification_head goes
-    on to 2048 channels, and at output strides up to 32. remove_os32_stride: hnasnet's cells of stride 32
-    stay at 16. drop_path_keep: chance that a path of the last cell survives at the end of training; earlier
+    on to 2048 channels, and at output strides up to 32. remove_os32_stride: cells of stride 32 stay at 16, where
+    pnasnet then ends. drop_path_keep: chance that a path of the last cell survives at the end of training; earlier
     in the network and in training it is nearer to 1.
     """
 
@@ -103,7 +103,8 @@ class BackboneConfig(Strict):
     (fact 2.2, and torchvision), at that 'unit' itself (Caffe's v2, segmentation_models.pytorch), or at the
     'next_stage' (some MobileNetV2). For MobileNetV2: low_level_at, whether the decoder's end points are
     'inside' blocks, before their projection, or are their 'outputs'; last_conv, the classification network's
-    1x1 convolution to 1280 channels.
+    1x1 convolution to 1280 channels. For MobileNet-EdgeTPU: last_channels of its last convolution, where they
+    do not follow the width (the published slim network keeps 1280 at width 0.75).
     """
 
     name: str
@@ -118,6 +119,7 @@ class BackboneConfig(Strict):
     padding: Padding = "same"
     low_level_at: Literal["inside", "outputs"] = "inside"
     last_conv: bool = False
+    last_channels: Positive | None = None
     bounded: bool = False
     nas: NASConfig | None = None
     norm: NormConfig = NormConfig()
@@ -160,6 +162,7 @@ class BackboneConfig(Strict):
             "padding 'block'": (self.padding == "block", ("mobilenet_v2",)),
             "low_level_at 'outputs'": (self.low_level_at == "outputs", ("mobilenet_v2",)),
             "last_conv": (self.last_conv, ("mobilenet_v2",)),
+            "last_channels": (self.last_channels is not None, ("mobilenet_edgetpu",)),
         }
         for option, (used, names) in uses.items():
             if used and not self.name.startswith(names):
@@ -172,8 +175,11 @@ class BackboneConfig(Strict):
             raise ValueError(f"nas goes with pnasnet and hnasnet; {self.name} has no searched cells")
         if self.nas and self.name == "hnasnet" and self.nas.stride != 8:
             raise ValueError(f"hnasnet's last cell has stride 8; found {self.nas.stride}")
-        if self.nas and self.nas.remove_os32_stride and self.name != "hnasnet":
-            raise ValueError("remove_os32_stride goes with hnasnet, which comes back from stride 32")
+        if self.nas and self.nas.remove_os32_stride and self.name != "hnasnet" and self.nas.stride != 32:
+            raise ValueError(
+                f"remove_os32_stride goes with cells of stride 32, hnasnet's or pnasnet's of stride 32; found "
+                f"stride {self.nas.stride}"
+            )
         return self
 
 
@@ -261,6 +267,11 @@ class ContextConfig(Strict):
             raise ValueError("context kind 'fc' needs rates: (12,) for LargeFOV, (6, 12, 18, 24) for ASPP-L")
         if self.gate and not self.image_pooling:
             raise ValueError("a gate is made from the pooled image: set image_pooling to true")
+        if self.gate and self.rates and not self.projection:
+            raise ValueError(
+                f"a gate has {self.channels} channels, {1 + len(self.rates)} branches side by side have more; "
+                "fix: set projection to true, or leave rates empty"
+            )
         if (self.refine or self.projection_kernel > 1) and not (self.projection and self.kind == "aspp"):
             raise ValueError("refine and projection_kernel go with the projection of kind 'aspp'")
         if self.smooth and self.kind != "fc":

@@ -18,9 +18,11 @@ from typing import Any
 from urllib.parse import unquote, urldefrag, urlsplit
 
 from deeplab.errors import UserError, require
+from deeplab.importers.content import recognise
 
 CACHE_VARIABLE = "DEEPLAB_CACHE"
 CHUNK_BYTES = 1 << 16
+HEAD_BYTES = 4096
 CONNECT_SECONDS, READ_SECONDS = 10, 60
 TRIES = 3
 BY_HAND = "without a network, download it elsewhere and give the file's path instead of the address"
@@ -54,14 +56,15 @@ def fetch(
         progress: is told the bytes that are there and those of the whole file (None if it does not say).
 
     Raises:
-        UserError: the extra `download` is not installed, no connection, an answer other than the file, a file
-            that is cut short or has another checksum; each says what to do.
+        UserError: the extra `download` is not installed, no connection, an answer other than the file (a web
+            page in its place among them), a file that is cut short or has another checksum; each says what to
+            do, and none leaves a file that the next call would take.
     """
     address, fragment = urldefrag(address)
     name = unquote(urlsplit(address).path).rpartition("/")[2]
     if not is_address(address) or not name or name.startswith("."):
         raise UserError(f"{address} is not the http(s) address of a file; give one, or a path")
-    expected = (sha256 or fragment.removeprefix("sha256=") or _digits_in(name)).lower()
+    expected = _checked(sha256 or fragment.removeprefix("sha256=")) or _digits_in(name)
     place = (folder or cache_folder()) / hashlib.sha256(address.encode()).hexdigest()[:16]
     file = place / name
     try:
@@ -77,6 +80,12 @@ def fetch(
             "to another folder"
         ) from error
     return file
+
+
+def _checked(sha256: str) -> str:
+    if sha256 and not re.fullmatch(r"[0-9a-fA-F]{6,64}", sha256):
+        raise UserError(f"{sha256!r} is no sha256; give its 64 hexadecimal digits, or at least the first 6")
+    return sha256.lower()
 
 
 def _digits_in(name: str) -> str:
@@ -97,6 +106,13 @@ def _check(part: Path, expected: str, address: str) -> None:
         raise UserError(
             f"{address}: the file's sha256 is {found}, expected {expected}; it was deleted. Try again; if it "
             "comes again, the file was changed at its source"
+        )
+    with part.open("rb") as file:
+        seen = recognise(file.read(HEAD_BYTES))
+    if "HTML" in seen.name:
+        part.unlink()
+        raise UserError(
+            f"{address}: this seems to be {seen.name}; it was deleted; fix: {seen.fix}, and give its path"
         )
 
 

@@ -30,6 +30,7 @@ def predict(
     scales: tuple[float, ...] = (1.0,),
     flip: bool = False,
     upsample_logits: bool = True,
+    averaged: bool = False,
     reference: bool = False,
 ) -> dict[str, Prediction]:
     """Labels and probabilities at the images' size, by output name.
@@ -41,9 +42,11 @@ def predict(
         flip: also run each scale mirrored left to right.
         upsample_logits: False takes labels at low resolution and enlarges them by nearest neighbour, and
             enlarges probabilities instead of logits (the reference's prediction_with_upsampled_logits).
+        averaged: average probabilities even if there is only one pass; with `reference` this is what the
+            reference's multi-scale function does for a single scale.
         reference: reproduce the reference's habits named on top of this module.
     """
-    single = scales == (1.0,)
+    single = scales == (1.0,) and not averaged
     if single and (not flip or reference):
         return _single(model, images, upsample_logits=upsample_logits)
     totals: dict[str, torch.Tensor] = {}
@@ -67,7 +70,7 @@ def _single(model: DeepLab, images: torch.Tensor, *, upsample_logits: bool) -> d
     predictions = {}
     for name, logits in model.low_resolution_logits(images).items():
         if upsample_logits:
-            logits = resize_bilinear(logits, size, rule)
+            logits = model.resize_logits(logits, size)
             predictions[name] = Prediction(logits.argmax(1), logits.softmax(1))
         else:
             labels = resize_nearest(logits.argmax(1), size)
@@ -85,4 +88,4 @@ def _pass(
     if reference:
         grid = tuple(scale_dimension(side, max(1.0, scale) / model.logits_stride) for side in size)
         logits = {name: resize_bilinear(value, grid, rule) for name, value in logits.items()}
-    return {name: resize_bilinear(value, size, rule) for name, value in logits.items()}
+    return {name: model.resize_logits(value, size) for name, value in logits.items()}

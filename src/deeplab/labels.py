@@ -7,6 +7,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from deeplab import palettes
+from deeplab.ade20k_classes import ADE20K_CLASSES
 from deeplab.config import Strict
 
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -30,7 +31,7 @@ class LabelSpec(Strict):
 
     @classmethod
     def named(cls, classes: list[str] | tuple[str, ...], *, ignore_label: int = 255) -> LabelSpec:
-        """These names with their data set's colours (VOC, Cityscapes), else clearly distinct ones.
+        """These names with their data set's colours (VOC, Cityscapes, ADE20K), else clearly distinct ones.
 
         Black is for a class called background alone.
         """
@@ -39,6 +40,8 @@ class LabelSpec(Strict):
             colours = palettes.pascal(len(names))
         elif names == palettes.CITYSCAPES_CLASSES:
             colours = palettes.CITYSCAPES[: len(names)]
+        elif names == ADE20K_CLASSES:
+            colours = palettes.ADE20K
         else:
             first = 0 if names[0] == "background" else 1
             colours = palettes.distinct(len(names) + first)[first:]

@@ -15,6 +15,7 @@ from torch import nn
 from deeplab.backbones import build_backbone
 from deeplab.backbones.vgg import STAGES as VGG_STAGES
 from deeplab.config import DeepLabConfig
+from deeplab.eight_bit import EightBit
 from deeplab.errors import UserError
 from deeplab.heads.aspp import ASPP
 from deeplab.heads.base import ContextHead, NoContext
@@ -40,6 +41,7 @@ class DeepLab(nn.Module):
 
     Attributes:
         provenance: how the weights were made, JSON values; saved with the checkpoint.
+        eight_bit_tables: what `eight_bit` needs, of models from quantised files; saved with the checkpoint.
 
     Raises:
         ValueError: parts that do not fit, or labels of another number than `config.num_classes`.
@@ -54,6 +56,8 @@ class DeepLab(nn.Module):
                 f"{len(self.labels.classes)} class names for {config.num_classes} classes: give one name a class"
             )
         self.provenance: dict[str, Any] = {}
+        self.eight_bit_tables: EightBit | None = None
+        self._eight_bit = False
         norms = config.backbone.norm
         self.backbone = build_backbone(
             config.backbone, norm_layer(eps=norms.eps, momentum=norms.momentum, folded=config.folded)
@@ -92,6 +96,25 @@ class DeepLab(nn.Module):
             classifier.set_output_stride(value)
         self._output_stride = value
 
+    @property
+    def eight_bit(self) -> bool:
+        """Whether eval mode computes in 8 bits, with the labels of the quantised file's own runtime.
+
+        True at first for models imported from such files. Settable at any time: False is plain float, faster,
+        on the same weights. Train mode and exported programs are always plain float. Setting True raises
+        UserError for other models.
+        """
+        return self._eight_bit
+
+    @eight_bit.setter
+    def eight_bit(self, value: bool) -> None:
+        if value and self.eight_bit_tables is None:
+            raise UserError(
+                "eight_bit: this model was not imported from a quantised file and has no 8-bit scales; "
+                "allowed: False"
+            )
+        self._eight_bit = value
+
     def forward(self, images: torch.Tensor) -> torch.Tensor | Logits:
         """Logits at the images' size.
 
@@ -103,7 +126,7 @@ class DeepLab(nn.Module):
         """
         size = tuple(images.shape[-2:])
         logits = {
-            name: resize_bilinear(value, size, self.config.resize)
+            name: self.resize_logits(value, size)
             for name, value in self.low_resolution_logits(images).items()
         }
         return logits if self.config.extra_outputs else logits["semantic"]
@@ -117,6 +140,13 @@ class DeepLab(nn.Module):
         if len(pyramid) == 1:
             return pyramid[0]
         return {name: self._merge([scale[name] for scale in pyramid]) for name in pyramid[0]}
+
+    def resize_logits(self, logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Logits [N, classes, h, w] at another size, by the model's resize rule and in its arithmetic."""
+        tables = self._active_tables()
+        if tables is not None:
+            return tables.resize_logits(logits, size, self.config.resize)
+        return resize_bilinear(logits, size, self.config.resize)
 
     def pyramid_logits(self, images: torch.Tensor) -> list[Logits]:
         """Logits of each scale of `config.image_pyramid`, all at the finest scale's size (fact 3.7)."""
@@ -147,7 +177,14 @@ class DeepLab(nn.Module):
         """Image side over logits side."""
         return self.decoder.strides[-1] if self.decoder else self.output_stride
 
+    def _active_tables(self) -> EightBit | None:
+        active = self._eight_bit and not self.training and not torch.compiler.is_exporting()
+        return self.eight_bit_tables if active else None
+
     def _single_scale(self, x: torch.Tensor, scale: float) -> Logits:
+        tables = self._active_tables()
+        if tables is not None:
+            return {"semantic": tables.logits(self, x)}
         image_size = tuple(x.shape[-2:])
         if self.multi_scale:
             features, pooled = self.backbone.with_poolings(x)

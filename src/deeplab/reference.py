@@ -45,6 +45,10 @@ VARIANTS: dict[str, tuple[str, NormConfig, PixelConfig]] = {
 }
 
 
+# variants that heed multi_grid (fact 1.1)
+MULTI_GRIDS = ("resnet", "xception")
+
+
 class NotBuilt(NotImplementedError):
     """An option of the reference that this package does not build yet; the message names it."""
 
@@ -54,8 +58,9 @@ def config_from_options(options: Mapping[str, Any]) -> DeepLabConfig:
 
     Args:
         options: the reference's flag names and values, with `outputs_to_num_classes`, `atrous_rates`
-            and `output_stride`; what is absent has the reference's default. `crop_size` needs no
-            counterpart: models here pool over whatever they are given.
+            and `output_stride`; what is absent has the reference's default, and what the variant ignores
+            there is ignored here. `crop_size` needs no counterpart, models here pool over whatever they are
+            given; stated as None it switches `image_pooling_crop_size` off (fact 3.2).
 
     Raises:
         NotBuilt: an option that has no counterpart yet.
@@ -66,19 +71,22 @@ def config_from_options(options: Mapping[str, Any]) -> DeepLabConfig:
         raise NotBuilt(f"model_variant {variant}")
     name, norm, pixels = VARIANTS[variant]
     outputs = dict(options["outputs_to_num_classes"])
+    if "semantic" not in outputs:
+        raise NotBuilt(f"outputs {sorted(outputs)} without one called semantic")
+    if len(outputs) > 1 and options.get("decoder_output_is_logits"):
+        raise NotBuilt("decoder_output_is_logits with several outputs, which would all be the same")
     with_aspp = options.get("aspp_with_batch_norm", True)
     rates = tuple(options.get("atrous_rates") or ())
     mobile = name.startswith("mobilenet")
     bounded = options.get("use_bounded_activation", False)
     nas = _nas(options, name)
-    # without layers behind them hnasnet's cells end at 8, whatever the flag says (fact 2.9)
-    stays_at_8 = name == "hnasnet" and not nas.classification_head
+    output_stride = _cells_end(nas, name) or options.get("output_stride", 8)
     return DeepLabConfig(
         backbone=BackboneConfig(
             name=name,
             width=options.get("depth_multiplier", 1.0) if mobile else 1.0,
             divisor=options.get("divisible_by") if name == "mobilenet_v2" else None,
-            multi_grid=tuple(options.get("multi_grid") or ()),
+            multi_grid=tuple(options.get("multi_grid") or ()) if name.startswith(MULTI_GRIDS) else (),
             bounded=bounded and name.startswith("xception"),
             nas=nas,
             norm=norm,
@@ -89,7 +97,7 @@ def config_from_options(options: Mapping[str, Any]) -> DeepLabConfig:
         extra_outputs=outputs,
         classifier_kernel=options.get("logits_kernel_size", 1),
         classifier_rates=() if with_aspp else rates,
-        output_stride=8 if stays_at_8 else options.get("output_stride", 8),
+        output_stride=output_stride,
         image_pyramid=tuple(options.get("image_pyramid") or (1.0,)),
         pyramid_merge="mean" if options.get("merge_method", "max") == "avg" else "max",
         head_norm=HEAD_NORM,
@@ -113,6 +121,15 @@ def _nas(options: Mapping[str, Any], name: str) -> NASConfig | None:
     )
 
 
+def _cells_end(nas: NASConfig | None, name: str) -> int | None:
+    """Where searched cells end whatever `output_stride` says, unless layers behind them go on (fact 2.9)."""
+    if nas is None or (name == "hnasnet" and nas.classification_head):
+        return None
+    if name == "hnasnet":
+        return 8
+    return 16 if nas.remove_os32_stride else None
+
+
 def _context(options: Mapping[str, Any], rates: tuple[int, ...]) -> ContextConfig:
     crop = options.get("image_pooling_crop_size")
     cell = options.get("dense_prediction_cell_config")
@@ -121,15 +138,18 @@ def _context(options: Mapping[str, Any], rates: tuple[int, ...]) -> ContextConfi
         return ContextConfig(
             kind="dpc", branches=tuple(map(_branch, cell)), image_pooling_crop=tuple(crop) if crop else None
         )
+    pooled = options.get("add_image_level_feature", True)
+    if options.get("crop_size", crop) is None:
+        crop = None
     gate = None
-    if options.get("aspp_with_squeeze_and_excitation"):
+    if pooled and options.get("aspp_with_squeeze_and_excitation"):
         gate = "qsigmoid" if options.get("image_se_uses_qsigmoid") else "sigmoid"
     return ContextConfig(
         kind="aspp",
         channels=options.get("aspp_convs_filters", 256),
         rates=rates,
         separable=options.get("aspp_with_separable_conv", True),
-        image_pooling=options.get("add_image_level_feature", True),
+        image_pooling=pooled,
         image_pooling_crop=tuple(crop) if crop else None,
         image_pooling_stride=tuple(options.get("image_pooling_stride") or (1, 1)) if crop else (1, 1),
         gate=gate,

@@ -91,6 +91,14 @@ def test_segmentation_models(head: str, encoder: str, stride: int, tmp_path: Pat
     assert_same(theirs, ours, sizes=EVEN)
 
 
+def test_segmentation_models_takes_no_odd_sizes() -> None:
+    """Why the comparisons above are at even sizes only."""
+    smp = peer("segmentation_models_pytorch")
+    theirs = smp.DeepLabV3Plus("resnet18", encoder_weights=None, classes=CLASSES).eval()
+    with pytest.raises(RuntimeError, match="divisible by 16"):
+        theirs(torch.zeros(1, 3, 65, 97))
+
+
 def with_native_stride(model: DeepLab, stride: int) -> DeepLab:
     """The same weights in a model whose rates hold at another output stride."""
     config = model.config.model_copy(update={"output_stride": stride})

@@ -50,6 +50,7 @@ def _mobilenet_edgetpu(config: BackboneConfig, norm: NormLayer | None) -> Backbo
     return MobileNetEdgeTPU(
         width=config.width,
         divisor=config.divisor,
+        last_channels=config.last_channels,
         in_channels=config.in_channels,
         norm=norm,
         padding_rule=config.padding,

@@ -52,6 +52,7 @@ class MobileNetEdgeTPU(MobileNet):
     Args:
         width: channel multiplier, of the last convolution too.
         divisor: channels are multiples of it; None means 8, the reference's only choice.
+        last_channels: of the last convolution, in place of what the width gives.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class MobileNetEdgeTPU(MobileNet):
         *,
         width: float,
         divisor: int | None,
+        last_channels: int | None,
         in_channels: int,
         norm: NormLayer | None,
         padding_rule: Padding,
@@ -76,7 +78,7 @@ class MobileNetEdgeTPU(MobileNet):
                     _block(row, channels, out, first=repeat == 0, norm=norm, padding_rule=padding_rule)
                 )
                 channels = out
-        out = round_channels(LAST * width, divisor)
+        out = last_channels or round_channels(LAST * width, divisor)
         super().__init__(
             stem,
             blocks,

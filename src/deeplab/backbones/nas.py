@@ -90,7 +90,8 @@ class NASNet(Backbone):
     ) -> None:
         super().__init__()
         levels = HNASNET_LEVELS if hierarchical else PNASNET_LEVELS[options.stride]
-        self.cells_stride = options.stride
+        ends_early = options.remove_os32_stride and not hierarchical
+        self.cells_stride = 16 if ends_early else options.stride
         self.stem = _stem(in_channels, norm=norm)
         channels, cells = [64, 128], []
         changes = _changes(levels, remove_os32_stride=options.remove_os32_stride)

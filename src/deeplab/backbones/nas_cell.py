@@ -87,8 +87,7 @@ class Cell(nn.Module):
         if self.grows:
             x = resize_bilinear(x, tuple(2 * side - 1 for side in x.shape[-2:]), "align_corners")
         if self.resize_earlier:
-            # not by resize_bilinear, whose test for equal sizes would fix them in an exported program
-            earlier = F.interpolate(earlier, x.shape[-2:], mode="bilinear", align_corners=True)
+            earlier = resize_bilinear(earlier, tuple(x.shape[-2:]), "align_corners")
         if self.earlier is not None:
             earlier = self.earlier(F.relu(earlier))
         states = [self.current(F.relu(x)), earlier]

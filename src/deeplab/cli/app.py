@@ -20,10 +20,14 @@ app.command(
 app.command("deeplab.cli.train:train", help="Train a model by a recipe and measure it.", name="train")
 app.command("deeplab.cli.evaluate:evaluate", help="Mean IoU of a model on a data set, by class.", name="eval")
 app.command(
+    "deeplab.cli.panoptic:panoptic", help="Panoptic Quality or Parsing Covering, by class.", name="panoptic"
+)
+app.command(
     "deeplab.cli.import_weights:import_weights",
     help="Turn published weights into a model of this package.",
     name="import",
 )
+app.command("deeplab.cli.data:data", help="Check data sets, and bring them into other forms.", name="data")
 app.command("deeplab.cli.models:models", help="Named models: size, cost, published scores.", name="models")
 
 

@@ -60,12 +60,15 @@ def import_weights(
     from deeplab import importers
     from deeplab.cli.tables import byte_progress
     from deeplab.download import fetch, is_address
+    from deeplab.errors import UserError
     from deeplab.importers.hints import Hints
 
     path = Path(source)
     if is_address(source):
         with byte_progress(source) as progress:
             path = fetch(source, sha256=sha256, progress=progress)
+    elif sha256:
+        raise UserError(f"--sha256 goes with an address; {source} is a path: leave --sha256 away")
     hints = Hints(
         rates=tuple(rates) if rates else None,
         output_stride=output_stride,

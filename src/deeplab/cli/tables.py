@@ -20,9 +20,6 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from deeplab.metrics import ConfusionMatrix
-    from deeplab.train.engine import StepReport
-
-QUIET_EVERY = 50
 
 
 class PhotoProgress(NamedTuple):
@@ -50,32 +47,6 @@ def photo_progress(total: int, what: str) -> Iterator[PhotoProgress]:
     """Progress over `total` photos, on the error stream."""
     with _bar(Console(stderr=True)) as bar:
         yield PhotoProgress(bar, bar.add_task(what, total=total, note=""))
-
-
-@contextmanager
-def step_progress(
-    steps: int,
-) -> Iterator[tuple[Callable[[StepReport], None], Callable[[], None]]]:
-    """Functions to call after each training step and each validation photo."""
-    console = Console(stderr=True)
-    losses: list[float] = []
-    with _bar(console) as progress:
-        task = progress.add_task("training", total=steps, note="")
-        validation = progress.add_task("validating", total=None, visible=False, note="")
-
-        def on_step(report: StepReport) -> None:
-            losses.append(report.loss)
-            recent = losses[-QUIET_EVERY:]
-            note = f"loss {sum(recent) / len(recent):.3f}  learning rate {report.learning_rate:.2e}"
-            progress.update(task, advance=1, note=note)
-            done = report.step + 1
-            if not console.is_terminal and (done % QUIET_EVERY == 0 or done == steps):
-                console.print(f"step {done}/{steps}  {note}")
-
-        def on_photo() -> None:
-            progress.update(validation, advance=1, visible=True)
-
-        yield on_step, on_photo
 
 
 @contextmanager

@@ -13,8 +13,12 @@ def train(
     *overrides: str,
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     device: str = "cpu",
+    resume: Annotated[bool, Parameter(negative="")] = False,
+    tensorboard: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Train a model by a recipe and measure it on the validation split.
+
+    On several GPUs or machines: torchrun --nproc-per-node 4 -m deeplab train RECIPE -o DIR --device cuda
 
     Parameters
     ----------
@@ -25,15 +29,27 @@ def train(
     output:
         Folder for the model, the log and the record of the run.
     device:
-        cpu, cuda, cuda:1, mps.
+        cpu, cuda, cuda:1, mps. With torchrun, cuda gives each process its own GPU.
+    resume:
+        Go on with the run in the output folder after its last checkpoint, as if it had never stopped; start
+        one if there is none.
+    tensorboard:
+        Also write the folder tensorboard/ (extra `tensorboard`).
     """
-    from deeplab.cli.tables import print_scores, step_progress
+    from deeplab.cli.tables import print_scores
+    from deeplab.cli.training_display import training_display
+    from deeplab.data.opening import resolve
+    from deeplab.train.distributed import is_main_process
     from deeplab.train.recipe import read_recipe
-    from deeplab.train.run import Watcher
     from deeplab.train.run import train as run
 
     plan = read_recipe(recipe, overrides)
-    with step_progress(plan.optimise.steps) as (on_step, on_photo):
-        confusion = run(plan, output, device=device, watcher=Watcher(on_step, on_photo))
+    plan = plan.model_copy(update={"data": resolve(plan.data)})
+    options = {"device": device, "resume": resume, "tensorboard": tensorboard}
+    if not is_main_process():
+        run(plan, output, **options)
+        return
+    with training_display(plan.optimise.steps, device=device) as watcher:
+        confusion = run(plan, output, watcher=watcher, **options)
     print_scores(confusion, plan.data.classes, title=f"{plan.name}, {plan.data.val}")
     print(f"model: {output}")

@@ -1,15 +1,111 @@
-"""The part of a training recipe that says how photos are varied."""
+"""The part of a training recipe that says how photos are varied, and the transform that it means."""
 
 from __future__ import annotations
 
-from deeplab.config import NonNegative, Positive, Share, Strict
+import difflib
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
+from torch.utils.data import Dataset
+
+from deeplab.config import Fraction, NonNegative, PixelConfig, Positive, Share, Strict
+from deeplab.data.augment import IGNORE_LABEL, TrainAugment
+from deeplab.data.copy_paste import CopyPaste, Photos
+from deeplab.data.crop_choice import CropChoice
+from deeplab.data.dataset import Sample
+from deeplab.data.resize import ResizeToRange
+from deeplab.errors import UserError
+
+
+class ResizeRecipe(Strict):
+    """A size for all photos before anything else; see `deeplab.data.resize.resize_to_range_size`."""
+
+    min_size: Positive
+    max_size: Positive | None = None
+    factor: Positive | None = None
+    keep_aspect_ratio: bool = True
 
 
 class AugmentRecipe(Strict):
-    """Random scale (factor from `scales`, spaced by `scale_step`; 0 is uniform), crop, flip, colours."""
+    """Random scale (factor from `scales`, spaced by `scale_step`; 0 is uniform), crop, flip: the reference's.
+
+    Off by default: resize, to a range first. rotate: largest angle, degrees. jitter: largest relative change
+    of brightness, contrast, saturation. blur: share of the samples that are blurred, by a standard deviation
+    from `blur_sigma`, pixels. max_share: crops in which one class covers this share or more are drawn again,
+    up to `tries` times. rare: share of crops centred on a pixel of one of `rare_classes`. copy_paste: share
+    of samples into which what another photo shows of one of `copy_paste_classes` is laid.
+    """
 
     crop: tuple[Positive, Positive] = (513, 513)
-    scales: tuple[float, float] = (0.5, 2.0)
+    resize: ResizeRecipe | None = None
+    scales: tuple[Fraction, Fraction] = (0.5, 2.0)
     scale_step: NonNegative = 0.25
     flip: Share = 0.5
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
     jitter: tuple[Share, Share, Share] | None = None
+    blur: Share = 0.0
+    blur_sigma: tuple[Fraction, Fraction] = (0.1, 2.0)
+    max_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    tries: Positive = 10
+    rare: Share = 0.0
+    rare_classes: tuple[str, ...] = ()
+    copy_paste: Share = 0.0
+    copy_paste_classes: tuple[str, ...] = ()
+
+
+def train_transform(
+    recipe: AugmentRecipe, *, classes: Sequence[str], pixels: PixelConfig, ignore_label: int = IGNORE_LABEL
+) -> TrainAugment:
+    """The recipe's transform of one sample.
+
+    Args:
+        recipe: what is done.
+        classes: names by index, for `rare_classes`.
+        pixels: of the model; padding has its mean colour.
+        ignore_label: label of the padding.
+
+    Raises:
+        UserError: a setting is out of its range, or names no class.
+    """
+    mean = pixels.mean if pixels.channels == "rgb" else pixels.mean[::-1]
+    return TrainAugment(
+        crop_size=recipe.crop,
+        scale_range=recipe.scales,
+        scale_step=recipe.scale_step,
+        flip_probability=recipe.flip,
+        resize=ResizeToRange(**recipe.resize.model_dump()) if recipe.resize else None,
+        rotation=recipe.rotate,
+        jitter=recipe.jitter,
+        blur_probability=recipe.blur,
+        blur_range=recipe.blur_sigma,
+        crops=CropChoice(
+            max_share=recipe.max_share,
+            tries=recipe.tries,
+            rare_classes=_indices("rare_classes", recipe.rare_classes, classes),
+            rare_probability=recipe.rare,
+        ),
+        pad_pixel=mean,
+        ignore_label=ignore_label,
+    )
+
+
+def with_copy_paste(dataset: Photos, recipe: AugmentRecipe, *, classes: Sequence[str]) -> Dataset[Sample]:
+    """`dataset`, or if the recipe says so `dataset` with regions of other samples laid in.
+
+    Raises:
+        UserError: `copy_paste_classes` are missing, or name no class.
+    """
+    if not recipe.copy_paste:
+        return dataset
+    indices = _indices("copy_paste_classes", recipe.copy_paste_classes, classes)
+    return CopyPaste(dataset, classes=indices, probability=recipe.copy_paste)
+
+
+def _indices(key: str, names: Sequence[str], classes: Sequence[str]) -> tuple[int, ...]:
+    for name in names:
+        if name not in classes:
+            near = difflib.get_close_matches(name, classes, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(classes)}"
+            raise UserError(f"augment.{key}: {name!r} is no class; {hint}")
+    return tuple(list(classes).index(name) for name in names)

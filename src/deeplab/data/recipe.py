@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import model_validator
 
 from deeplab.config import Strict
-from deeplab.palettes import VOC_CLASSES
 
 
 class DataRecipe(Strict):
-    """Photos and masks in the VOC layout.
+    """Photos and masks in any layout of `deeplab.data.layouts`.
 
-    classes: names to train, in this order; others become `other`.
-    names: class names of the masks on disk, by index.
+    layout: how the data are stored; "auto" recognises it by content.
+    train, val: names of the splits.
+    labels: folder of the masks, where a layout may have several.
+    names: class names of the masks on disk, by index; empty: what the data say.
+    classes: names to train, in this order; others become `other`. Empty: all of them.
     """
 
     root: Path
+    layout: str = "auto"
     train: str = "train"
     val: str = "val"
     labels: str | None = None
-    names: tuple[str, ...] = VOC_CLASSES
-    classes: tuple[str, ...] = VOC_CLASSES
+    names: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
     other: Literal["ignore", "background"] = "ignore"
+
+    @model_validator(mode="after")
+    def _several_classes(self) -> Self:
+        if len(self.classes) == 1:
+            raise ValueError(f"classes needs at least two names; found {self.classes}; add 'background'")
+        return self

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from deeplab.atrous import scale_rate
@@ -18,6 +17,7 @@ from deeplab.heads.base import ContextHead
 from deeplab.layers.activations import Activation
 from deeplab.layers.conv import ConvNormAct, spatial_conv
 from deeplab.layers.norm import NormLayer
+from deeplab.layers.pool import window_means
 from deeplab.layers.resize import resize_bilinear, scale_dimension
 
 
@@ -50,20 +50,22 @@ class ImagePooling(nn.Module):
 
     def forward(self, features: torch.Tensor, output_stride: int, scale: float) -> torch.Tensor:
         """[N, C, h, w] -> [N, D, h, w]."""
-        size = features.shape[-2:]
-        pooled = self.project(self._pool(features, output_stride, scale))
-        return resize_bilinear(pooled, size, self.resize)
+        size = tuple(features.shape[-2:])
+        pooled, part = self._pool(features, output_stride, scale)
+        return resize_bilinear(self.project(pooled), size, self.resize, part=part)
 
-    def _pool(self, features: torch.Tensor, output_stride: int, scale: float) -> torch.Tensor:
+    def _pool(
+        self, features: torch.Tensor, output_stride: int, scale: float
+    ) -> tuple[torch.Tensor, tuple[int, int] | None]:
         if self.crop is None:
-            return features.mean((2, 3), keepdim=True)
+            return features.mean((2, 3), keepdim=True), None
         pixels = [scale_dimension(side, scale) for side in self.crop]
         # a photo smaller than the window is pooled whole; the reference fails there (fact 3.6)
         window = [
-            min(math.ceil(side / output_stride), length)
+            torch.sym_min(math.ceil(side / output_stride), length)
             for side, length in zip(pixels, features.shape[-2:], strict=True)
         ]
-        return F.avg_pool2d(features, window, self.stride)
+        return window_means(features, window, self.stride)
 
 
 class ASPP(ContextHead):

@@ -7,7 +7,6 @@ features or an earlier branch, all are concatenated, dropped out and projected.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from deeplab.atrous import scale_rate
@@ -15,6 +14,7 @@ from deeplab.config import ContextConfig, ConvBranch, PyramidBranch, ResizeRule
 from deeplab.heads.base import ContextHead
 from deeplab.layers.conv import ConvNormAct, SeparableConv
 from deeplab.layers.norm import NormLayer
+from deeplab.layers.pool import window_means
 from deeplab.layers.resize import resize_bilinear, scale_dimension
 
 # a cell's JSON states its rates at this output stride, whatever the model's own
@@ -59,18 +59,8 @@ class PyramidPooling(nn.Module):
             torch.sym_min((side - 1) // (output_stride * parts) + 1, length)
             for side, parts, length in zip(image_size, self.grid, size, strict=True)
         ]
-        return resize_bilinear(self.project(_window_means(x, window)), size, self.resize)
-
-
-def _window_means(x: torch.Tensor, window: list[int]) -> torch.Tensor:
-    if not torch.compiler.is_exporting():
-        return F.avg_pool2d(x, window, 1)
-    # pooling would freeze the window at the example's size, running sums follow the image
-    for dim, length in zip((2, 3), window, strict=True):
-        sums = F.pad(x.cumsum(dim), (0, 0, 1, 0) if dim == 2 else (1, 0))
-        count = x.shape[dim] - length + 1
-        x = (sums.narrow(dim, length, count) - sums.narrow(dim, 0, count)) / length
-    return x
+        pooled, part = window_means(x, window)
+        return resize_bilinear(self.project(pooled), size, self.resize, part=part)
 
 
 class DensePredictionCell(ContextHead):

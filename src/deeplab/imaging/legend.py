@@ -86,8 +86,8 @@ class _Line:
 def _line(entry: Entry, size: int, *, room: int) -> _Line:
     """The line for an entry; a name too long for `room` pixels is cut with dots."""
     name = " ".join(entry.name.split())
-    font = _font_for(name, size)
-    name = _in_letters_of(font, name)
+    font = font_for(name, size)
+    name = in_letters_of(font, name)
     line = _Line(name, _percent(entry.share), entry.colour, font)
     keep = len(name)
     while keep > 1 and font.getlength(line.text) > room:
@@ -115,7 +115,7 @@ def _percent(share: float | None) -> str:
     return "<0.1 %" if share < 0.0005 else f"{100 * share:.1f} %"
 
 
-def _font_for(name: str, size: int) -> Font:
+def font_for(name: str, size: int) -> Font:
     """The built-in font, or the first system font that has all letters of `name`."""
     builtin = _builtin_font(size)
     if name.isascii():
@@ -142,7 +142,7 @@ def _has_letters(font: Font, name: str) -> bool:
     return all(c.isascii() or bytes(font.getmask(c)) != missing for c in set(name))
 
 
-def _in_letters_of(font: Font, name: str) -> str:
+def in_letters_of(font: Font, name: str) -> str:
     """The name unchanged if `font` can draw it, else without accents and with ? for foreign letters."""
     if name.isascii() or _has_letters(font, name):
         return name

@@ -17,7 +17,7 @@ from deeplab.errors import UserError
 from deeplab.importers.archive import is_archive, unpacked
 from deeplab.importers.caffe_deeplab import import_caffe
 from deeplab.importers.caffe_file import is_caffemodel
-from deeplab.importers.content import describe
+from deeplab.importers.content import recognise
 from deeplab.importers.hints import Hints, flag
 from deeplab.importers.keras_backbones import import_keras
 from deeplab.importers.keras_file import is_keras
@@ -79,9 +79,8 @@ def import_weights(source: Path, hints: Hints = Hints()) -> Imported:  # noqa: B
         if known.recognise(head):
             return _read(known, source, hints)
     names = ", ".join(known.name for known in FORMATS)
-    raise UserError(
-        f"{source}: this seems to be {describe(head)}, which is not imported; known sources: {names}"
-    )
+    seen = recognise(head)
+    raise UserError(f"{source}: this seems to be {seen.name}; fix: {seen.fix}; known sources: {names}")
 
 
 def _read(known: Format, source: Path, hints: Hints) -> Imported:
@@ -102,8 +101,9 @@ def _from_folder(folder: Path, hints: Hints) -> Imported:
     if len(fitting) == 1:
         return import_weights(fitting[0], hints)
     names = ", ".join(path.name for path in (fitting or files)[:SHOWN]) or "nothing"
-    number = len(fitting) if fitting else "no"
-    raise UserError(f"{folder} holds {number} files with weights ({names}); give the file you mean")
+    if fitting:
+        raise UserError(f"{folder} holds {len(fitting)} files with weights ({names}); give the file you mean")
+    raise UserError(f"{folder} holds no files with weights ({names}); give a folder or a file that does")
 
 
 def _from_archive(archive: Path, hints: Hints) -> Imported:
@@ -125,6 +125,8 @@ def _from_archive(archive: Path, hints: Hints) -> Imported:
 
 
 def _read_head(source: Path) -> bytes:
+    if source.exists() and not source.is_file():
+        raise UserError(f"{source} is a pipe or a device; give the path of a file with weights")
     try:
         with source.open("rb") as file:
             return file.read(HEAD_BYTES)

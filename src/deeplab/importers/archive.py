@@ -17,12 +17,15 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from deeplab.errors import UserError
+from deeplab.importers.content import describe
 
 GZIP = b"\x1f\x8b"
 USTAR = slice(257, 262)
+HEAD_BYTES = 4096
 # the largest archive of the reference's zoo unpacks to 1.1 GB in a handful of files
 LARGEST = 4 << 30
 MOST_FILES = 1000
+FIX = "fetch the archive from its publisher again, or give the file with the weights alone"
 
 
 def is_archive(head: bytes) -> bool:
@@ -47,14 +50,24 @@ def unpacked(archive: Path, *, largest: int = LARGEST) -> Iterator[Path]:
             with archive.open("rb") as file:
                 _unpack(file, folder, largest)
         except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise UserError(
-                f"{archive} is no whole .tar.gz or .tar archive ({error}); fetch it again"
-            ) from None
+            raise UserError(f"{archive} {_explain(archive, error)}") from None
         except OSError as error:
             raise UserError(f"{archive} cannot be unpacked ({error})") from error
         except UserError as error:
             raise UserError(f"{archive}: {error}") from None
         yield folder
+
+
+def _explain(archive: Path, error: Exception) -> str:
+    """Damaged, or a single file that was compressed on its own."""
+    try:
+        with gzip.open(archive) as file:
+            head = file.read(HEAD_BYTES)
+    except (OSError, EOFError, zlib.error):
+        head = b""
+    if not head or head[USTAR] == b"ustar":
+        return f"is no whole .tar.gz or .tar archive ({error}); fetch it again"
+    return f"is no .tar.gz archive: it seems to be {describe(head)}, compressed; gunzip it and give what comes out"
 
 
 class _Metered:
@@ -97,7 +110,7 @@ def _check(member: tarfile.TarInfo) -> None:
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts or "\\" in member.name or ":" in member.name:
         raise UserError(
-            f"its file {member.name!r} would lie outside the folder it is unpacked to: not unpacked"
+            f"its file {member.name!r} would lie outside the folder it is unpacked to: not unpacked; {FIX}"
         )
     if not (member.isreg() or member.isdir()):
-        raise UserError(f"its file {member.name!r} is a link or a device: not unpacked")
+        raise UserError(f"its file {member.name!r} is a link or a device: not unpacked; {FIX}")

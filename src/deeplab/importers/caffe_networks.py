@@ -16,17 +16,16 @@ from typing import NamedTuple
 
 from deeplab.backbones.resnet import UNITS
 from deeplab.backbones.vgg import STAGES
-from deeplab.config import BackboneConfig, ContextConfig, DeepLabConfig, NormConfig, PixelConfig
+from deeplab.config import BackboneConfig, ContextConfig, DeepLabConfig, NormConfig
 from deeplab.errors import UserError
 from deeplab.importers.caffe_file import CaffeLayer
 from deeplab.importers.new_head import new_head
 from deeplab.importers.published import labels_for
 from deeplab.model import DeepLab
+from deeplab.pixels import CAFFE_PIXELS
 
 Convs = dict[str, tuple[str, ...]]
 
-# mean of the released v1 and v2 models, blue first
-PIXELS = PixelConfig(mean=(104.008, 116.669, 122.675), std=(1.0, 1.0, 1.0), channels="bgr")
 MOMENTUM = 0.001
 # branches, kernel -> rates of the released models (LargeFOV, 4x4 and 7x7; ASPP-L), for files without windows
 RATES = {(1, 3): (12,), (1, 4): (4,), (1, 7): (4,), (4, 3): (6, 12, 18, 24)}
@@ -98,7 +97,7 @@ def _vgg(source: Source) -> Plan:
     backbone = BackboneConfig(name="vgg16", padding="caffe")
     hidden = _convolutions(source, r"fc6(_\d)?")
     if not hidden:
-        return Plan(new_head(backbone, pixels=PIXELS), convs, {}, ("context.", "classifiers."))
+        return Plan(new_head(backbone, pixels=CAFFE_PIXELS), convs, {}, ("context.", "classifiers."))
     for branch, name in enumerate(hidden):
         convs[f"context.branches.{branch}.fc6.conv"] = (name,)
         convs[f"context.branches.{branch}.fc7.conv"] = (name.replace("fc6", "fc7"),)
@@ -122,7 +121,7 @@ def _vgg(source: Source) -> Plan:
         num_classes=_classes(source, classifiers),
         output_stride=_output_stride(source, [f"pool{number}" for number in range(1, 6)]),
         image_pyramid=source.scales,
-        pixels=PIXELS,
+        pixels=CAFFE_PIXELS,
     )
     return _with_classifiers(source, config, convs=convs, norms={}, classifiers=[classifiers])
 
@@ -146,7 +145,7 @@ def _resnet(source: Source) -> Plan:
     )
     classifiers = _convolutions(source, r"fc1(_.+)?")
     if not classifiers:
-        model = new_head(backbone, pixels=PIXELS)
+        model = new_head(backbone, pixels=CAFFE_PIXELS)
         return Plan(model, convs, norms, ("context.", "decoder.", "classifiers."))
     kernel = source.layers[classifiers[0]].blobs[0].shape[-1]
     strided = ["conv1", "pool1", *(f"res{block}a_branch2a" for block in (3, 4, 5))]
@@ -158,7 +157,7 @@ def _resnet(source: Source) -> Plan:
         classifier_rates=_rates(source, classifiers) if kernel > 1 else (),
         output_stride=_output_stride(source, strided),
         image_pyramid=source.scales,
-        pixels=PIXELS,
+        pixels=CAFFE_PIXELS,
     )
     return _with_classifiers(
         source, config, convs=convs, norms=norms, classifiers=[(name,) for name in classifiers]

@@ -82,6 +82,9 @@ def read_keras(path: Path) -> list[KerasLayer]:
 def _by_name(file: Any) -> Iterator[KerasLayer]:
     """Keras 1 and 2: attributes name the layers, and each layer's arrays."""
     root = file.get("model_weights", file)
+    if "layer_names" not in root.attrs:
+        held = ", ".join(list(file)[:5]) or "nothing"
+        raise UserError(f"an HDF5 file without Keras's layers (it holds: {held}); allowed: {ALLOWED}")
     for group in _texts(root.attrs["layer_names"]):
         found: dict[str, dict[str, np.ndarray]] = {}
         for full in _texts(root[group].attrs["weight_names"]):

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from deeplab.backbones.mobilenet_edgetpu import LAST as EDGETPU_LAST
 from deeplab.config import DeepLabConfig
 from deeplab.errors import UserError
 from deeplab.importers.tensorflow_names import tensorflow_variables
@@ -66,7 +67,7 @@ class Structure:
     Attributes:
         options: the reference's flags and their values.
         scope: of the backbone's variables.
-        backbone: name of a backbone that the reference has no flag for, in place of `model_variant`'s.
+        backbone: options of the backbone that the reference has no flag for, such as another name.
         low_level: stride -> channels of the backbone's end points.
         branches: atrous branches, whose rates are open.
         open: options that the variables cannot tell and that change results.
@@ -75,7 +76,7 @@ class Structure:
 
     options: dict[str, Any]
     scope: str
-    backbone: str | None = None
+    backbone: dict[str, Any] = field(default_factory=dict)
     low_level: dict[int, int] = field(default_factory=dict)
     branches: int = 0
     open: set[str] = field(default_factory=set)
@@ -145,7 +146,7 @@ def _mobilenet(shapes: Shapes, scope: str) -> Structure:
             width = structure.options["depth_multiplier"]
             nearest = (
                 len(wrong),
-                f"{structure.backbone or structure.options['model_variant']} of width {width:g}, where "
+                f"{structure.backbone.get('name') or structure.options['model_variant']} of width {width:g}, where "
                 f"{wrong[0]} is {ours[wrong[0]]} and the file has {known.get(wrong[0], 'none')}",
             )
     assert nearest is not None
@@ -161,10 +162,18 @@ def _mobilenets(shapes: Shapes, scope: str) -> Iterator[Structure]:
             for divisor in DIVISORS if scope == "MobilenetV2" else (None,):
                 options = {"depth_multiplier": width, "divisible_by": divisor}
                 variant = name if name in VARIANTS else f"{name}_seg"
-                backbone = None if name in VARIANTS else name
+                backbone: dict[str, Any] = {} if name in VARIANTS else {"name": name}
+                if name == "mobilenet_edgetpu":
+                    backbone = _last_channels(shapes, scope, width)
                 yield Structure(
                     {"model_variant": variant, **options}, scope, backbone, open={"output_stride"}
                 )
+
+
+def _last_channels(shapes: Shapes, scope: str, width: float) -> dict[str, Any]:
+    """The slim network, trained with slim's own definition, keeps the last convolution's 1280 channels."""
+    last = shapes.get(f"{scope}/Conv_1/weights", (EDGETPU_LAST,))[-1]
+    return {"last_channels": last} if width != 1.0 and last == EDGETPU_LAST else {}
 
 
 def _nas(shapes: Shapes, scope: str) -> Structure:
@@ -200,9 +209,7 @@ def build_config(structure: Structure, options: Mapping[str, Any]) -> DeepLabCon
         config = config_from_options(options)
     except (NotBuilt, ValueError) as error:
         raise UserError(f"its options do not make a model: {error}") from None
-    if structure.backbone is None:
-        return config
-    backbone = config.backbone.model_copy(update={"name": structure.backbone})
+    backbone = config.backbone.model_copy(update=structure.backbone)
     return config.model_copy(update={"backbone": backbone})
 
 

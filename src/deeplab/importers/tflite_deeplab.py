@@ -27,6 +27,7 @@ from deeplab.errors import UserError
 from deeplab.importers.fill import fill
 from deeplab.importers.published import labels_for
 from deeplab.importers.report import Imported, ImportReport
+from deeplab.importers.tflite_eight_bit import eight_bit_of
 from deeplab.importers.tflite_file import read_tflite
 from deeplab.importers.tflite_layers import Conv, Network, Resize, network_of
 from deeplab.importers.tflite_walk import CLASSIFIER, Found, follow
@@ -40,7 +41,9 @@ DIVISORS = (None, 8, 4, 2)
 
 
 def import_tflite(path: Path) -> Imported:
-    """The model in the TensorFlow Lite file at `path`, dequantised if it is quantised.
+    """The model in the TensorFlow Lite file at `path`, computing in 8 bits (`model.eight_bit`) if that does.
+
+    Its weights are real numbers in any case: dequantised, if they are quantised.
 
     Raises:
         UserError: a damaged file, or a graph that is not a DeepLab this package builds; says where they part.
@@ -58,6 +61,7 @@ def import_tflite(path: Path) -> Imported:
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     fill(model, weights, source=str(path))
+    arithmetic = _take_arithmetic(model, network, found)
     report = ImportReport(
         source=path.name,
         sha256=sha256,
@@ -66,7 +70,7 @@ def import_tflite(path: Path) -> Imported:
         parameters=len(weights),
         values=sum(value.numel() for value in weights.values()),
         facts=_facts(network, found, config) | {"class names": names},
-        notes=(*_assumptions(network, found), *notes),
+        notes=(*_assumptions(network, found), *arithmetic, *notes),
     )
     model.provenance = {"import": report.to_json()}
     return Imported(model.eval(), report)
@@ -265,9 +269,21 @@ def _assumptions(network: Network, found: Found) -> list[str]:
         )
     if not _visible_resizes(network, found):
         notes.append("nothing in the file shows the resize rule: align_corners, the reference's, is used")
-    if network.tensor(found.features).quantisation:
-        notes.append(
-            "the file computes in 8 bits; this model has the same weights in floating point, and its labels "
-            "differ from the file's own where two classes are nearly equal"
-        )
     return notes
+
+
+def _take_arithmetic(model: DeepLab, network: Network, found: Found) -> tuple[str, ...]:
+    if network.tensor(found.features).quantisation is None:
+        return ()
+    try:
+        model.eight_bit_tables = eight_bit_of(network, found)
+    except UserError as reason:
+        return (
+            f"the file computes in 8 bits, in a way that is not followed here ({reason}): this model computes in "
+            "floating point, and its labels differ from the file's own",
+        )
+    model.eight_bit = True
+    return (
+        "computes in 8 bits as the file does; model.eight_bit = False computes in floating point, faster, with "
+        "other labels where classes are nearly equal",
+    )

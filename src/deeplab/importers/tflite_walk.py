@@ -32,12 +32,16 @@ class Found:
         rates: of the atrous branches, in that order.
         pooling: the image pooling, if any.
         decoder_strides: nominal stride of the low-level feature of each decoder stage.
+        sums: tensor number of each skip's sum, by its inverted residual's path; joins: of each concatenation,
+            by the path of the context or decoder stage.
         resizes: all of them; tail: operations behind the logits.
     """
 
     convs: dict[str, Conv] = field(default_factory=dict)
     skips: list[bool] = field(default_factory=list)
     features: int = -1
+    sums: dict[str, int] = field(default_factory=dict)
+    joins: dict[str, int] = field(default_factory=dict)
     branches: list[str] = field(default_factory=list)
     rates: list[int] = field(default_factory=list)
     pooling: Pool | None = None
@@ -94,7 +98,9 @@ class _Walk:
             out = self._take(f"{path}.project", hidden, kernel=(1, 1), linear=True)
             sums = [add for add in self._readers(out, Add) if set(add.sources) == {x, out}]
             self.found.skips.append(bool(sums))
-            x = self._meet(sums[0]) if sums else out
+            if sums:
+                self.found.sums[path] = self._meet(sums[0])
+            x = self.found.sums.get(path, out)
         return x
 
     def _context(self, features: int) -> int:
@@ -125,7 +131,7 @@ class _Walk:
             raise UserError("nothing reads the backbone's features")
         concats = self._readers(branches[0].output, Concat)
         if concats:
-            x = self._meet(concats[0])
+            x = self.found.joins["context"] = self._meet(concats[0])
             order = {number: position for position, number in enumerate(concats[0].sources)}
             if sorted(order) != sorted(branch.output for branch in branches):
                 raise UserError(f"{self._name(concats[0])} does not join exactly the context branches")
@@ -181,7 +187,7 @@ class _Walk:
         self.found.convs[f"{path}.project"] = project
         self.found.decoder_strides.append(self.end_points[project.sources[0]])
         self._meet(project)
-        x = self._meet(concat)
+        x = self.found.joins[path] = self._meet(concat)
         for step in range(2):
             x = self._refine(f"{path}.convs.{step}", x)
         return x

@@ -130,7 +130,8 @@ def _explain(error: str) -> str:
             f"holds Python objects ({blocked[1]}), not weights alone, and loading them would run code from "
             f"the file; {SAVE_WEIGHTS}"
         )
-    return f"is damaged or cut short ({error.splitlines()[0] if error else 'unreadable'}); fetch it again"
+    first = error.partition("\n")[0].partition(" (Could")[0].rstrip(" .")
+    return f"is damaged or cut short ({first or 'unreadable'}); fetch it again"
 
 
 def _unwrap(content: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:

@@ -11,15 +11,15 @@ from __future__ import annotations
 import re
 
 from deeplab.backbones.resnet import LITE, UNITS
-from deeplab.config import BackboneConfig, ContextConfig, DeepLabConfig, NormConfig, PixelConfig
+from deeplab.config import BackboneConfig, ContextConfig, DeepLabConfig, NormConfig
 from deeplab.errors import UserError
 from deeplab.importers.hints import Hints
 from deeplab.importers.torch_file import TorchFile
 from deeplab.importers.torch_layers import Draft, Layer, Weights, count, size
 from deeplab.model import DeepLab
+from deeplab.pixels import CAFFE_PIXELS
 
 NORM = NormConfig(eps=1e-5, momentum=0.001)
-PIXELS = PixelConfig(mean=(104.008, 116.669, 122.675), std=(1.0, 1.0, 1.0), channels="bgr")
 RATES = (6, 12, 18, 24)
 PYRAMID = (1.0, 0.5, 0.75)
 PARTS = {"conv1": "reduce", "conv2": "conv3x3", "conv3": "increase", "shortcut": "shortcut"}
@@ -62,7 +62,7 @@ def read_deeplab(file: TorchFile, hints: Hints) -> Draft:
         output_stride=hints.output_stride or 8,
         image_pyramid=PYRAMID if prefix else (1.0,),
         resize="half_pixel",
-        pixels=PIXELS,
+        pixels=CAFFE_PIXELS,
     )
     return Draft(network="kazuto1011's deeplab", model=DeepLab(config), layers=layers)
 

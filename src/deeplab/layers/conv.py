@@ -22,11 +22,15 @@ ConvPadding = Padding | Literal["none"]
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     """TensorFlow's SAME padding (begin, end) along one axis of `size` for an effective `kernel`.
 
-    Stride 1: as symmetric padding. Stride 2 and a 3x3 kernel: (1, 1) on odd sizes, (0, 1) on even ones.
+    max((ceil(size / stride) - 1) * stride + kernel - size, 0) in all (fact 2.3). Stride 1: as symmetric
+    padding. Stride 2 and a 3x3 kernel: (1, 1) on odd sizes, (0, 1) on even ones.
     """
-    if kernel < stride:
+    if kernel == 1:
         return 0, 0
     total = kernel - stride + (-size) % stride
+    if kernel < stride:
+        # the windows leave pixels out between them; sym_max because exported sizes have no value yet
+        total = torch.sym_max(total, 0)
     return total // 2, total - total // 2
 
 

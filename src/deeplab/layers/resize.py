@@ -26,15 +26,25 @@ def scale_sides(sides: Sequence[int], scale: float, rule: ResizeRule) -> tuple[i
     return tuple(scale_dimension(side, scale) for side in sides)
 
 
-def resize_bilinear(x: torch.Tensor, size: tuple[int, int], rule: ResizeRule) -> torch.Tensor:
-    """Resize [N, C, h, w] to [N, C, *size] bilinearly, without antialiasing, in x's dtype."""
-    height, width = x.shape[-2:]
-    if (height, width) == tuple(size):
+def resize_bilinear(
+    x: torch.Tensor, size: tuple[int, int], rule: ResizeRule, *, part: tuple[int, int] | None = None
+) -> torch.Tensor:
+    """Resize [N, C, h, w] to [N, C, *size] bilinearly, without antialiasing, in x's dtype.
+
+    `part` says how many first rows and columns of x are the map, where the rest only repeats its last ones.
+    """
+    if part is not None:
+        rows = _lerp(x, size[0], -2, source=part[0], rule=rule)
+        return _lerp(rows, size[1], -1, source=part[1], rule=rule)
+    sides = tuple(x.shape[-2:])
+    # asking whether sizes without a value yet are equal would fix the answer in an exported program
+    if all(isinstance(side, int) for side in (*sides, *size)) and sides == tuple(size):
         return x
-    if height == 1 and width == 1:
+    if all(isinstance(side, int) for side in sides) and sides == (1, 1):
         return x.expand(-1, -1, *size)
     if rule == "legacy":
-        return _lerp(_lerp(x, size[0], -2), size[1], -1)
+        rows = _lerp(x, size[0], -2, source=sides[0], rule=rule)
+        return _lerp(rows, size[1], -1, source=sides[1], rule=rule)
     return F.interpolate(x, size, mode="bilinear", align_corners=rule == "align_corners")
 
 
@@ -55,9 +65,8 @@ def _nearest_index(source: int, target: int) -> torch.Tensor:
     return torch.floor(position + 0.5).long().clamp(max=source - 1)
 
 
-def _lerp(x: torch.Tensor, target: int, axis: int) -> torch.Tensor:
-    source = x.shape[axis]
-    position = torch.arange(target, dtype=torch.float32, device=x.device) * (source / target)
+def _lerp(x: torch.Tensor, target: int, axis: int, *, source: int, rule: ResizeRule) -> torch.Tensor:
+    position = _position(torch.arange(target, device=x.device), source, target, rule)
     low = position.floor().long().clamp(max=source - 1)
     high = (low + 1).clamp(max=source - 1)
     weight = (position - low).to(x.dtype)
@@ -66,3 +75,12 @@ def _lerp(x: torch.Tensor, target: int, axis: int) -> torch.Tensor:
     dim = x.dim() + axis
     first = x.index_select(dim, low)
     return first + (x.index_select(dim, high) - first) * weight
+
+
+def _position(index: torch.Tensor, source: int, target: int, rule: ResizeRule) -> torch.Tensor:
+    """Where in the source each of the target's indices lies, float32."""
+    if rule == "align_corners":
+        return index * (source - 1) / torch.sym_max(target - 1, 1)
+    if rule == "half_pixel":
+        return ((index + 0.5) * source / target - 0.5).clamp(min=0)
+    return index.float() * (source / target)

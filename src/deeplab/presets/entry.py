@@ -17,14 +17,14 @@ class Result(NamedTuple):
 
     Attributes:
         mean_iou: per cent.
-        output_stride: it was measured at.
+        output_stride: it was measured at; None where the source does not say how it was measured.
         split: of the data set.
-        scales, flip: of the photos whose predictions were averaged.
+        scales, flip: of the photos whose predictions were averaged, as far as the source says.
         crf: whether a fully connected CRF came after.
     """
 
     mean_iou: float
-    output_stride: int
+    output_stride: int | None
     split: str = "val"
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
@@ -32,7 +32,8 @@ class Result(NamedTuple):
 
     def describe(self) -> str:
         """One line: the score and how it was measured."""
-        how = [self.split, f"OS {self.output_stride}"]
+        how = [self.split]
+        how += [f"OS {self.output_stride}"] if self.output_stride else []
         how += ["multi-scale"] if len(self.scales) > 1 else []
         how += ["flip"] if self.flip else []
         how += ["CRF"] if self.crf else []

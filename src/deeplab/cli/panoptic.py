@@ -1,0 +1,98 @@
+"""`deeplab panoptic`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from deeplab.errors import UserError
+
+if TYPE_CHECKING:
+    from deeplab.panoptic.accumulator import Accumulator
+
+NAMES = {"pq": "Panoptic Quality", "pc": "Parsing Covering"}
+
+
+def panoptic(
+    gt_json: Path,
+    gt_folder: Path,
+    pred_json: Path,
+    pred_folder: Path,
+    *,
+    metric: Literal["pq", "pc"] = "pq",
+    workers: int = 0,
+    ignored_label: int = 0,
+    max_instances: int = 256,
+    normalize: Annotated[bool, Parameter(negative="--no-normalize")] = True,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+) -> None:
+    """Panoptic Quality or Parsing Covering of predictions in COCO's panoptic format, by class.
+
+    Parameters
+    ----------
+    gt_json:
+        The ground truth's JSON, with categories.
+    gt_folder:
+        Folder of its PNGs.
+    pred_json:
+        The predictions' JSON.
+    pred_folder:
+        Folder of its PNGs.
+    metric:
+        pq for Panoptic Quality, pc for Parsing Covering.
+    workers:
+        Processes; 0 for none besides this one, -1 for one on each processor. The result does not depend on it.
+    ignored_label:
+        Category id of void, and of crowds.
+    max_instances:
+        More than the segments of any category in a picture.
+    normalize:
+        Parsing Covering only: areas are shares of their picture.
+    output:
+        JSON to write. Default: beside the predictions' JSON, such as NAME.pq.json.
+    """
+    from rich.console import Console
+
+    from deeplab.cli.tables import photo_progress
+    from deeplab.panoptic.coco import evaluate_files, read_files
+    from deeplab.panoptic.covering import ParsingCovering
+    from deeplab.panoptic.quality import PanopticQuality
+    from deeplab.panoptic.tables import scores, scores_table
+
+    output = pred_json.with_suffix(f".{metric}.json") if output is None else output
+    if output.resolve() in (gt_json.resolve(), pred_json.resolve()):
+        raise UserError(f"{output} is an input; fix: name another --output")
+    truth, predictions = read_files(gt_json, gt_folder), read_files(pred_json, pred_folder)
+    if not truth.categories:
+        raise UserError(f'{gt_json} has no "categories"; fix: take the ground truth with its categories')
+    options = {"ignored_label": ignored_label, "max_instances_per_category": max_instances}
+    measure: Accumulator
+    if metric == "pq":
+        measure = PanopticQuality(truth.num_categories(), **options)
+    else:
+        options["normalize_by_image_size"] = normalize
+        measure = ParsingCovering(truth.num_categories(), **options)
+    photos = len(truth.annotations)
+    with photo_progress(photos, "comparing") as progress:
+        evaluate_files(truth, predictions, measure=measure, workers=workers, on_picture=progress.advance)
+    Console().print(
+        scores_table(measure, truth, title=f"{NAMES[metric]} of {pred_json.name}, {photos} photos")
+    )
+    _write({"metric": metric, "photos": photos, **options, **scores(measure, truth)}, output)
+    print(f"wrote {output}")
+
+
+def _write(report: dict[str, Any], path: Path) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(beside, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,68 @@
+"""Samples to train and validate on, from a `Source`: checked, renumbered, varied; each draw has its own generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from deeplab.data.augment import to_tensors
+from deeplab.data.source import Source, check_sample
+
+Sample = tuple[torch.Tensor, torch.Tensor]
+Transform = Callable[[np.ndarray, np.ndarray, np.random.Generator], Sample]
+
+
+class SegmentationDataset(Dataset[Sample]):
+    """Samples of one split.
+
+    `dataset[i]` is sample i as it is seen on draw 0; `dataset[i, draw]` as seen on a later draw (say, an
+    epoch). The generator handed to the transform depends on (seed, i, draw) alone, so the samples are the
+    same with any number of workers and after any resume.
+
+    Without a transform a sample is (image uint8 [3, H, W] in 0..255, label uint8 [H, W]).
+
+    Raises:
+        UserError: when a sample is read, with the file and the fix: a file is broken or of the wrong kind,
+            the two differ in size, or the mask holds a value that is no class.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        label_map: np.ndarray | None = None,
+        transform: Transform | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Make samples of `source`; no file is opened before it is asked for.
+
+        Args:
+            source: the split.
+            label_map: uint8 [256], applied to every mask; see `deeplab.data.selection.select_classes`.
+            transform: (image uint8 [H, W, 3], label uint8 [H, W], generator) to the sample.
+            seed: of all random choices.
+        """
+        self.source = source
+        self.label_map = label_map
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        index, draw = key if isinstance(key, tuple) else (key, 0)
+        index = range(len(self))[index]
+        image, label = self.load(index)
+        if self.transform is None:
+            return to_tensors(image, label)
+        return self.transform(image, label, np.random.default_rng([self.seed, index, draw]))
+
+    def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Sample `index` as decoded: (image uint8 [H, W, 3], label uint8 [H, W] after `label_map`)."""
+        image, label = self.source.photo(index), self.source.label(index)
+        check_sample(self.source, index, image=image, label=label)
+        return image, label if self.label_map is None else self.label_map[label]

@@ -1,0 +1,88 @@
+"""The ways in which data sets lie on disk, and which of them a folder has.
+
+Each layout says how it is recognised, which splits it has, and how one is opened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+from deeplab.data.layouts import (
+    ade20k,
+    camvid,
+    cityscapes,
+    coco,
+    coco_stuff,
+    cvat,
+    cvat_masks,
+    images,
+    label_studio,
+    labelme,
+    roboflow,
+    supervisely,
+    tar_shards,
+    tfrecord,
+    voc,
+)
+from deeplab.data.source import Source
+from deeplab.errors import UserError
+
+
+class Layout(NamedTuple):
+    """One way to store a data set.
+
+    looks_for: what `recognise` looks for, in words.
+    open: (root, split, and of `labels` and `names` what `takes` lists) to the split.
+    """
+
+    looks_for: str
+    recognise: Callable[[Path], bool]
+    splits: Callable[[Path], tuple[str, ...]]
+    open: Callable[..., Source]
+    takes: frozenset[str] = frozenset()
+
+
+def _layout(module: ModuleType, *takes: str) -> Layout:
+    return Layout(module.LOOKS_FOR, module.recognise, module.splits, module.open_split, frozenset(takes))
+
+
+# the order of recognition: those with a mark of their own first, plain folders last
+LAYOUTS: dict[str, Layout] = {
+    "cityscapes": _layout(cityscapes, "labels"),
+    "voc": _layout(voc, "labels", "names"),
+    "cvat-masks": _layout(cvat_masks),
+    "cvat": _layout(cvat),
+    "ade20k": _layout(ade20k),
+    "camvid": _layout(camvid, "names"),
+    "roboflow": _layout(roboflow),
+    "supervisely": _layout(supervisely),
+    "labelme": _layout(labelme, "names"),
+    "tfrecord": _layout(tfrecord, "names"),
+    "webdataset": _layout(tar_shards, "names"),
+    "coco": _layout(coco),
+    "coco-stuff": _layout(coco_stuff),
+    "label-studio": _layout(label_studio, "names"),
+    "images": _layout(images, "labels", "names"),
+}
+
+
+def recognise(root: Path) -> str:
+    """The name of the layout that `root` has, by its content; the first of `LAYOUTS` that fits.
+
+    Raises:
+        UserError: not a folder, or of no known layout; the message says what was looked for.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root} is no folder; fix: name the folder that holds the data set")
+    for name, layout in LAYOUTS.items():
+        if layout.recognise(root):
+            return name
+    looked = "\n".join(f"  {name}: {layout.looks_for}" for name, layout in LAYOUTS.items())
+    found = ", ".join(sorted(path.name for path in root.iterdir())[:12]) or "nothing"
+    raise UserError(
+        f"{root} has none of the known layouts. It holds: {found}. Looked for:\n{looked}\n"
+        "fix: name the folder above or below, or bring the data into the layout images"
+    )

@@ -1,0 +1,53 @@
+"""CamVid as SegNet's tutorial stores it: index PNGs, 11 classes, and 11 for void.
+
+ROOT/{train,val,test}/NAME.png (or .jpg)
+ROOT/{train,val,test}annot/NAME.png
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deeplab.data.layouts.masks import Renumbered, table_of
+from deeplab.data.source import IGNORE_LABEL
+from deeplab.data.stored import StoredSplit, by_stem, pair, require_folder
+
+LOOKS_FOR = "train/ beside trainannot/ (or val/ beside valannot/)"
+CAMVID_CLASSES = (
+    "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist",
+)  # fmt: skip
+VOID = 11
+
+
+def recognise(root: Path) -> bool:
+    """Whether a folder of photos has its annotations beside it."""
+    return bool(splits(root))
+
+
+def splits(root: Path) -> tuple[str, ...]:
+    """The splits that have both folders."""
+    both = ("train", "val", "test")
+    return tuple(name for name in both if (root / name).is_dir() and (root / f"{name}annot").is_dir())
+
+
+def open_split(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> StoredSplit:
+    """All photos of the split.
+
+    Args:
+        root: folder that holds train/ and trainannot/.
+        split: "train", "val" or "test".
+        names: class names of the masks, by index, where they are not CamVid's 11 with 11 for void.
+
+    Raises:
+        UserError: a folder is missing.
+    """
+    photos, masks = require_folder(root / split), require_folder(root / f"{split}annot")
+    photo_files, mask_files = by_stem(photos), by_stem(masks, (".png",))
+    items, missing = pair(
+        sorted(photo_files.keys() | mask_files.keys()), photo_files, mask_files, folders=(photos, masks)
+    )
+    classes = CAMVID_CLASSES if names is None else names
+    ignored = {IGNORE_LABEL, VOID} if names is None else {IGNORE_LABEL}
+    table = table_of({index: index for index in range(len(classes))}, ignored=frozenset(ignored))
+    read = Renumbered(table, f"0..{len(classes) - 1}, and {' or '.join(map(str, sorted(ignored)))} for void")
+    return StoredSplit(classes=classes, items=items, missing=missing, read=read)

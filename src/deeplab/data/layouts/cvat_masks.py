@@ -1,0 +1,86 @@
+"""CVAT's "Segmentation mask 1.1" export: VOC's folders with masks in colours, and a map of the colours.
+
+    ROOT/labelmap.txt, a line a class: name:R,G,B:parts:actions
+    ROOT/JPEGImages/, SegmentationClass/, ImageSets/Segmentation/SPLIT.txt (default.txt without subsets)
+
+Where no class has the colour black, black is "background", in front of the others: CVAT leaves it out of the
+map if the task's labels have none.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deeplab.data.layouts import splits as by_name
+from deeplab.data.layouts.masks import Colour, Painted
+from deeplab.data.layouts.voc import LISTS, read_list
+from deeplab.data.layouts.voc import splits as list_names
+from deeplab.data.source import IGNORE_LABEL
+from deeplab.data.stored import StoredSplit, by_stem, pair, require_folder
+from deeplab.errors import UserError
+
+LOOKS_FOR = "labelmap.txt and SegmentationClass/"
+WHOLE = "default"
+VOID_NAMES = frozenset({"ignore", "void", "__ignore__", "ignored"})
+
+
+def recognise(root: Path) -> bool:
+    """Whether there is a map of colours beside the masks."""
+    return (root / "labelmap.txt").is_file() and (root / "SegmentationClass").is_dir()
+
+
+def splits(root: Path) -> tuple[str, ...]:
+    """The lists; with default.txt alone, "train" and "val" by hash."""
+    found = list_names(root)
+    return ("train", "val") if found == (WHOLE,) else found
+
+
+def open_split(root: Path, split: str) -> StoredSplit:
+    """The photos of a list, or of a hash split of default.txt.
+
+    Raises:
+        UserError: a folder, list or the map is missing or of another form.
+    """
+    classes, colours = read_colour_map(root / "labelmap.txt")
+    photos, masks = require_folder(root / "JPEGImages"), require_folder(root / "SegmentationClass")
+    if (root / LISTS / f"{split}.txt").is_file() or list_names(root) != (WHOLE,):
+        names = read_list(root, split)
+    else:
+        names = by_name.choose(root, read_list(root, WHOLE), split)
+    items, missing = pair(names, by_stem(photos), by_stem(masks, (".png",)), folders=(photos, masks))
+    read = Painted(colours, root / "labelmap.txt")
+    return StoredSplit(classes=classes, items=items, missing=missing, read=read)
+
+
+def read_colour_map(path: Path) -> tuple[tuple[str, ...], dict[Colour, int]]:
+    """Class names, and the index of each colour; classes called ignore or void have index 255.
+
+    Raises:
+        UserError: unreadable, or a line of another form.
+    """
+    named: dict[Colour, str] = {}
+    for line in by_name.read_names(path):
+        if line.startswith("#"):
+            continue
+        name, colour = _parse(line, path)
+        if colour in named:
+            raise UserError(f"{path}: {named[colour]} and {name} share the colour {colour}; fix: change one")
+        named[colour] = name
+    if (0, 0, 0) not in named:
+        named = {(0, 0, 0): "background"} | named
+    # background is the first class in every table and palette
+    order = sorted(named.items(), key=lambda entry: entry[1] != "background")
+    classes = tuple(name for _, name in order if name.lower() not in VOID_NAMES)
+    colours = {colour: classes.index(name) if name in classes else IGNORE_LABEL for colour, name in order}
+    return classes, colours
+
+
+def _parse(line: str, path: Path) -> tuple[str, Colour]:
+    name, _, rest = line.partition(":")
+    try:
+        red, green, blue = (int(part) for part in rest.split(":")[0].split(","))
+    except ValueError:
+        raise UserError(
+            f"{path}: the line {line!r} is not of the form name:R,G,B:parts:actions; fix: correct it"
+        ) from None
+    return name.strip(), (red, green, blue)

@@ -1,0 +1,182 @@
+"""Label Studio's JSON export.
+
+    ROOT/*.json, a list of tasks; photos in ROOT/images/ or ROOT, by the name that the task has for them
+
+Regions: polygon, brush, rectangle, ellipse. Of several annotations the first that was not cancelled counts.
+Uploaded photos have eight hexadecimal digits and a hyphen before their name, which may be gone on disk.
+Source: Label Studio's documentation of its results.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from deeplab.data.layouts import polygons
+from deeplab.data.layouts import splits as by_name
+from deeplab.data.layouts.painting import (
+    ClassList,
+    Painter,
+    Picture,
+    Region,
+    broken,
+    mentions,
+    no_area,
+    read_json,
+)
+from deeplab.data.layouts.polygons import Window
+from deeplab.data.layouts.run_lengths import brush_mask
+from deeplab.data.stored import Item, StoredSplit
+from deeplab.errors import UserError
+from deeplab.imaging.photos import PHOTO_SUFFIXES, read_photo
+
+LOOKS_FOR = 'a JSON that is a list of tasks with "data" and "annotations" (Label Studio)'
+KINDS = ("polygonlabels", "brushlabels", "rectanglelabels", "ellipselabels")
+NOT_PAINTED = frozenset({"choices", "textarea", "rating", "number", "taxonomy", "relation", "datetime"})
+UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
+
+LIST_START = 64
+BOM = b"\xef\xbb\xbf"
+
+Size = tuple[int, int]
+Task = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """Finds an item's regions; `size` of photos without any is read from the photo."""
+
+    results: dict[str, list[Task]]
+
+    def __call__(self, item: Item) -> Picture:
+        results = self.results[item.name]
+        try:
+            if not results:
+                return Picture(_photo_size(item.photo), [])
+            size = int(results[0]["original_height"]), int(results[0]["original_width"])
+            return Picture(size, [_region(result, size, item.mask) for result in results])
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise broken(item.mask, error) from error
+
+
+def recognise(root: Path) -> bool:
+    """Whether a JSON in `root` is such a list."""
+    return _find(root) is not None
+
+
+def splits(root: Path) -> tuple[str, ...]:
+    """Lists, else "train" and "val"."""
+    return by_name.available(root)
+
+
+def open_split(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> StoredSplit:
+    """The annotated photos of the split; tasks without an annotation are left out.
+
+    Args:
+        root: folder that holds the JSON.
+        split: "train", "val", "all", or the name of a list.
+        names: class names; None takes background and all labels found, by the alphabet.
+
+    Raises:
+        UserError: no such split, or the JSON is of another form.
+    """
+    path = _find(root)
+    if path is None:
+        raise UserError(f"{root} holds no {LOOKS_FOR}; fix: export as JSON (not JSON-MIN) into it")
+    try:
+        results = {_photo_name(task): _results(task) for task in read_json(path) if _annotation(task)}
+        labels = sorted({_label(result) for found in results.values() for result in found})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise broken(path, error) from error
+    stems = {str(Path(name).with_suffix("")): name for name in results}
+    items, missing = [], []
+    for stem in by_name.choose(root, list(stems), split):
+        photo = _find_photo(root, stems.get(stem, stem))
+        if stem not in stems or photo is None:
+            missing.append(f"photo {stem} in {root / 'images'} or its task in {path}")
+        else:
+            items.append(Item(stem, photo, path))
+    classes = ClassList(names) if names else ClassList.of(labels)
+    read = Painter(_Pictures({item.name: results[stems[item.name]] for item in items}), classes)
+    return StoredSplit(classes=classes.classes, items=tuple(items), missing=tuple(missing), read=read)
+
+
+def _find(root: Path) -> Path | None:
+    for path in sorted(root.glob("*.json")):
+        with path.open("rb") as file:
+            is_list = file.read(LIST_START).removeprefix(BOM).lstrip().startswith(b"[")
+        if is_list and mentions(path, b'"data"', b'"annotations"', b'"result"'):
+            return path
+    return None
+
+
+def _annotation(task: Task) -> Task | None:
+    return next((entry for entry in task["annotations"] if not entry.get("was_cancelled")), None)
+
+
+def _results(task: Task) -> list[Task]:
+    annotation = _annotation(task) or {"result": []}
+    return [result for result in annotation["result"] if result["type"] not in NOT_PAINTED]
+
+
+def _label(result: Task) -> str:
+    labels = result["value"].get(result["type"], [])
+    if len(labels) != 1:
+        raise ValueError(f"a region with the labels {labels}, where one is needed")
+    return labels[0]
+
+
+def _photo_name(task: Task) -> str:
+    for value in task["data"].values():
+        if isinstance(value, str):
+            parts = urlsplit(value)
+            path = parse_qs(parts.query).get("d", [unquote(parts.path)])[0]
+            if Path(path).suffix.lower() in PHOTO_SUFFIXES:
+                return Path(path).name
+    raise ValueError(f"task {task.get('id')} names no photo")
+
+
+def _find_photo(root: Path, name: str) -> Path | None:
+    folders = (root / "images", root, root / "upload")
+    return next(_existing(folders, (name, UPLOAD_PREFIX.sub("", name))), None)
+
+
+def _existing(folders: tuple[Path, ...], names: tuple[str, ...]) -> Iterator[Path]:
+    return (folder / name for name in names for folder in folders if (folder / name).is_file())
+
+
+def _photo_size(photo: Path) -> Size:
+    height, width, _ = read_photo(photo).shape
+    return height, width
+
+
+def _region(result: Task, size: Size, file: Path) -> Region:
+    return Region(_label(result), partial(_cover, result, size=size, file=file))
+
+
+def _cover(result: Task, *, size: Size, file: Path) -> Window:
+    value, kind = result["value"], result["type"]
+    if result.get("image_rotation"):
+        raise UserError(
+            f"{file}: a photo turned by {result['image_rotation']} degrees in the tool; fix: turn back"
+        )
+    # everything but the brush is in per cent of the photo's sides
+    x_unit, y_unit = size[1] / 100, size[0] / 100
+    if kind == "brushlabels":
+        return Window(0, 0, brush_mask(value["rle"], size))
+    if kind == "polygonlabels":
+        return polygons.fill([[(x * x_unit, y * y_unit) for x, y in value["points"]]], size)
+    if kind not in KINDS:
+        raise no_area(file, kind, KINDS)
+    x, y, degrees = value["x"] * x_unit, value["y"] * y_unit, value.get("rotation", 0)
+    if kind == "ellipselabels":
+        radii = value["radiusX"] * x_unit, value["radiusY"] * y_unit
+        return polygons.fill([polygons.ellipse(x, y, *radii, degrees=degrees)], size)
+    right, bottom = x + value["width"] * x_unit, y + value["height"] * y_unit
+    ring = polygons.rectangle(x, y, right, bottom, degrees=degrees, about=[(x, y)])
+    return polygons.fill([ring], size)

@@ -1,0 +1,126 @@
+"""Mask files as class indices: stored as such, renumbered by a table, or painted in colours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from deeplab.data.source import IGNORE_LABEL
+from deeplab.data.stored import Item
+from deeplab.errors import UserError
+from deeplab.imaging.label_maps import read_label_map
+
+NO_CLASS = -1
+Colour = tuple[int, int, int]
+
+
+def read_indices(item: Item) -> np.ndarray:
+    """The mask's own values, uint8 [H, W].
+
+    Raises:
+        UserError: unreadable, not an index mask, or values above 255.
+    """
+    return read_mask(item.mask)
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """An index mask, uint8 [H, W].
+
+    Raises:
+        UserError: unreadable, not an index mask, or values above 255.
+    """
+    values = read_label_map(path)
+    if values.dtype == np.uint8:
+        return values
+    if values.max() > IGNORE_LABEL:
+        row, column = np.argwhere(values > IGNORE_LABEL)[0]
+        raise UserError(
+            f"{path}: value {values[row, column]} at row {row}, column {column} of a 16-bit mask; allowed: "
+            "class indices 0..254, and 255 for ignore; fix: renumber the classes"
+        )
+    return values.astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Renumbered:
+    """Reads masks whose stored values are other numbers than the classes'.
+
+    Attributes:
+        table: [256] integers: class of each stored value, 255 for ignore, -1 for a value that may not be.
+        allowed: the stored values that may be, in words.
+    """
+
+    table: tuple[int, ...]
+    allowed: str
+
+    def __call__(self, item: Item) -> np.ndarray:
+        """Labels of an item, uint8 [H, W].
+
+        Raises:
+            UserError: unreadable, or a value that may not be.
+        """
+        stored = read_mask(item.mask)
+        labels = np.array(self.table, dtype=np.int16)[stored]
+        if labels.min() == NO_CLASS:
+            row, column = np.argwhere(labels == NO_CLASS)[0]
+            raise UserError(
+                f"{item.mask}: value {stored[row, column]} at row {row}, column {column} is no class; "
+                f"allowed: {self.allowed}; fix: correct the mask"
+            )
+        return labels.astype(np.uint8)
+
+
+def table_of(classes: Mapping[int, int], *, ignored: frozenset[int] = frozenset()) -> tuple[int, ...]:
+    """The table of `Renumbered`: stored value to class, and the values to ignore."""
+    table = [NO_CLASS] * 256
+    for value in ignored:
+        table[value] = IGNORE_LABEL
+    for value, index in classes.items():
+        table[value] = index
+    return tuple(table)
+
+
+@dataclass(frozen=True)
+class Painted:
+    """Reads masks whose pixels have their class's colour, as RGB or as a palette.
+
+    Attributes:
+        colours: class index, or 255 for ignore, by RGB.
+        source: the file that says so, for messages.
+    """
+
+    colours: dict[Colour, int]
+    source: Path
+
+    def __call__(self, item: Item) -> np.ndarray:
+        """Labels of an item, uint8 [H, W].
+
+        Raises:
+            UserError: unreadable, or a colour that is no class's.
+        """
+        rgb = _read_colours(item.mask).astype(np.int32)
+        codes = rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
+        found, position = np.unique(codes, return_inverse=True)
+        known = {r << 16 | g << 8 | b: index for (r, g, b), index in self.colours.items()}
+        for code in found.tolist():
+            if code not in known:
+                row, column = np.argwhere(codes == code)[0]
+                raise UserError(
+                    f"{item.mask}: colour {(code >> 16, code >> 8 & 255, code & 255)} at row {row}, column "
+                    f"{column} is no class of {self.source}; fix: add its line there, or export the mask "
+                    "without smoothing"
+                )
+        return np.array([known[code] for code in found.tolist()], np.uint8)[position].reshape(codes.shape)
+
+
+def _read_colours(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            return np.array(image.convert("RGB"))
+    # Damaged files make the decoders raise nearly anything: OSError, SyntaxError, struct.error, zlib.error.
+    except Exception as error:
+        raise UserError(f"{path} cannot be read as a colour mask ({error}); fix: replace the file") from error

@@ -1,0 +1,151 @@
+"""Label maps from drawn regions: annotation tools store outlines and masks by class name, not pixels.
+
+Regions are painted in the order given, later ones on top. What no region covers is "background".
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from deeplab.data.layouts.polygons import Window
+from deeplab.data.source import IGNORE_LABEL
+from deeplab.data.stored import Item
+from deeplab.errors import UserError
+
+BACKGROUND = "background"
+BACKGROUND_NAMES = frozenset({BACKGROUND, "_background_", "__background__"})
+IGNORE_NAMES = frozenset({"ignore", "ignored", "__ignore__", "_ignore_", "void"})
+
+
+class Region(NamedTuple):
+    """A class name and, asked for only when painted, the pixels."""
+
+    name: str
+    cover: Callable[[], Window]
+
+
+class Picture(NamedTuple):
+    """(height, width) and what is drawn on it, from the back to the front."""
+
+    size: tuple[int, int]
+    regions: Sequence[Region]
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """Class names by index, and what unpainted pixels are.
+
+    `index` knows each name, also those that mean background (0) or ignore (255).
+    """
+
+    classes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> ClassList:
+        """Background, then the names in their order, without those that mean background or ignore."""
+        own = (name for name in dict.fromkeys(names) if name.lower() not in BACKGROUND_NAMES | IGNORE_NAMES)
+        return cls((BACKGROUND, *own))
+
+    @property
+    def unpainted(self) -> int:
+        """Background's index, or 255 where the list has none."""
+        return self.classes.index(BACKGROUND) if BACKGROUND in self.classes else IGNORE_LABEL
+
+    def index(self, name: str, *, file: Path) -> int:
+        """The value to paint.
+
+        Raises:
+            UserError: not a class; it names `file`.
+        """
+        if name in self.classes:
+            return self.classes.index(name)
+        if name.lower() in BACKGROUND_NAMES:
+            return self.unpainted
+        if name.lower() in IGNORE_NAMES:
+            return IGNORE_LABEL
+        raise UserError(
+            f"{file}: the label {name!r} is no class; allowed: {', '.join(self.classes)}; "
+            "fix: correct the label, or add it to the names"
+        )
+
+
+@dataclass(frozen=True)
+class Painter:
+    """Reads the labels of an item by painting what `picture` finds in its annotation.
+
+    Attributes:
+        picture: the item's regions; picklable.
+        largest_first: whether small regions go on top, for formats without an order.
+    """
+
+    picture: Callable[[Item], Picture]
+    classes: ClassList
+    largest_first: bool = False
+
+    def __call__(self, item: Item) -> np.ndarray:
+        """uint8 [H, W].
+
+        Raises:
+            UserError: the annotation is broken or has an unknown class; it names the file.
+        """
+        size, regions = self.picture(item)
+        if len(self.classes.classes) > IGNORE_LABEL:
+            raise UserError(f"{item.mask}: {len(self.classes.classes)} classes; masks here have at most 255")
+        try:
+            drawn = [(self.classes.index(region.name, file=item.mask), region.cover()) for region in regions]
+        except UserError as error:
+            known = str(error) if str(item.mask) in str(error) else f"{item.mask}: {error}"
+            raise UserError(known) from None
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise broken(item.mask, error) from error
+        if self.largest_first:
+            drawn.sort(key=lambda entry: -int(entry[1].pixels.sum()))
+        labels = np.full(size, self.classes.unpainted, np.uint8)
+        for index, cover in drawn:
+            height, width = cover.pixels.shape
+            part = labels[cover.top : cover.top + height, cover.left : cover.left + width]
+            # tools round, so that a mask may stick out by a pixel
+            part[cover.pixels[: part.shape[0], : part.shape[1]]] = index
+        return labels
+
+
+def read_json(path: Path) -> Any:
+    """The file's content.
+
+    Raises:
+        UserError: unreadable or no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}); fix: export it again") from error
+
+
+def mentions(path: Path, *keys: bytes) -> bool:
+    """Whether all of these bytes stand somewhere in the file: quicker than parsing, for a look only."""
+    if path.stat().st_size == 0:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return all(data.find(key) >= 0 for key in keys)
+
+
+def broken(path: Path, error: Exception) -> UserError:
+    """What to raise where an annotation lacks a key or has a value of another kind."""
+    return UserError(
+        f"{path} is not of the form that its tool writes ({type(error).__name__}: {error}); fix: export it again"
+    )
+
+
+def no_area(path: Path, kind: str, allowed: Mapping[str, Any] | Sequence[str]) -> UserError:
+    """What to raise for a shape that covers no pixels."""
+    return UserError(
+        f"{path}: a shape of type {kind!r} has no area to label; allowed: {', '.join(allowed)}; "
+        "fix: delete it, or draw it as a polygon"
+    )

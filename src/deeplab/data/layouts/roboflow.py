@@ -1,0 +1,68 @@
+"""Roboflow's "semantic segmentation masks" export.
+
+ROOT/{train,valid,test}/NAME.jpg, NAME_mask.png, _classes.csv ("Pixel Value, Class")
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from deeplab.data.layouts.masks import Renumbered, table_of
+from deeplab.data.layouts.splits import split_folder
+from deeplab.data.source import IGNORE_LABEL
+from deeplab.data.stored import StoredSplit, by_stem, pair, require_folder
+from deeplab.errors import UserError
+
+LOOKS_FOR = "train/_classes.csv whose first line is Pixel Value, Class"
+TABLE = "_classes.csv"
+MASK_END = "_mask"
+
+
+def recognise(root: Path) -> bool:
+    """Whether a split's folder has such a table (the classification export has one of another kind)."""
+    for split in splits(root):
+        folder = split_folder(root, split)
+        if folder is not None and (folder / TABLE).is_file():
+            first = (folder / TABLE).read_text(encoding="utf-8-sig", errors="replace").split("\n", 1)[0]
+            return first.strip().lower().startswith("pixel value")
+    return False
+
+
+def splits(root: Path) -> tuple[str, ...]:
+    """The splits that have a folder."""
+    return tuple(name for name in ("train", "val", "test") if split_folder(root, name))
+
+
+def open_split(root: Path, split: str) -> StoredSplit:
+    """All photos of the split; "val" is the folder valid.
+
+    Raises:
+        UserError: the folder or its table is missing, or the table is not of that form.
+    """
+    folder = require_folder(split_folder(root, split) or root / split)
+    values = _read_table(folder / TABLE)
+    files = by_stem(folder)
+    masks = {name.removesuffix(MASK_END): path for name, path in files.items() if name.endswith(MASK_END)}
+    photos = {name: path for name, path in files.items() if not name.endswith(MASK_END)}
+    items, missing = pair(sorted(photos.keys() | masks.keys()), photos, masks, folders=(folder, folder))
+    ignored = frozenset({IGNORE_LABEL}) - values.keys()
+    table = table_of({value: index for index, value in enumerate(values)}, ignored=ignored)
+    read = Renumbered(table, f"the values of {folder / TABLE}: {', '.join(map(str, values))}")
+    return StoredSplit(classes=tuple(values.values()), items=items, missing=missing, read=read)
+
+
+def _read_table(path: Path) -> dict[int, str]:
+    """Class name by value, in the order of the values."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = [row for row in csv.reader(file) if row][1:]
+        found = {int(value): name.strip() for value, name in rows}
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read as lines of value and class name ({error}); fix: export the data again as "
+            "semantic segmentation masks"
+        ) from error
+    if not found or min(found) < 0 or max(found) > IGNORE_LABEL:
+        raise UserError(f"{path} lists values {sorted(found)}; allowed: at least one, each 0..255")
+    return dict(sorted(found.items()))

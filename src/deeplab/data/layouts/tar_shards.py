@@ -1,0 +1,317 @@
+"""WebDataset: photos and masks in tar files, here or remote.
+
+    ROOT/SPLIT-000000.tar, ..., or ROOT/SPLIT.json: {"shardlist": [{"url": "https://...", "nsamples": 1000}]}
+    ROOT/classes.txt: class names, one a line
+
+Within a tar, files of one sample share their name up to the first dot: NAME.jpg and NAME.seg.png (or .mask.png,
+.label.png, .png). A remote shard is fetched when one of its samples is asked for, and kept in the cache folder;
+so training starts before all is there, and its order is the same with any number of workers, also after a
+resume. http(s) needs the extra `download`; gs, hf, ais, sftp the extra `webdataset`. Source: WebDataset's
+documentation of its format and of its index.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tarfile
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from deeplab.data.layouts.embedded import bytes_as_stored, open_picture, png_bytes, read_embedded_mask
+from deeplab.data.layouts.painting import broken, read_json
+from deeplab.data.layouts.splits import read_names
+from deeplab.data.source import IGNORE_LABEL, Source, check_sample
+from deeplab.download import cache_folder, fetch, is_address
+from deeplab.errors import UserError, require
+from deeplab.imaging.photos import as_photo
+
+LOOKS_FOR = "SPLIT-000000.tar, or SPLIT.json with a shardlist (WebDataset)"
+MASKS = ("seg.png", "mask.png", "label.png", "png")
+PHOTOS = ("jpg", "jpeg", "webp", "image.png", "img.png", "png")
+INDEX_START = 4096
+SCHEMES = frozenset({"gs", "hf", "ais", "sftp"})
+"""What WebDataset opens, without its pipe: that runs any command which the index names."""
+
+
+class Member(NamedTuple):
+    """A file within a tar: its name, where its bytes begin, and how many there are."""
+
+    name: str
+    start: int
+    size: int
+
+
+class Pair(NamedTuple):
+    """A sample within a tar."""
+
+    key: str
+    photo: Member
+    mask: Member
+
+
+class Shard(NamedTuple):
+    """A tar's path or address, and its number of samples."""
+
+    url: str
+    samples: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardedSplit:
+    """A `deeplab.data.source.Source` of tar files; `ends[i]` is the number of samples up to shard i."""
+
+    classes: tuple[str, ...]
+    shards: tuple[Shard, ...]
+    ends: tuple[int, ...]
+    missing: tuple[str, ...] = ()
+    ignore_label: int = IGNORE_LABEL
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    def name(self, index: int) -> str:
+        """See `Source`."""
+        return self._pair(index)[1].key
+
+    def files(self, index: int) -> tuple[str, str]:
+        """See `Source`."""
+        url, number = self._place(index)
+        return f"{url}:{number}", f"{url}:{number} (mask)"
+
+    def photo(self, index: int) -> np.ndarray:
+        """See `Source`."""
+        url, pair = self._pair(index)
+        return as_photo(open_picture(_read(url, pair.photo), f"{url}:{pair.photo.name}"))
+
+    def label(self, index: int) -> np.ndarray:
+        """See `Source`."""
+        url, pair = self._pair(index)
+        return read_embedded_mask(_read(url, pair.mask), f"{url}:{pair.mask.name}")
+
+    def _pair(self, index: int) -> tuple[str, Pair]:
+        url, number = self._place(index)
+        samples = self.shards[self._shard(index)].samples
+        pairs, unpaired = pairs_in(local_file(url))
+        if len(pairs) != samples:
+            raise UserError(
+                f"{url} has {len(pairs)} samples with photo and mask where the index says {samples}"
+                f"{', first without: ' + unpaired[0] if unpaired else ''}; fix: make the index again"
+            )
+        return url, pairs[number]
+
+    def _shard(self, index: int) -> int:
+        return bisect_right(self.ends, index)
+
+    def _place(self, index: int) -> tuple[str, int]:
+        """The sample's shard, and its number there."""
+        shard = self.shards[self._shard(index)]
+        return shard.url, index - self.ends[self._shard(index)] + shard.samples
+
+
+def recognise(root: Path) -> bool:
+    """Whether there are such shards or such an index."""
+    return bool(splits(root))
+
+
+def splits(root: Path) -> tuple[str, ...]:
+    """The splits that have shards or an index."""
+    local = {path.stem.rpartition("-")[0] for path in root.glob("*-[0-9]*.tar")}
+    indexed = {path.stem for path in root.glob("*.json") if _is_index(path)}
+    return tuple(sorted(local | indexed))
+
+
+def open_split(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> ShardedSplit:
+    """Find the split's shards; local ones are looked through, remote ones not yet fetched.
+
+    Args:
+        root: folder that holds the shards or the index.
+        split: what the shards' names begin with, or the index's name.
+        names: class names of the masks, by index; None takes classes.txt.
+
+    Raises:
+        UserError: no shard of the split, a broken one, a wrong index, or no class names.
+    """
+    index = root / f"{split}.json"
+    if index.is_file():
+        shards, missing = _indexed(root, index), ()
+    else:
+        shards, missing = _local(sorted(root.glob(f"{split}-[0-9]*.tar")))
+    if not shards:
+        found = ", ".join(splits(root)) or "none"
+        raise UserError(
+            f"{root} has no {split}-*.tar and no {index.name}; splits found: {found}; fix: name one"
+        )
+    if names is None and not (root / "classes.txt").is_file():
+        raise UserError(
+            f"{root / 'classes.txt'} is missing, and shards do not name their classes; fix: write one name a "
+            "line, value 0 first, or give the names (data.names=[background, cat])"
+        )
+    ends = tuple(np.cumsum([shard.samples for shard in shards]).tolist())
+    classes = names or read_names(root / "classes.txt")
+    return ShardedSplit(classes=classes, shards=tuple(shards), ends=ends, missing=missing)
+
+
+def local_file(url: str) -> Path:
+    """The shard on this machine, fetched into the cache folder if it is elsewhere.
+
+    Raises:
+        UserError: it is not there, or of a scheme that is not allowed.
+    """
+    scheme = urlsplit(url).scheme
+    if is_address(url):
+        return fetch(url)
+    if scheme in SCHEMES:
+        return _fetch_by_webdataset(url)
+    if "://" in url or url.startswith("pipe:"):
+        raise UserError(f"{url}: shards come by http, https, {', '.join(sorted(SCHEMES))}, or as files")
+    return Path(url)
+
+
+@lru_cache(maxsize=4096)
+def pairs_in(path: Path) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
+    """Samples of a tar in its order, and the names of those without photo or mask.
+
+    Raises:
+        UserError: not an uncompressed tar, or a broken one.
+    """
+    samples: dict[str, dict[str, Member]] = {}
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for entry in tar:
+                if entry.isfile():
+                    folder, slash, file = entry.name.rpartition("/")
+                    key, _, ending = file.partition(".")
+                    member = Member(entry.name, entry.offset_data, entry.size)
+                    samples.setdefault(folder + slash + key, {})[ending.lower()] = member
+    except (OSError, tarfile.TarError) as error:
+        raise UserError(
+            f"{path} cannot be read as a tar ({error}); fix: write or fetch it again, not compressed"
+        ) from error
+    pairs, unpaired = [], []
+    for key, members in samples.items():
+        mask = next((ending for ending in MASKS if ending in members), None)
+        photo = next((ending for ending in PHOTOS if ending in members and ending != mask), None)
+        if mask is None or photo is None:
+            unpaired.append(key)
+        else:
+            pairs.append(Pair(key, members[photo], members[mask]))
+    return tuple(pairs), tuple(unpaired)
+
+
+def write_shards(
+    source: Source,
+    output: Path,
+    split: str,
+    *,
+    samples: int = 1000,
+    on_sample: Callable[[], None] = lambda: None,
+) -> list[Path]:
+    """Write a split as SPLIT-000000.tar, ..., SPLIT.json and classes.txt, to be read from here or a server.
+
+    Args:
+        source: the split; sizes and values of every sample are checked.
+        output: folder, made if need be.
+        split: what the shards' names begin with.
+        samples: in a shard.
+        on_sample: called after each sample, for a progress bar.
+
+    Raises:
+        UserError: a sample that is wrong, or WebDataset is not installed.
+    """
+    writer = require("webdataset.writer", extra="webdataset").TarWriter
+    output.mkdir(parents=True, exist_ok=True)
+    written, listed = [], []
+    for start in range(0, len(source), samples):
+        path = output / f"{split}-{len(written):06d}.tar"
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        indices = range(start, min(start + samples, len(source)))
+        try:
+            with beside.open("wb") as file, writer(file, encoder=False, mtime=0) as tar:
+                for index in indices:
+                    tar.write(_record(source, index))
+                    on_sample()
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+        written.append(path)
+        listed.append({"url": path.name, "nsamples": len(indices)})
+    _write_text(output / "classes.txt", "\n".join(source.classes) + "\n")
+    _write_text(
+        output / f"{split}.json", json.dumps({"wids_version": 1, "shardlist": listed}, indent=1) + "\n"
+    )
+    return written
+
+
+def _record(source: Source, index: int) -> dict[str, bytes | str]:
+    image, label = source.photo(index), source.label(index)
+    check_sample(source, index, image=image, label=label)
+    photo = bytes_as_stored(source.files(index)[0]) or png_bytes(image)
+    ending = "jpg" if photo.startswith(b"\xff\xd8") else "png"
+    # a dot would end the sample's name
+    key = source.name(index).replace(".", "_")
+    return {"__key__": key, ending: photo, "seg.png": png_bytes(label)}
+
+
+def _is_index(path: Path) -> bool:
+    with path.open("rb") as file:
+        return b'"shardlist"' in file.read(INDEX_START)
+
+
+def _indexed(root: Path, index: Path) -> list[Shard]:
+    try:
+        listed = [(entry["url"], int(entry["nsamples"])) for entry in read_json(index)["shardlist"]]
+        return [Shard(url if "://" in url else str(root / url), samples) for url, samples in listed]
+    except (KeyError, TypeError, ValueError) as error:
+        raise broken(index, error) from error
+
+
+def _local(paths: list[Path]) -> tuple[list[Shard], tuple[str, ...]]:
+    shards, missing = [], []
+    for path in paths:
+        pairs, unpaired = pairs_in(path)
+        shards.append(Shard(str(path), len(pairs)))
+        missing += [f"photo or mask of {path}:{key}" for key in unpaired]
+    return shards, tuple(missing)
+
+
+def _fetch_by_webdataset(url: str) -> Path:
+    place = cache_folder() / hashlib.sha256(url.encode()).hexdigest()[:16] / url.rpartition("/")[2]
+    if place.is_file():
+        return place
+    gopen = require("webdataset.gopen", extra="webdataset").gopen
+    place.parent.mkdir(parents=True, exist_ok=True)
+    beside = place.with_name(f".{place.name}.{os.getpid()}")
+    try:
+        with gopen(url, "rb") as remote, beside.open("wb") as file:
+            shutil.copyfileobj(remote, file)
+        os.replace(beside, place)
+    # WebDataset runs the store's own program, which fails in its own way
+    except Exception as error:
+        raise UserError(
+            f"{url} cannot be fetched ({error}); fix: fetch it by hand and name the file"
+        ) from error
+    finally:
+        beside.unlink(missing_ok=True)
+    return place
+
+
+def _read(url: str, member: Member) -> bytes:
+    with local_file(url).open("rb") as file:
+        file.seek(member.start)
+        return file.read(member.size)
+
+
+def _write_text(path: Path, text: str) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)

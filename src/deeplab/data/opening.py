@@ -1,0 +1,116 @@
+"""From the words of a recipe or a command line to an open split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deeplab.data.dataset import SegmentationDataset, Transform
+from deeplab.data.layouts import LAYOUTS, recognise
+from deeplab.data.recipe import DataRecipe
+from deeplab.data.selection import select_classes
+from deeplab.data.source import Source
+from deeplab.errors import UserError
+
+MISSING_SHOWN = 3
+
+
+def open_source(
+    root: str | Path,
+    split: str,
+    *,
+    layout: str = "auto",
+    labels: str | None = None,
+    names: tuple[str, ...] = (),
+) -> Source:
+    """One split as it is stored; no photo or mask is opened before it is asked for.
+
+    Args:
+        root: the data set's folder.
+        split: "train", "val", or what the layout calls it; see `split_names`.
+        layout: a key of `deeplab.data.layouts.LAYOUTS`; "auto" recognises it by content.
+        labels: the masks' folder, for layouts that may have several.
+        names: class names of the stored masks, by index, for layouts that do not say; () asks the layout.
+
+    Returns:
+        the split; it may have `missing` files.
+
+    Raises:
+        UserError: unknown layout or split, or an option that the layout does not take.
+    """
+    root = Path(root)
+    chosen = _layout_name(root, layout)
+    options = {"labels": labels, "names": names or None}
+    given = {key: value for key, value in options.items() if value is not None}
+    for key in given.keys() - LAYOUTS[chosen].takes:
+        raise UserError(
+            f"{key}={given[key]!r}: data in the layout {chosen} ({root}) say that themselves; fix: leave {key} out"
+            + ("; classes chooses among the classes" if key == "names" else "")
+        )
+    return LAYOUTS[chosen].open(root, split, **given)
+
+
+def split_names(root: str | Path, *, layout: str = "auto") -> tuple[str, ...]:
+    """Names of the splits that the data set in `root` has.
+
+    Raises:
+        UserError: unknown layout.
+    """
+    root = Path(root)
+    return LAYOUTS[_layout_name(root, layout)].splits(root)
+
+
+def open_split(
+    data: DataRecipe, split: str, *, transform: Transform | None = None, seed: int = 0
+) -> SegmentationDataset:
+    """The photos and masks of one split, with the recipe's classes.
+
+    Raises:
+        UserError: as `open_source`; also if a file of the split is missing, or the split is empty.
+    """
+    source = open_source(data.root, split, layout=data.layout, labels=data.labels, names=data.names)
+    require_complete(source, split)
+    keep = data.classes or source.classes
+    table = select_classes(source.classes, keep, other=data.other)
+    return SegmentationDataset(source, label_map=table, transform=transform, seed=seed)
+
+
+def require_complete(source: Source, split: str) -> None:
+    """See that the split has samples and every file that it asks for.
+
+    Raises:
+        UserError: it has not.
+    """
+    if source.missing:
+        first = "; ".join(source.missing[:MISSING_SHOWN])
+        raise UserError(
+            f"split {split!r}: {len(source.missing)} files are missing, first: {first}; "
+            "fix: add what is missing, or take the names off the list"
+        )
+    if not len(source):
+        raise UserError(f"split {split!r} has no samples; fix: name another split, or add photos and masks")
+
+
+def resolve(data: DataRecipe) -> DataRecipe:
+    """`data` with what the data set itself says filled in: layout, names, classes.
+
+    Raises:
+        UserError: as `open_source`.
+    """
+    if data.layout != "auto" and data.classes:
+        return data
+    layout = _layout_name(data.root, data.layout)
+    source = open_source(data.root, data.train, layout=layout, labels=data.labels, names=data.names)
+    # layouts that know their classes take no names
+    names = source.classes if "names" in LAYOUTS[layout].takes else ()
+    classes = data.classes or source.classes
+    if len(classes) < 2:
+        raise UserError(f"{data.root} has one class only, {classes}; fix: two are needed, add 'background'")
+    return data.model_copy(update={"layout": layout, "names": names, "classes": classes})
+
+
+def _layout_name(root: Path, layout: str) -> str:
+    if layout == "auto":
+        return recognise(root)
+    if layout not in LAYOUTS:
+        raise UserError(f"layout {layout!r} is unknown; allowed: auto, {', '.join(LAYOUTS)}")
+    return layout

@@ -1,0 +1,80 @@
+"""What every data set looks like to the rest of the package, however it is stored.
+
+A `Source` is one split as it lies on disk: it names, reads and decodes; `deeplab.data.dataset` makes samples of
+it. Nothing here needs torch, so that data sets can be looked at quickly.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from deeplab.errors import UserError
+
+IGNORE_LABEL = 255
+
+
+class Source(Protocol):
+    """One split of a data set as it is stored.
+
+    Attributes:
+        classes: names by index of the labels that `label` gives.
+        ignore_label: value of `label` that is no class, 255.
+        missing: files that the split asks for and that are not there, each with what asks for it; their
+            samples are left out. `deeplab.data.opening.open_split` refuses such a split.
+    """
+
+    classes: tuple[str, ...]
+    ignore_label: int
+    missing: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """Short and unique within the split, for messages and file names."""
+        ...
+
+    def files(self, index: int) -> tuple[str, str]:
+        """Photo and mask as a user would name them: a path, or SHARD:NUMBER; nothing is read or fetched."""
+        ...
+
+    def photo(self, index: int) -> np.ndarray:
+        """uint8 [H, W, 3] RGB, upright.
+
+        Raises:
+            UserError: names the file.
+        """
+        ...
+
+    def label(self, index: int) -> np.ndarray:
+        """uint8 [H, W], class indices or `ignore_label`.
+
+        Raises:
+            UserError: names the file.
+        """
+        ...
+
+
+def check_sample(source: Source, index: int, *, image: np.ndarray, label: np.ndarray) -> None:
+    """See that photo and mask have one size and every value is a class or `ignore_label`.
+
+    Raises:
+        UserError: they have not; it names the file, what was found and the fix.
+    """
+    photo_file, mask_file = source.files(index)
+    if image.shape[:2] != label.shape:
+        raise UserError(
+            f"{mask_file} is {label.shape[1]}x{label.shape[0]} (width x height) but {photo_file} is "
+            f"{image.shape[1]}x{image.shape[0]}; fix: make the mask again at the photo's size, "
+            "upright as a viewer shows it (EXIF rotation applied)"
+        )
+    count = len(source.classes)
+    wrong = (label >= count) & (label != source.ignore_label)
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        raise UserError(
+            f"{mask_file}: value {label[row, column]} at row {row}, column {column} is no class; allowed: "
+            f"0..{count - 1}, and {source.ignore_label} for ignore; "
+            "fix: correct the mask, or the number of classes"
+        )

@@ -1,0 +1,101 @@
+"""How the doctor reads a pair: from two picture files, or through a format's own decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from deeplab.doctor.mask_facts import MaskFacts, label_facts, mask_facts
+from deeplab.doctor.pairs import Pair
+from deeplab.doctor.photo_facts import PhotoFacts, array_facts, photo_facts
+from deeplab.errors import UserError
+from deeplab.imaging.photos import read_photo
+
+
+class DecodedSplit(Protocol):
+    """What the doctor needs of a `deeplab.data.source.Source`."""
+
+    def photo(self, index: int) -> np.ndarray: ...
+
+    def label(self, index: int) -> np.ndarray: ...
+
+
+class Reader(Protocol):
+    """Reads pairs; sent to every process, so it must be picklable."""
+
+    def photo_facts(self, pair: Pair) -> PhotoFacts | None: ...
+
+    def mask_facts(self, pair: Pair) -> MaskFacts | None: ...
+
+    def photo(self, pair: Pair) -> np.ndarray:
+        """uint8 [H, W, 3], upright."""
+        ...
+
+    def labels(self, pair: Pair) -> np.ndarray:
+        """Integers [H, W]: class indices, the ignore label, or whatever wrong value is stored."""
+        ...
+
+
+@dataclass(frozen=True)
+class FileReader:
+    """Photos and masks that are picture files; `decode` is the class of each stored value 0..255."""
+
+    decode: tuple[int, ...] | None = None
+
+    def photo_facts(self, pair: Pair) -> PhotoFacts | None:
+        """None if the photo is missing."""
+        return photo_facts(pair.photo) if pair.photo else None
+
+    def mask_facts(self, pair: Pair) -> MaskFacts | None:
+        """None if the mask is missing."""
+        return mask_facts(pair.mask) if pair.mask else None
+
+    def photo(self, pair: Pair) -> np.ndarray:
+        """See `Reader`."""
+        return read_photo(_present(pair.photo))
+
+    def labels(self, pair: Pair) -> np.ndarray:
+        """See `Reader`."""
+        with Image.open(_present(pair.mask)) as image:
+            stored = np.array(image).astype(np.int64)
+        return stored if self.decode is None else np.array(self.decode)[stored]
+
+
+@dataclass(frozen=True)
+class SourceReader:
+    """Splits of another format, opened; values are class indices already."""
+
+    sources: Mapping[str, DecodedSplit]
+
+    def photo_facts(self, pair: Pair) -> PhotoFacts | None:
+        """The format's own message where it cannot read the photo."""
+        try:
+            return array_facts(self.photo(pair))
+        except UserError as error:
+            return PhotoFacts(error=str(error))
+
+    def mask_facts(self, pair: Pair) -> MaskFacts | None:
+        """The format's own message where it cannot read the labels."""
+        try:
+            return label_facts(self.labels(pair))
+        except UserError as error:
+            return MaskFacts(error=str(error))
+
+    def photo(self, pair: Pair) -> np.ndarray:
+        """See `Reader`."""
+        return self.sources[pair.split].photo(pair.index)
+
+    def labels(self, pair: Pair) -> np.ndarray:
+        """See `Reader`."""
+        return self.sources[pair.split].label(pair.index)
+
+
+def _present(path: Path | None) -> Path:
+    if path is None:
+        raise UserError("this pair lacks a file")
+    return path

@@ -1,0 +1,116 @@
+"""The report in a folder: check.json, class_weights.yaml and the pictures, each written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deeplab import __version__
+from deeplab.doctor.class_list import colours_of
+from deeplab.doctor.contact_sheet import draw_overlays, draw_problems
+from deeplab.doctor.histogram import draw_histogram
+from deeplab.doctor.places import REPORT
+from deeplab.doctor.run import Checked
+from deeplab.errors import UserError
+from deeplab.imaging.png import save_png
+
+WEIGHTS = "class_weights.yaml"
+HISTOGRAM = "classes.png"
+OVERLAYS = "overlays.png"
+PROBLEMS = "problems.png"
+
+
+def write_report(checked: Checked, output: Path) -> list[Path]:
+    """Write everything that applies; files of an earlier check that no longer apply are removed.
+
+    Returns:
+        the files written, check.json last.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    written = [*_write_pictures(checked, output)]
+    if checked.weights is not None:
+        written.append(_write_text(output / WEIGHTS, weights_yaml(checked)))
+    written.append(_write_text(output / REPORT, json.dumps(as_json(checked), indent=1, ensure_ascii=False)))
+    for name in (HISTOGRAM, OVERLAYS, PROBLEMS, WEIGHTS):
+        if output / name not in written:
+            (output / name).unlink(missing_ok=True)
+    return written
+
+
+def _write_pictures(checked: Checked, output: Path) -> list[Path]:
+    data, counts = checked.data, checked.counts
+    palette = colours_of(data.classes)
+    pictures = {PROBLEMS: draw_problems(data, checked.findings, palette)}
+    if counts:
+        title = f"{data.root.resolve().name}: share of the labelled pixels by class"
+        pictures[HISTOGRAM] = draw_histogram(counts, data.classes.names, palette, title=title)
+        pictures[OVERLAYS] = draw_overlays(data, counts, palette)
+    return [save_png(image, output / name) for name, image in pictures.items() if image is not None]
+
+
+def weights_yaml(checked: Checked) -> str:
+    """The suggested weights as they stand in a recipe."""
+    names = ", ".join(checked.data.classes.names)
+    split = checked.counts[0].split
+    return (
+        f"# median frequency balancing over {split}: median(f) / f(c), f(c) = pixels of c / labelled pixels of\n"
+        f"# the photos that hold c; classes in order: {names}\n"
+        f"loss:\n  class_weights: [{', '.join(rounded(checked.weights))}]\n"
+    )
+
+
+def rounded(weights: np.ndarray | Sequence[float]) -> list[str]:
+    """Weights to four significant digits."""
+    return [f"{weight:.4g}" for weight in weights]
+
+
+def as_json(checked: Checked) -> dict[str, Any]:
+    """The whole report."""
+    classes = checked.data.classes
+    return {
+        "deeplab": __version__,
+        "data": str(checked.data.root),
+        "layout": checked.layout,
+        "passed": checked.passed,
+        "pairs": len(checked.data.items),
+        "unlisted": checked.unlisted,
+        "seconds": round(checked.seconds, 2),
+        "classes": list(classes.names),
+        "classes_from": classes.origin,
+        "ignore_label": classes.ignore_label,
+        "findings": [finding.as_json() for finding in checked.findings],
+        "splits": [
+            {
+                "split": split.split,
+                "masks": split.photos,
+                "pixels": split.pixels.tolist(),
+                "masks_with": split.photos_with.tolist(),
+                "ignored": split.ignored,
+            }
+            for split in checked.counts
+        ],
+        "class_weights": None if checked.weights is None else list(map(float, rounded(checked.weights))),
+    }
+
+
+def _write_text(path: Path, text: str) -> Path:
+    beside = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text, encoding="utf-8")
+        os.replace(beside, path)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror}); fix: give another folder with -o"
+        ) from error
+    finally:
+        beside.unlink(missing_ok=True)
+    return path

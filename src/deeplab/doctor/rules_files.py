@@ -1,0 +1,176 @@
+"""Faults of files: missing partners, files that cannot be read, sizes that differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from deeplab.doctor.examined import Examined
+from deeplab.doctor.findings import Finding, of_files
+from deeplab.doctor.inspect import Inspected
+from deeplab.doctor.pairs import Matched
+
+_MOST_DETAILS = 5
+
+
+def file_findings(data: Examined, matched: Matched) -> list[Finding]:
+    """Everything that is wrong with the files themselves.
+
+    Args:
+        data: the data set.
+        matched: how its pairs were found.
+    """
+    return [
+        *_missing(data),
+        *_unreadable(data),
+        *_sizes(data),
+        *of_files(
+            "name-twice",
+            "warning",
+            [data.file(path) for path in matched.ambiguous],
+            what="Another file of the same folder has the same name but for its extension, and was taken instead.",
+            fix="Keep one of the two, or give them different names.",
+        ),
+        *of_files(
+            "file-missing",
+            "error",
+            matched.missing,
+            what="Files that the data set asks for are missing.",
+            fix="Add them, or take them out of the lists or annotations.",
+        ),
+    ]
+
+
+def empty_finding(root: Path) -> Finding:
+    """The finding for a folder without a photo or mask."""
+    return Finding(
+        "empty",
+        "error",
+        f"No photo and no mask was found in {root}.",
+        "Put photos into images/ and masks of the same names into masks/, or use the VOC, Cityscapes, ADE20K or "
+        "CamVid folders.",
+        count=1,
+    )
+
+
+def _missing(data: Examined) -> list[Finding]:
+    pairs = [item.pair for item in data.items]
+    return [
+        *of_files(
+            "mask-missing",
+            "error",
+            [data.file(pair.photo) for pair in pairs if pair.photo and not pair.mask],
+            what="Photos have no mask of their name.",
+            fix="Add each missing mask under its photo's name, or move these photos away.",
+        ),
+        *of_files(
+            "photo-missing",
+            "error",
+            [data.file(pair.mask) for pair in pairs if pair.mask and not pair.photo],
+            what="Masks have no photo of their name.",
+            fix="Add each missing photo under its mask's name, or move these masks away.",
+        ),
+        *of_files(
+            "listed-missing",
+            "error",
+            [f"{pair.name} (list {pair.split})" for pair in pairs if not pair.mask and not pair.photo],
+            what="Names on a list have neither photo nor mask.",
+            fix="Add the files, or take these names off the list.",
+        ),
+    ]
+
+
+def _unreadable(data: Examined) -> list[Finding]:
+    photos = [(i.pair.photo, i.photo.error) for i in data.items if i.photo and i.photo.error]
+    masks = [(i.pair.mask, i.mask.error) for i in data.items if i.mask and i.mask.error]
+    return [
+        finding
+        for kind, broken in (("photo", photos), ("mask", masks))
+        for finding in of_files(
+            f"{kind}-unreadable",
+            "error",
+            [data.file(path) for path, _ in broken],
+            what=f"A {kind} cannot be read."
+            if len(broken) == 1
+            else f"{len(broken)} {kind}s cannot be read.",
+            fix=f"Copy or export the {kind} again, or remove the pair.",
+            details=[f"{data.file(path)}: {error}" for path, error in broken[:_MOST_DETAILS]],
+        )
+    ]
+
+
+def _sizes(data: Examined) -> list[Finding]:
+    wrong = [item for item in data.items if _sizes_known(item) and item.mask.size != item.photo.upright_size]
+    turned = [item for item in wrong if item.mask.size == item.photo.size]
+    swapped = [
+        item for item in wrong if item not in turned and item.mask.size == item.photo.upright_size[::-1]
+    ]
+    other = [item for item in wrong if item not in turned and item not in swapped]
+    flipped = [
+        item
+        for item in data.items
+        if _sizes_known(item) and item not in wrong and item.photo.orientation in (2, 3, 4)
+    ]
+    return [
+        *of_files(
+            "exif-rotation",
+            "error",
+            [data.file(item.pair.photo) for item in turned],
+            what="The photo's EXIF tag turns it by 90 degrees, and its mask was drawn on the unturned photo.",
+            fix="Save the photo with its EXIF orientation removed "
+            "(Image.open(photo).convert('RGB').save(photo), without exif), so that it lies as its mask does.",
+            details=_size_lines(data, turned),
+        ),
+        *of_files(
+            "exif-flip",
+            "warning",
+            [data.file(item.pair.photo) for item in flipped],
+            what="The photo's EXIF tag turns it upside down or mirrors it, which its size does not show.",
+            fix="Look whether the mask fits the photo as a viewer shows it; if not, remove the EXIF orientation.",
+        ),
+        *of_files(
+            "size-swapped",
+            "error",
+            [data.file(item.pair.mask) for item in swapped],
+            what="The mask has width and height of its photo swapped.",
+            fix="Transpose the mask: Image.fromarray(np.array(mask).T).save(path), and look at one overlay.",
+            details=_size_lines(data, swapped),
+        ),
+        *of_files(
+            "size-mismatch",
+            "error",
+            [data.file(item.pair.mask) for item in other],
+            what="The mask has another size than its photo.",
+            fix=_size_fix(other),
+            details=_size_lines(data, other),
+        ),
+    ]
+
+
+def _sizes_known(item: Inspected) -> bool:
+    return bool(item.photo and item.mask and not item.photo.error and not item.mask.error)
+
+
+def _size_fix(items: Sequence[Inspected]) -> str:
+    if items and all(_same_shape(item) for item in items):
+        return (
+            "Resize the mask to its photo with nearest neighbour, which invents no values: "
+            "mask.resize(photo.size, Image.Resampling.NEAREST)."
+        )
+    return (
+        "Export the mask again at its photo's size; the proportions differ, so resizing would shift labels."
+    )
+
+
+def _same_shape(item: Inspected) -> bool:
+    (width, height), (mask_width, mask_height) = item.photo.upright_size, item.mask.size
+    # one pixel of rounding in either direction is still the same shape
+    return abs(width * mask_height - height * mask_width) <= max(width, height, mask_width, mask_height)
+
+
+def _size_lines(data: Examined, items: Sequence[Inspected]) -> list[str]:
+    return [
+        f"{data.file(item.pair.mask)} is {item.mask.size[0]}x{item.mask.size[1]}, "
+        f"{data.file(item.pair.photo)} is {item.photo.upright_size[0]}x{item.photo.upright_size[1]} upright"
+        for item in items[:_MOST_DETAILS]
+    ]

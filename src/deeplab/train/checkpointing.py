@@ -1,0 +1,189 @@
+"""Training checkpoints: one safetensors file from which a run goes on to the very same weights.
+
+It holds the weights, their moving average, the optimiser's state, the random generators of every process, the
+number of updates done (and with it the position in the data and the schedule), the best validation so
+far, and the recipe. A file is written beside and renamed, so it is always a whole one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as from_bytes
+from safetensors.torch import save as to_bytes
+from torch import nn
+
+from deeplab.errors import UserError
+from deeplab.train.random_state import RandomState
+
+CHECKPOINT_NAME = "checkpoint.safetensors"
+METADATA_KEY = "deeplab.training"
+FORMAT = 1
+# may change between the two halves of a run without changing its result
+FREE_KEYS = ("data.root", "workers")
+
+
+class TrainingState(NamedTuple):
+    """Everything that a run goes on from.
+
+    Attributes:
+        step: updates done.
+        tensors: by name: model/..., average/..., optimiser/..., random/RANK/...
+        values: JSON values: `recipe`, `data` (fingerprint), `best`, `random`, `resumed`, `scaler`, `seconds`.
+    """
+
+    step: int
+    tensors: dict[str, torch.Tensor]
+    values: dict[str, Any]
+
+
+def write_checkpoint(folder: Path, state: TrainingState) -> None:
+    """Write `checkpoint.safetensors` into `folder`, complete or not at all."""
+    description = json.dumps({"format": FORMAT, "step": state.step, **state.values})
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.tensors.items()}
+    replace_file(folder / CHECKPOINT_NAME, to_bytes(tensors, metadata={METADATA_KEY: description}))
+
+
+def read_checkpoint(folder: Path) -> bytes | None:
+    """The checkpoint in `folder` as it is stored; None if there is none."""
+    path = folder / CHECKPOINT_NAME
+    return path.read_bytes() if path.is_file() else None
+
+
+def parse_checkpoint(stored: bytes, source: str) -> TrainingState:
+    """The state in a stored checkpoint.
+
+    Raises:
+        UserError: not one of ours, or of another version; it names `source`.
+    """
+    try:
+        tensors = from_bytes(stored)
+        size = int.from_bytes(stored[:8], "little")
+        metadata = json.loads(stored[8 : 8 + size]).get("__metadata__", {})
+        values = json.loads(metadata[METADATA_KEY])
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise UserError(f"{source} is no training checkpoint ({error}); fix: start anew elsewhere") from None
+    if values.pop("format") != FORMAT:
+        raise UserError(f"{source} was written by another version; fix: resume with that one, or start anew")
+    return TrainingState(values.pop("step"), tensors, values)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write `content` to `path`: beside it, to the disk, then renamed; a reader sees the old or the new."""
+    beside = path.with_name(f".{path.name}.partial")
+    with beside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+def collect_tensors(
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    *,
+    average: nn.Module | None,
+    random: list[RandomState],
+) -> dict[str, torch.Tensor]:
+    """All tensors of a `TrainingState` by name."""
+    tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
+    if average is not None:
+        tensors |= {f"average/{name}": value for name, value in average.state_dict().items()}
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for parameter, state in optimiser.state.items():
+        for key, value in state.items():
+            if value is not None:
+                tensors[f"optimiser/{names[id(parameter)]}/{key}"] = torch.as_tensor(value)
+    for rank, state in enumerate(random):
+        tensors |= {f"random/{rank}/{name}": value for name, value in state.tensors.items()}
+    return tensors
+
+
+def fill(
+    state: TrainingState,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    *,
+    average: nn.Module | None,
+) -> None:
+    """Put weights, moving average and the optimiser's state back."""
+    model.load_state_dict(part_of(state.tensors, "model"))
+    if average is not None:
+        average.load_state_dict(part_of(state.tensors, "average"))
+    stored = part_of(state.tensors, "optimiser")
+    numbers = {id(p): n for n, p in enumerate(p for g in optimiser.param_groups for p in g["params"])}
+    states: dict[int, dict[str, torch.Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        own = part_of(stored, name)
+        if own:
+            states[numbers[id(parameter)]] = {
+                key: _laid_out_as(parameter, value) for key, value in own.items()
+            }
+    optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def _laid_out_as(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """In the parameter's memory layout, as in an unbroken run: kernels may round otherwise in another."""
+    return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
+
+
+def random_of_rank(state: TrainingState, rank: int) -> RandomState | None:
+    """The generators of process `rank`; None if the run had fewer processes."""
+    if rank >= len(state.values["random"]):
+        return None
+    return RandomState(part_of(state.tensors, f"random/{rank}"), state.values["random"][rank])
+
+
+def part_of(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors called PREFIX/NAME, by NAME."""
+    return {
+        name.removeprefix(f"{prefix}/"): value
+        for name, value in tensors.items()
+        if name.startswith(f"{prefix}/")
+    }
+
+
+def recipe_fingerprint(recipe: Mapping[str, Any]) -> str:
+    """sha256 of a recipe's JSON values, but for those that do not change the result."""
+    kept = {key: value for key, value in flat(recipe).items() if key not in FREE_KEYS}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def refuse_changes(state: TrainingState, recipe: Mapping[str, Any], data: str, source: str) -> None:
+    """See that a run goes on as it began.
+
+    Raises:
+        UserError: the recipe or the data changed; it names each key with both values.
+    """
+    before, now = flat(state.values["recipe"]), flat(recipe)
+    changes = [
+        f"{key} is {now.get(key)!r}, the run has {before.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if key not in FREE_KEYS and before.get(key) != now.get(key)
+    ]
+    if changes:
+        raise UserError(
+            f"{source} was made by another recipe: {'; '.join(changes)}; fix: resume with the old values, "
+            "or train into another folder"
+        )
+    if data != state.values["data"]:
+        raise UserError(
+            f"{source} was trained on other files: names or sizes of the training data changed; fix: put the data "
+            "back, or train into another folder"
+        )
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keys joined by dots."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        nested = flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else None
+        result |= nested if nested is not None else {f"{prefix}{key}": value}
+    return result

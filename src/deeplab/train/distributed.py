@@ -1,0 +1,117 @@
+"""Several processes that train one model, started by `torchrun`; everything here is harmless in one.
+
+    torchrun --nproc-per-node 4 -m deeplab train RECIPE -o DIR --device cuda
+
+Only the main process (rank 0) writes files and speaks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from deeplab.errors import UserError
+
+# longer than rank 0 takes to write a checkpoint while the others wait for it
+TIMEOUT = timedelta(minutes=10)
+Result = TypeVar("Result")
+
+
+class World(NamedTuple):
+    """This process among all: its rank, their number, and the device that it uses."""
+
+    rank: int = 0
+    size: int = 1
+    device: str = "cpu"
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and speaks."""
+        return self.rank == 0
+
+
+ALONE = World()
+
+
+def is_main_process() -> bool:
+    """Whether this process writes files and speaks; known before the processes have joined."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+@contextmanager
+def join_processes(device: str, *, timeout: timedelta = TIMEOUT) -> Iterator[World]:
+    """Join the processes that torchrun started, if it did: NCCL on cuda, gloo elsewhere.
+
+    Args:
+        device: cpu, cuda (then each process takes the GPU of its local rank), cuda:1, mps.
+        timeout: how long to wait for a process that does not answer.
+
+    Raises:
+        UserError: another process died or did not answer in time; it names what to look at.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield World(device=device)
+        return
+    if device == "cuda":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=timeout)
+    world = World(dist.get_rank(), dist.get_world_size(), device)
+    try:
+        yield world
+    except RuntimeError as error:
+        if not _lost_contact(error):
+            raise
+        raise UserError(
+            f"rank {world.rank} of {world.size} lost contact with another process, which failed or hangs: "
+            f"its own message is above or in its log; fix what it names, then go on with --resume "
+            f"({str(error).splitlines()[0][:200]})"
+        ) from error
+    # not after an error: the others may be gone, and taking leave of them would wait
+    dist.destroy_process_group()
+
+
+def sum_over_processes(value: torch.Tensor, world: World) -> torch.Tensor:
+    """The sum of every process's `value`, the same in all; any shape, no gradient."""
+    if world.size == 1:
+        return value
+    total = value.clone()
+    dist.all_reduce(total)
+    return total
+
+
+def gather(value: Any, world: World) -> list[Any]:
+    """Every process's `value`, by rank."""
+    if world.size == 1:
+        return [value]
+    values: list[Any] = [None] * world.size
+    dist.all_gather_object(values, value)
+    return values
+
+
+def from_main(make: Callable[[], Result], world: World) -> Result:
+    """What `make` returns in the main process, in all; its UserError is raised in all."""
+    if world.size == 1:
+        return make()
+    outcome: list[Any] = [None, None]
+    if world.is_main:
+        try:
+            outcome[0] = make()
+        except UserError as error:
+            outcome[1] = str(error)
+    dist.broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise UserError(outcome[1])
+    return outcome[0]
+
+
+def _lost_contact(error: RuntimeError) -> bool:
+    """Whether a collective failed; gloo has no error class of its own."""
+    signs = ("gloo", "connection", "timed out", "nccl")
+    return isinstance(error, dist.DistError) or any(sign in str(error).lower() for sign in signs)

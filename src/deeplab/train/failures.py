@@ -1,0 +1,54 @@
+"""What goes wrong inside a training step, told to the person who can fix it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from deeplab.errors import UserError
+from deeplab.train.recipe import Recipe
+
+WORKER_MARK = "in DataLoader worker process"
+
+
+@contextmanager
+def explained(recipe: Recipe) -> Iterator[None]:
+    """Turn memory that ran out, and what a data worker met, into one message each.
+
+    Raises:
+        UserError: instead of those; every other error passes.
+    """
+    try:
+        yield
+    except UserError as error:
+        if WORKER_MARK in str(error):
+            raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
+        raise
+    except RuntimeError as error:
+        advice = _memory_advice(error, recipe)
+        if advice is None:
+            raise
+        raise UserError(advice) from error
+
+
+def _memory_advice(error: RuntimeError, recipe: Recipe) -> str | None:
+    text = str(error)
+    if "DataLoader worker" in text and "killed" in text:
+        return (
+            f"a data worker was killed, mostly for want of memory; fix: workers: {max(0, recipe.workers - 1)}"
+        )
+    if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in text:
+        return None
+    settings = recipe.optimise
+    wishes = [f"optimise.accumulate: {2 * settings.accumulate} (same result but for batch norm)"]
+    if not settings.recompute:
+        wishes.append("optimise.recompute: true (same result, slower)")
+    if settings.precision == "float32":
+        wishes.append("optimise.precision: bfloat16")
+    wishes.append(f"a crop below {recipe.augment.crop}")
+    return (
+        f"memory ran out with optimise.batch_size {settings.batch_size}, accumulate {settings.accumulate}; "
+        f"fix, best first: {'; '.join(wishes)} ({text.splitlines()[0]})"
+    )

@@ -1,0 +1,65 @@
+"""Pictures of what a model in training predicts: photo, prediction and truth beside each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from deeplab.data.dataset import SegmentationDataset
+from deeplab.imaging.overlay import draw_overlay
+from deeplab.inference import predict
+from deeplab.model import DeepLab
+
+SAMPLES_FOLDER = "samples"
+SAMPLES = 4
+LONGEST_SIDE = 320
+
+
+def save_samples(model: DeepLab, dataset: SegmentationDataset, folder: Path, *, step: int) -> Path:
+    """Write `samples/step-STEP.png` into `folder`: a row for each of a few photos, spread over the split.
+
+    Args:
+        model: put into eval mode; the caller puts it back.
+        dataset: without a transform.
+
+    Returns:
+        the picture's path.
+    """
+    model.eval()
+    chosen = np.linspace(0, len(dataset) - 1, min(SAMPLES, len(dataset)), dtype=int)
+    rows = [_row(model, *dataset.load(int(index))) for index in chosen]
+    sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)))
+    top = 0
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height
+    path = folder / SAMPLES_FOLDER / f"step-{step:06d}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
+    return path
+
+
+def _row(model: DeepLab, photo: np.ndarray, truth: np.ndarray) -> Image.Image:
+    image = torch.from_numpy(photo).permute(2, 0, 1)[None].to(model.pixel_mean.device)
+    predicted = predict(model, image)["semantic"].labels[0].cpu().numpy()
+    pictures = [Image.fromarray(photo)]
+    for labels in (predicted, truth):
+        pictures.append(
+            draw_overlay(
+                photo,
+                labels,
+                class_names=model.labels.classes,
+                palette=np.asarray(model.labels.palette, dtype=np.uint8),
+                legend=False,
+                ignore_label=model.labels.ignore_label,
+            )
+        )
+    factor = min(1.0, LONGEST_SIDE / max(photo.shape[:2]))
+    size = (max(1, round(photo.shape[1] * factor)), max(1, round(photo.shape[0] * factor)))
+    row = Image.new("RGB", (size[0] * len(pictures), size[1]))
+    for number, picture in enumerate(pictures):
+        row.paste(picture.resize(size), (number * size[0], 0))
+    return row

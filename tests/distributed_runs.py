@@ -1,0 +1,111 @@
+"""What the processes of `test_distributed` do; apart, so that a fork imports no tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deeplab import DeepLab, LabelSpec
+from deeplab.config import BackboneConfig, ContextConfig, DecoderConfig, DeepLabConfig
+from deeplab.errors import UserError
+from deeplab.layers.norm import BatchNorm2d
+from deeplab.layers.sync_norm import synchronise
+from deeplab.train import run
+from deeplab.train.distributed import join_processes, sum_over_processes
+from deeplab.train.engine import StepReport, accumulate_gradients, train_steps
+from deeplab.train.keeper import Watcher
+from deeplab.train.learner import make_learner, make_objective
+from deeplab.train.loss_recipe import LossRecipe
+from deeplab.train.optimise_recipe import OptimiseRecipe
+from deeplab.train.recipe import Recipe
+
+
+def tiny_model(momentum: float = 0.1) -> DeepLab:
+    """The same weights in every process; no dropout, and float64, so that processes can be compared."""
+    torch.manual_seed(0)
+    norm = {"eps": 1e-3, "momentum": momentum}
+    config = DeepLabConfig(
+        backbone=BackboneConfig(name="mobilenet_v2", width=0.25, norm=norm),
+        context=ContextConfig(channels=8, rates=(2,), dropout=0.0),
+        decoder=DecoderConfig(channels=8, low_level_channels=4),
+        head_norm=norm,
+        num_classes=3,
+    )
+    return DeepLab(config, LabelSpec.named(["background", "red", "blue"])).double()
+
+
+def normalised(x: torch.Tensor, upstream: torch.Tensor, sizes: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    """This process's share of a synchronised batch norm, forward and backward."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo")
+    norm = synchronise(BatchNorm2d(x.shape[1], eps=1e-3, momentum=0.3), device="cpu")
+    with torch.no_grad():
+        norm.weight.copy_(torch.linspace(0.5, 1.5, x.shape[1]))
+        norm.bias.copy_(torch.linspace(-1, 1, x.shape[1]))
+    x = x.split(sizes)[dist.get_rank()].clone().requires_grad_()
+    y = norm(x)
+    y.backward(upstream.split(sizes)[dist.get_rank()])
+    dist.destroy_process_group()
+    return {
+        "y": y.detach(),
+        "x": x.grad,
+        "weight": norm.weight.grad,
+        "bias": norm.bias.grad,
+        "mean": norm.running_mean,
+        "var": norm.running_var,
+    }
+
+
+def gradients_of_batch(
+    images: torch.Tensor, labels: torch.Tensor, accumulate: int, **more: Any
+) -> dict[str, Any]:
+    """Loss, gradients and running statistics of one update over the batch, dealt out to all processes."""
+    with join_processes("cpu") as world:
+        settings = OptimiseRecipe(steps=1, accumulate=accumulate, **more)
+        learner = make_learner(tiny_model(), settings, world)
+        objective = make_objective(learner, settings, LossRecipe(), world)
+        own = slice(world.rank, None, world.size)
+        parts = [(images[own][part::accumulate], labels[own][part::accumulate]) for part in range(accumulate)]
+        loss = accumulate_gradients(objective, parts, step=0, world=world)
+        loss = sum_over_processes(loss, world).item()
+    state = learner.model.state_dict()
+    return {
+        "loss": loss,
+        "gradients": {name: value.grad for name, value in learner.model.named_parameters()},
+        "statistics": {name: value for name, value in state.items() if "running" in name},
+    }
+
+
+def weights_after_updates(images: torch.Tensor, labels: torch.Tensor, count: int) -> dict[str, Any]:
+    """Losses of some updates over the same batch, and all weights and statistics after them."""
+    losses: list[float] = []
+    with join_processes("cpu") as world:
+        settings = OptimiseRecipe(steps=count, head_multiplier=2, clip_norm=1.0)
+        learner = make_learner(tiny_model(), settings, world)
+        own = (images[world.rank :: world.size], labels[world.rank :: world.size])
+        train_steps(
+            make_objective(learner, settings, LossRecipe(), world),
+            [own] * count,
+            optimiser=learner.optimiser,
+            schedule=lambda step: 0.05,
+            clip_norm=settings.clip_norm,
+            world=world,
+            on_step=lambda report: losses.append(report.loss),
+        )
+    return {"losses": losses, "weights": learner.model.state_dict()}
+
+
+def train_here(values: dict[str, Any], folder: Path, resume: bool, stop_after: int | None) -> float:
+    """A whole run; the main process's watcher may stop it, and so all others, after some updates."""
+
+    def on_step(report: StepReport) -> None:
+        if stop_after is not None and report.step + 1 == stop_after + 1:
+            raise UserError("stopped on purpose")
+
+    # every process is told, so that all stop at the same update
+    run.SILENT = Watcher(on_step, lambda: None)
+    recipe = Recipe.model_validate(values)
+    return run.train(recipe, folder, device="cpu", watcher=run.SILENT, resume=resume).mean_iou()

@@ -1,0 +1,143 @@
+"""The data doctor finds every fault, names the right files and says what to do; a healthy data set passes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from broken_datasets import FAULTS, NAMES, TRAIN, labels, make_broken, make_healthy
+from PIL import Image
+
+from deeplab.doctor.findings import Finding
+from deeplab.doctor.run import Checked, Expected, check_data
+from deeplab.errors import UserError
+
+
+def text_of(finding: Finding) -> str:
+    return "\n".join((finding.what, *finding.details, finding.fix))
+
+
+def by_code(checked: Checked) -> dict[str, Finding]:
+    return {finding.code: finding for finding in checked.findings}
+
+
+def test_a_healthy_data_set_has_no_finding(tmp_path: Path) -> None:
+    make_healthy(tmp_path)
+    checked = check_data(tmp_path)
+    assert checked.findings == ()
+    assert checked.passed
+    assert len(checked.data.items) == len(NAMES)
+
+
+# Faults that bring others with them, which are right too.
+ALSO = {
+    "class_absent": set(),
+    "anti_aliased": set(),
+    "ignore_as_class": {"class-absent-train", "class-absent-val"},
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_fault_is_found_with_its_files_and_its_fix(name: str, tmp_path: Path) -> None:
+    fault = make_broken(tmp_path, name)
+    checked = check_data(tmp_path)
+    found = by_code(checked)
+    assert set(found) - ALSO.get(name, set()) == {fault.code}, found
+    finding = found[fault.code]
+    assert finding.severity == fault.severity
+    assert finding.files == fault.files
+    assert finding.count == (len(fault.files) or 1)
+    for words in fault.words:
+        assert words in text_of(finding)
+    assert re.fullmatch(r"[A-Z].{20,}\.", finding.fix), finding.fix
+    assert checked.passed == (fault.severity == "warning")
+
+
+def test_several_faults_at_once_are_all_found(tmp_path: Path) -> None:
+    make_healthy(tmp_path)
+    faults = [
+        FAULTS[name](tmp_path)
+        for name in ("out_of_range", "missing_photo", "truncated_mask", "size_mismatch")
+    ]
+    # the photo of d is gone, but its mask is still read
+    found = by_code(check_data(tmp_path))
+    assert set(found) == {fault.code for fault in faults}
+    for fault in faults:
+        assert found[fault.code].files == fault.files
+
+
+def test_expectations_given_by_hand(tmp_path: Path) -> None:
+    make_healthy(tmp_path)
+    (tmp_path / "classes.txt").unlink()
+    checked = check_data(tmp_path)
+    assert checked.data.classes.names == ("class_0", "class_1", "class_2")
+    refused = by_code(checked)["training-refuses"]
+    assert len(checked.findings) == 1 and "classes.txt" in refused.what and "names" in refused.fix
+    assert check_data(tmp_path, Expected(num_classes=3)).findings == ()
+    differ = by_code(check_data(tmp_path, Expected(classes=["ground", "disc"], num_classes=3)))
+    assert "names 2 classes but --num-classes is 3" in differ["class-list"].what
+    few = by_code(check_data(tmp_path, Expected(num_classes=2)))
+    assert few["value-out-of-range"].count == len(NAMES)
+    ignored = check_data(tmp_path, Expected(num_classes=2, ignore_label=2))
+    assert ignored.counts[0].ignored == sum(int((labels(name) == 2).sum()) for name in TRAIN)
+    assert [finding.code for finding in ignored.findings] == ["training-refuses"]
+    assert ignored.findings[0].fix == "Save 255 in place of 2."
+
+
+def test_class_names_come_from_a_file_or_words(tmp_path: Path) -> None:
+    make_healthy(tmp_path)
+    names = tmp_path / "mine.txt"
+    names.write_text("\ufeffground\n\nround thing\nKiste\n", encoding="utf-8")
+    assert check_data(tmp_path, Expected(classes=[str(names)])).data.classes.names == (
+        "ground",
+        "round thing",
+        "Kiste",
+    )
+    assert check_data(tmp_path, Expected(classes=["x", "y", "z"])).data.classes.names == ("x", "y", "z")
+    with pytest.raises(UserError, match=r"nowhere\.txt cannot be read as a class list"):
+        check_data(tmp_path, Expected(classes=["nowhere.txt"]))
+
+
+def test_a_name_on_both_lists_is_a_duplicate(tmp_path: Path) -> None:
+    make_healthy(tmp_path)
+    (tmp_path / "val.txt").write_text("f\ng\nh\na\n")
+    found = by_code(check_data(tmp_path))
+    assert found["duplicate-across-splits"].files == ("images/a.jpg",)
+    assert (
+        "images/a.jpg (val) is images/a.jpg (train); 0 of 128" in found["duplicate-across-splits"].details[0]
+    )
+
+
+def test_a_copy_within_a_split_is_a_warning(tmp_path: Path) -> None:
+    make_healthy(tmp_path)
+    for folder, suffix in (("images", "jpg"), ("masks", "png")):
+        (tmp_path / folder / f"b.{suffix}").write_bytes((tmp_path / folder / f"a.{suffix}").read_bytes())
+    checked = check_data(tmp_path)
+    assert checked.passed and by_code(checked)["duplicate-within-split"].files == ("images/b.jpg",)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_many_small_regions_are_not_taken_for_blur(seed: int, tmp_path: Path) -> None:
+    """Sixty classes in one mask, cut into small pieces but with sharp edges, as in ADE20K."""
+    make_healthy(tmp_path)
+    points = np.random.default_rng(seed).random((60, 2)) * (64, 96)
+    rows, columns = np.mgrid[:64, :96]
+    nearest = ((rows[..., None] - points[:, 0]) ** 2 + (columns[..., None] - points[:, 1]) ** 2).argmin(
+        axis=2
+    )
+    for name in NAMES:
+        Image.fromarray(np.roll(nearest, 7 * NAMES.index(name), axis=1).astype(np.uint8)).save(
+            tmp_path / "masks" / f"{name}.png"
+        )
+    (tmp_path / "classes.txt").unlink()
+    assert check_data(tmp_path, Expected(num_classes=60)).findings == ()
+
+
+def test_values_decide_how_many_classes_where_nobody_says(tmp_path: Path) -> None:
+    make_broken(tmp_path, "out_of_range")
+    (tmp_path / "classes.txt").unlink()
+    checked = check_data(tmp_path)
+    assert len(checked.data.classes.names) == 3
+    assert by_code(checked)["value-out-of-range"].files == ("masks/d.png",)
