@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from deeplab.backbones import build_backbone
 from deeplab.backbones.nas import NASNet
@@ -231,3 +232,23 @@ def test_options_that_do_not_go_together() -> None:
         BackboneConfig(name="hnasnet", nas=NASConfig(stride=16))
     with pytest.raises(ValueError, match=r"remove_os32_stride goes with cells of stride 32.*found stride 8"):
         BackboneConfig(name="pnasnet", nas=NASConfig(remove_os32_stride=True))
+
+
+@pytest.mark.parametrize("size", [(81, 97), (70, 82), (75, 83)])
+def test_hnasnet_without_decoder_gives_logits_on_the_grid(size: tuple[int, int]) -> None:
+    """The reference resizes them to (side - 1) / 8 + 1 (fact 3.7); the network itself gives multiples of 32."""
+    model = DeepLab(
+        DeepLabConfig(
+            backbone=BackboneConfig(name="hnasnet", nas=NASConfig(filters=4)),
+            context=ContextConfig(channels=8),
+            num_classes=3,
+            output_stride=8,
+        )
+    ).eval()
+    images = torch.rand(1, 3, *size) * 255
+    with torch.no_grad():
+        found = model.low_resolution_logits(images)["semantic"]
+        own = model.scaled_logits(images, 1.0)["semantic"]
+    wanted = ((size[0] - 1) // 8 + 1, (size[1] - 1) // 8 + 1)
+    assert tuple(own.shape[-2:]) != wanted
+    torch.testing.assert_close(found, F.interpolate(own, wanted, mode="bilinear", align_corners=True))

@@ -152,7 +152,7 @@ class DeepLab(nn.Module):
         """Logits of each scale of `config.image_pyramid`, all at the finest scale's size (fact 3.7)."""
         scales = self.config.image_pyramid
         if scales == (1.0,):
-            return [self.scaled_logits(images, 1.0)]
+            return [self._on_grid(self.scaled_logits(images, 1.0), tuple(images.shape[-2:]))]
         outputs = [self.scaled_logits(images, scale) for scale in scales]
         size = tuple(images.shape[-2:])
         if self.config.resize == "half_pixel":
@@ -197,6 +197,13 @@ class DeepLab(nn.Module):
         if not self.classifiers:
             return {"semantic": features}
         return {name: classifier(features) for name, classifier in self.classifiers.items()}
+
+    def _on_grid(self, logits: Logits, image_size: tuple[int, int]) -> Logits:
+        """Logits at ceil(side / stride). Only hnasnet, which comes back from stride 32, gives other sizes."""
+        if self.config.backbone.name != "hnasnet" or self.decoder:
+            return logits
+        size = scale_sides(image_size, 1 / self.logits_stride, self.config.resize)
+        return {name: resize_bilinear(value, size, self.config.resize) for name, value in logits.items()}
 
     def _normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         if self.config.pixels.channels == "bgr":
