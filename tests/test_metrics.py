@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from deeplab.errors import UserError
-from deeplab.metrics import ConfusionMatrix
+from deeplab.metrics import CONVENTIONS, ConfusionMatrix
 
 
 def matrix(labels, predictions, num_classes, **options):
@@ -106,3 +108,68 @@ def test_predictions_under_ignored_labels_do_not_matter():
 def test_no_classes_makes_no_sense():
     with pytest.raises(UserError, match="0 classes"):
         ConfusionMatrix(0)
+
+
+def test_conventions_differ_only_for_classes_without_a_labelled_pixel():
+    # IoU 2/3, 1/3; class 2 only predicted; class 3 nowhere
+    confusion = matrix([0, 0, 0, 1, 1, 255], [0, 0, 1, 1, 2, 3], 4)
+    assert confusion.mean_iou("reference") == confusion.mean_iou("cityscapes") == confusion.mean_iou()
+    assert confusion.mean_iou("cityscapes") == pytest.approx((2 / 3 + 1 / 3 + 0) / 3, rel=1e-12)
+    assert confusion.mean_iou("labelled") == pytest.approx((2 / 3 + 1 / 3) / 2, rel=1e-12)
+    assert np.isnan(confusion.mean_iou("voc"))
+    without_class_3 = matrix([0, 0, 0, 1, 1], [0, 0, 1, 1, 2], 3)
+    assert without_class_3.mean_iou("voc") == pytest.approx(1 / 3, rel=1e-12)
+    full = matrix([0, 0, 1, 2], [0, 1, 1, 2], 3)
+    assert {full.mean_iou(convention) for convention in CONVENTIONS} == {(1 / 2 + 1 / 2 + 1) / 3}
+    nothing = ConfusionMatrix(2)
+    assert [str(nothing.mean_iou(convention)) for convention in CONVENTIONS] == ["0.0", "nan", "nan", "nan"]
+    with pytest.raises(UserError, match="'server' is unknown; allowed: reference, cityscapes, voc, labelled"):
+        full.mean_iou("server")
+
+
+def server_scores(counts):
+    """IoU by class as the Cityscapes server's script computes it, in a loop; NaN without a union."""
+    scores = []
+    for own in range(len(counts)):
+        hits = counts[own][own]
+        missed = sum(counts[own]) - hits
+        false = sum(row[own] for row in counts) - hits
+        whole = hits + missed + false
+        scores.append(hits / whole if whole else float("nan"))
+    return scores
+
+
+MAPS = st.integers(0, 2**32 - 1).map(np.random.default_rng)
+
+
+@settings(max_examples=60, deadline=None)
+@given(MAPS, st.integers(1, 6))
+def test_mean_iou_is_the_servers(random, num_classes):
+    labels, predictions = random.integers(0, num_classes, (2, 40)) * random.integers(0, 2)
+    labels[random.random(40) < 0.3] = 255
+    confusion = matrix(labels, predictions, num_classes)
+    scores = server_scores(confusion.counts.tolist())
+    valid = [score for score in scores if score == score]
+    expected = sum(valid) / len(valid) if valid else float("nan")
+    assert confusion.mean_iou("cityscapes") == pytest.approx(expected, rel=1e-12, nan_ok=True)
+    assert confusion.mean_iou("voc") == pytest.approx(sum(scores) / num_classes, rel=1e-12, nan_ok=True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(MAPS, st.integers(1, 6), st.integers(0, 40))
+def test_order_of_classes_and_pixels_does_not_matter(random, num_classes, cut):
+    labels, predictions = random.integers(0, num_classes, (2, 40))
+    labels[random.random(40) < 0.2] = 255
+    whole = matrix(labels, predictions, num_classes)
+    parts = matrix(labels[:cut], predictions[:cut], num_classes)
+    parts = parts + matrix(labels[cut:], predictions[cut:], num_classes)
+    np.testing.assert_array_equal(parts.counts, whole.counts)
+    renamed = random.permutation(num_classes)
+    table = np.append(renamed, np.full(256 - num_classes, 255))
+    other = matrix(table[labels], table[predictions], num_classes)
+    assert other.mean_iou() == pytest.approx(whole.mean_iou(), rel=1e-12)
+    assert other.mean_accuracy() == pytest.approx(whole.mean_accuracy(), rel=1e-12, nan_ok=True)
+    assert other.frequency_weighted_iou() == pytest.approx(
+        whole.frequency_weighted_iou(), rel=1e-12, nan_ok=True
+    )
+    np.testing.assert_array_equal(other.iou_per_class()[renamed], whole.iou_per_class())

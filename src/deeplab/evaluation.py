@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from deeplab.inference import predict
 from deeplab.metrics import ConfusionMatrix
 from deeplab.model import DeepLab
+from deeplab.sliding import Labelled, Window, predict_in_windows, predict_whole
 
 Pair = tuple[np.ndarray, np.ndarray]
+
+
+class Result(NamedTuple):
+    """One photo, what it should be and what it was taken for.
+
+    Attributes:
+        photo: uint8 [H, W, 3].
+        labels: uint8 [H, W].
+        found: the prediction, on the CPU.
+        confusion: of this photo alone.
+    """
+
+    photo: np.ndarray
+    labels: np.ndarray
+    found: Labelled
+    confusion: ConfusionMatrix
 
 
 def evaluate(
@@ -20,6 +37,8 @@ def evaluate(
     *,
     scales: tuple[float, ...] = (1.0,),
     flip: bool = False,
+    window: Window | None = None,
+    on_result: Callable[[Result], None] = lambda result: None,
     on_photo: Callable[[], None] = lambda: None,
 ) -> ConfusionMatrix:
     """Accumulate a confusion matrix, one photo at a time, so no padding touches the result.
@@ -28,6 +47,8 @@ def evaluate(
         model: put into eval mode, and back into its own afterwards.
         samples: (photo uint8 [H, W, 3], labels uint8 [H, W]); sizes may differ from photo to photo.
         scales, flip: see `deeplab.inference.predict`.
+        window: label each photo in windows of this size, see `deeplab.sliding`; None takes it whole.
+        on_result: called with each photo's result, for other measures.
         on_photo: called after each photo, for a progress bar.
     """
     confusion = ConfusionMatrix(model.config.num_classes, ignore_label=model.labels.ignore_label)
@@ -37,8 +58,15 @@ def evaluate(
     try:
         for photo, labels in samples:
             image = torch.from_numpy(photo).permute(2, 0, 1)[None].to(device)
-            predicted = predict(model, image, scales=scales, flip=flip)["semantic"].labels[0]
-            confusion.update(labels, predicted.cpu())
+            if window is None:
+                found = predict_whole(model, image, scales=scales, flip=flip)
+            else:
+                found = predict_in_windows(model, image, window=window, scales=scales, flip=flip)
+            found = Labelled(found.labels.cpu(), found.confidence.cpu())
+            own = ConfusionMatrix(confusion.num_classes, ignore_label=confusion.ignore_label)
+            own.update(labels, found.labels)
+            confusion = confusion + own
+            on_result(Result(photo, labels, found, own))
             on_photo()
     finally:
         model.train(training)

@@ -1,6 +1,18 @@
-"""Mean IoU and its relatives from one confusion matrix (reference fact 6.4)."""
+"""Mean IoU and its relatives from one confusion matrix (reference fact 6.4).
+
+Who averages over what, for a class without a labelled pixel:
+
+- "reference": a class that was only predicted counts as 0, one that is nowhere is left out; 0 if nothing is left.
+- "cityscapes" (the server's evalPixelLevelSemanticLabeling): the same; NaN if nothing is left.
+- "voc" (the development kit's VOCevalseg): the mean over all classes, so NaN if one is nowhere (0 / 0).
+- "labelled" (toolkits that average IoU with nanmean): classes without a labelled pixel are left out.
+
+Where every class has a labelled pixel, as in the full validation and test splits, all four are equal.
+"""
 
 from __future__ import annotations
+
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -8,6 +20,8 @@ import torch
 from deeplab.errors import UserError
 
 IntegerArray = np.ndarray | torch.Tensor
+Convention = Literal["reference", "cityscapes", "voc", "labelled"]
+CONVENTIONS: tuple[Convention, ...] = get_args(Convention)
 
 
 class ConfusionMatrix:
@@ -80,15 +94,16 @@ class ConfusionMatrix:
         total.counts = self.counts + other.counts
         return total
 
-    def mean_iou(self) -> float:
-        """Mean over the classes that were labelled or predicted anywhere; 0 if no pixel was counted.
+    def mean_iou(self, convention: Convention = "reference") -> float:
+        """Mean IoU as `convention` averages (see the module); NaN where that has nothing to say.
 
-        A class that was only predicted counts as 0, so this can be lower than the mean of
-        `iou_per_class` without its NaN, exactly as in the reference.
+        The reference's can be lower than the mean of `iou_per_class` without its NaN: a class that was only
+        predicted counts as 0.
+
+        Raises:
+            UserError: no such convention.
         """
-        hits, union = self._hits(), self._union()
-        seen = union > 0
-        return float((hits[seen] / union[seen]).mean()) if seen.any() else 0.0
+        return mean_iou(self._hits(), self._labelled(), self.counts.sum(axis=0), convention=convention)
 
     def iou_per_class(self) -> np.ndarray:
         """float64 [num_classes]: intersection over union; NaN for classes without a labelled pixel."""
@@ -120,6 +135,26 @@ class ConfusionMatrix:
 
     def _union(self) -> np.ndarray:
         return self._labelled() + self.counts.sum(axis=0) - self._hits()
+
+
+def mean_iou(
+    hits: np.ndarray, labelled: np.ndarray, predicted: np.ndarray, *, convention: Convention = "reference"
+) -> float:
+    """Mean IoU from pixel counts by class; `ConfusionMatrix.mean_iou` without the matrix.
+
+    Args:
+        hits, labelled, predicted: int64 [num_classes]: pixels that are both, labelled so, predicted so.
+        convention: see the module.
+    """
+    if convention not in CONVENTIONS:
+        raise UserError(f"mean IoU by {convention!r} is unknown; allowed: {', '.join(CONVENTIONS)}")
+    union = labelled + predicted - hits
+    if convention == "voc" and not union.all():
+        return float("nan")
+    kept = labelled > 0 if convention == "labelled" else union > 0
+    if not kept.any():
+        return 0.0 if convention == "reference" else float("nan")
+    return float((hits[kept] / union[kept]).mean())
 
 
 def _indices(values: IntegerArray, *, side: int, what: str) -> torch.Tensor:

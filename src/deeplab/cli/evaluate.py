@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from deeplab.errors import UserError
+
+if TYPE_CHECKING:
+    from deeplab.bootstrap import ImageCounts, Interval
+    from deeplab.boundaries import Boundaries
+    from deeplab.data.dataset import SegmentationDataset
+    from deeplab.labels import LabelSpec
+    from deeplab.model import DeepLab
+    from deeplab.report.scores import Scores
+    from deeplab.sliding import Window
+    from deeplab.train.distributed import World
+
+INTERVALS = {"interval": "interval of mean IoU", "difference": "interval of the difference"}
 
 
 def evaluate(
@@ -21,9 +34,21 @@ def evaluate(
     output_stride: int | None = None,
     scales: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (1.0,),
     flip: Annotated[bool, Parameter(negative="")] = False,
+    window: tuple[int, int] | None = None,
+    overlap: float = 1 / 3,
+    boundaries: Annotated[bool, Parameter(negative="")] = False,
+    widths: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (1, 2, 3, 5, 10, 20, 40),
+    edges: Literal["labels", "void"] = "labels",
+    calibration: Annotated[bool, Parameter(negative="")] = False,
+    bootstrap: int = 0,
+    against: Path | None = None,
+    worst: int = 12,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     device: str = "auto",
 ) -> None:
     """Mean IoU of a model on a data set, at full resolution, by class.
+
+    On several GPUs or machines: torchrun --nproc-per-node 4 -m deeplab eval ROOT -m MODEL --device cuda
 
     Parameters
     ----------
@@ -46,32 +71,205 @@ def evaluate(
         Sizes to average over, such as 0.75 1 1.25.
     flip:
         Also average over the mirrored photo.
+    window:
+        Height and width: label photos in windows of this size and blend them, for photos larger than memory.
+    overlap:
+        Least share of the window that neighbours share.
+    boundaries:
+        Also mean IoU near the outlines (trimap), Boundary IoU and boundary F-score.
+    widths:
+        Of the trimap's bands, in pixels.
+    edges:
+        What the trimap's bands lie along: labels for every change of the label, void for ignored pixels (as the
+        papers' plots on VOC).
+    calibration:
+        Also the expected calibration error and the reliability diagram.
+    bootstrap:
+        Draw the photos this many times for a 95 % confidence interval of the mean IoU, such as 1000.
+    against:
+        Folder that eval -o wrote for another model on the same photos: also the interval of the difference.
+    worst:
+        Photos to show in the report.
+    output:
+        Folder for results.json, confusion.png, images.npz and report.html.
     device:
-        auto, cpu, cuda, cuda:1, mps.
+        auto, cpu, cuda, cuda:1, mps. With torchrun, cuda gives each process its own GPU.
     """
     from deeplab.allocator import keep_freed_memory
-    from deeplab.cli.tables import photo_progress, print_scores
+    from deeplab.segmenter import Segmenter, pick_device
+    from deeplab.train.distributed import join_processes
+
+    keep_freed_memory()
+    tiles = _checked_window(window, overlap)
+    if bootstrap < 0 or worst < 0:
+        raise UserError(f"--bootstrap {bootstrap}, --worst {worst}; allowed: 0 or more")
+    with join_processes(pick_device("auto").type if device == "auto" else device) as world:
+        network = Segmenter(model, output_stride=output_stride, scales=scales, device=world.device).model
+        dataset = _open(root, split, layout=layout, labels=labels, names=classes, spec=network.labels)
+        other = _counts_of(against, dataset, network.labels)
+        scores = _zero(network.labels, worst=worst if output else 0, calibration=calibration)
+        if boundaries:
+            scores.boundaries = _zero_boundaries(network.labels, widths=widths, edges=edges)
+        scores = _measured(network, dataset, scores, scales=scales, flip=flip, window=tiles, world=world)
+        if not world.is_main:
+            return
+    title = f"{model} on {split}, {len(dataset)} photos"
+    intervals = _intervals(scores, other, resamples=bootstrap)
+    _show(scores, network.labels, title=title, intervals=intervals)
+    if output is not None:
+        settings = {
+            "model": model,
+            "data": str(root),
+            "split": split,
+            "output stride": network.output_stride,
+            "scales": scales,
+            "flip": flip,
+            "window": window,
+            "overlap": overlap if window else None,
+        }
+        _write(scores, network.labels, output, title=title, settings=settings, intervals=intervals)
+
+
+def _checked_window(window: tuple[int, int] | None, overlap: float) -> Window | None:
+    from deeplab.sliding import Window
+
+    return None if window is None else Window(*window, overlap=overlap).checked()
+
+
+def _open(
+    root: Path, split: str, *, layout: str, labels: str | None, names: tuple[str, ...], spec: LabelSpec
+) -> SegmentationDataset:
     from deeplab.data.dataset import SegmentationDataset
     from deeplab.data.opening import open_source, require_complete
     from deeplab.data.selection import select_classes
-    from deeplab.evaluation import evaluate as run
-    from deeplab.segmenter import Segmenter
 
-    keep_freed_memory()
-    network = Segmenter(model, output_stride=output_stride, device=device).model
-    source = open_source(root, split, layout=layout, labels=labels, names=classes)
+    source = open_source(root, split, layout=layout, labels=labels, names=names)
     require_complete(source, split)
-    names = source.classes
-    known = network.labels.classes
-    if not set(known) <= set(names):
+    known = spec.classes
+    if not set(known) <= set(source.classes):
         raise UserError(
-            f"the model's classes {', '.join(sorted(set(known) - set(names)))} are not among the masks' classes; "
-            "name those with --classes, in the masks' order"
+            f"the model's classes {', '.join(sorted(set(known) - set(source.classes)))} are not among the "
+            "masks' classes; name those with --classes, in the masks' order"
         )
     other = "background" if "background" in known else "ignore"
-    table = select_classes(names, known, other=other)
-    dataset = SegmentationDataset(source, label_map=table)
-    samples = (dataset.load(index) for index in range(len(dataset)))
-    with photo_progress(len(dataset), "evaluating") as progress:
-        confusion = run(network, samples, scales=scales, flip=flip, on_photo=progress.advance)
-    print_scores(confusion, known, title=f"{model} on {split}, {len(dataset)} photos")
+    return SegmentationDataset(source, label_map=select_classes(source.classes, known, other=other))
+
+
+def _counts_of(against: Path | None, dataset: SegmentationDataset, spec: LabelSpec) -> ImageCounts | None:
+    if against is None:
+        return None
+    from deeplab.report.files import read_counts
+
+    names = [dataset.source.name(index) for index in range(len(dataset))]
+    return read_counts(against, names=names, classes=spec.classes)
+
+
+def _zero(spec: LabelSpec, *, worst: int, calibration: bool) -> Scores:
+    from deeplab.calibration import Calibration
+    from deeplab.report.scores import Scores
+    from deeplab.report.worst import Worst
+
+    return Scores(
+        len(spec.classes),
+        ignore_label=spec.ignore_label,
+        calibration=Calibration(ignore_label=spec.ignore_label) if calibration else None,
+        worst=Worst(spec, keep=worst) if worst else None,
+    )
+
+
+def _zero_boundaries(
+    spec: LabelSpec, *, widths: tuple[int, ...], edges: Literal["labels", "void"]
+) -> Boundaries:
+    from deeplab.boundaries import Boundaries
+
+    return Boundaries(len(spec.classes), ignore_label=spec.ignore_label, widths=widths, edges=edges)
+
+
+def _measured(
+    network: DeepLab,
+    dataset: SegmentationDataset,
+    scores: Scores,
+    *,
+    scales: tuple[float, ...],
+    flip: bool,
+    window: Window | None,
+    world: World,
+) -> Scores:
+    from deeplab.cli.tables import photo_progress
+    from deeplab.report.measure import measure
+
+    def run(on_photo: Callable[[], None]) -> Scores:
+        return measure(
+            network,
+            dataset,
+            scores,
+            scales=scales,
+            flip=flip,
+            window=window,
+            world=world,
+            on_photo=on_photo,
+        )
+
+    if not world.is_main:
+        return run(lambda: None)
+    with photo_progress(-(-len(dataset) // world.size), "evaluating") as progress:
+        return run(progress.advance)
+
+
+def _intervals(scores: Scores, other: ImageCounts | None, *, resamples: int) -> dict[str, Interval]:
+    """By name: that of the mean IoU if asked for, and that of the difference to the other evaluation."""
+    from deeplab.bootstrap import difference_interval, mean_iou_interval
+
+    found = {}
+    if resamples:
+        found["interval"] = mean_iou_interval(scores.images, resamples=resamples)
+    if other is not None:
+        found["difference"] = difference_interval(scores.images, other, resamples=resamples or 1000)
+    return found
+
+
+def _show(scores: Scores, spec: LabelSpec, *, title: str, intervals: dict[str, Interval]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from deeplab.cli.tables import print_scores
+
+    print_scores(scores.confusion, spec.classes, title=title)
+    rows = []
+    for name, held in intervals.items():
+        sign = "+" if name == "difference" else ""
+        rows.append(
+            (
+                f"{100 * held.confidence:g} % {INTERVALS[name]}",
+                f"{held.low:{sign}.4f} to {held.high:{sign}.4f}",
+            )
+        )
+    if scores.boundaries is not None:
+        trimap = scores.boundaries.trimap().items()
+        rows += [(f"mean IoU within {width} px", f"{value:.4f}") for width, value in trimap]
+        rows.append(("Boundary IoU", f"{scores.boundaries.mean_iou():.4f}"))
+        rows.append(("boundary F-score", f"{scores.boundaries.mean_f():.4f}"))
+    if scores.calibration is not None:
+        rows.append(("expected calibration error", f"{scores.calibration.expected_error():.4f}"))
+    if rows:
+        table = Table("measure", "value")
+        for row in rows:
+            table.add_row(*row)
+        Console().print(table)
+
+
+def _write(
+    scores: Scores,
+    spec: LabelSpec,
+    folder: Path,
+    *,
+    title: str,
+    settings: dict[str, Any],
+    intervals: dict[str, Interval],
+) -> None:
+    from deeplab.report.files import PAGE, write_report
+    from deeplab.report.summary import summarise
+
+    report = summarise(scores, spec.classes, settings=settings, **intervals)
+    write_report(scores, report, folder, classes=spec.classes, title=title)
+    print(f"wrote {folder / PAGE}")

@@ -1,0 +1,51 @@
+"""A model measured on a data set by one process or several, with the same result to the last bit.
+
+Everything counted is whole numbers, or by photo and put in the photos' order, so neither the number of processes
+nor the order matters. Photos are labelled one at a time, so only equal arithmetic is left to the machine: on a
+CPU, processes must use as many threads as the one that they are compared with.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable
+
+from deeplab.data.dataset import SegmentationDataset
+from deeplab.evaluation import Result, evaluate
+from deeplab.model import DeepLab
+from deeplab.report.scores import Scores
+from deeplab.sliding import Window
+from deeplab.train.distributed import ALONE, World, gather
+
+
+def measure(
+    model: DeepLab,
+    dataset: SegmentationDataset,
+    scores: Scores,
+    *,
+    scales: tuple[float, ...] = (1.0,),
+    flip: bool = False,
+    window: Window | None = None,
+    world: World = ALONE,
+    on_photo: Callable[[], None] = lambda: None,
+) -> Scores:
+    """All measures over the whole data set, the same in all processes.
+
+    Args:
+        model: with the same weights in every process.
+        dataset: without a transform.
+        scores: at zero, with the measures that are wanted; each process fills its own.
+        scales, flip, window, on_photo: see `deeplab.evaluation.evaluate`.
+        world: this process among all; it takes every `world.size`th photo.
+    """
+    own = range(world.rank, len(dataset), world.size)
+    numbers = iter(own)
+
+    def on_result(result: Result) -> None:
+        image = next(numbers)
+        scores.update(image, dataset.source.name(image), result)
+
+    samples = (dataset.load(index) for index in own)
+    evaluate(model, samples, scales=scales, flip=flip, window=window, on_result=on_result, on_photo=on_photo)
+    return functools.reduce(operator.add, gather(scores, world))

@@ -1,0 +1,73 @@
+"""Every measure of one evaluation, accumulated photo by photo and over processes, equal in any order."""
+
+from __future__ import annotations
+
+from deeplab.bootstrap import ImageCounts
+from deeplab.boundaries import Boundaries
+from deeplab.calibration import Calibration
+from deeplab.errors import UserError
+from deeplab.evaluation import Result
+from deeplab.metrics import ConfusionMatrix
+from deeplab.report.worst import Worst
+
+
+class Scores:
+    """The confusion matrix and counts by photo; the boundaries and calibration if asked for; the worst photos.
+
+    Attributes:
+        confusion: over all photos.
+        images: hits, labelled and predicted pixels by photo.
+        names: of the photos, by number.
+        boundaries, calibration: None if they were not asked for.
+        worst: the photos of lowest mean IoU, with small pictures; None if they were not asked for.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        ignore_label: int = 255,
+        boundaries: Boundaries | None = None,
+        calibration: Calibration | None = None,
+        worst: Worst | None = None,
+    ) -> None:
+        """Start at zero; the measures given are filled."""
+        self.confusion = ConfusionMatrix(num_classes, ignore_label=ignore_label)
+        self.images = ImageCounts(num_classes)
+        self.names: dict[int, str] = {}
+        self.boundaries = boundaries
+        self.calibration = calibration
+        self.worst = worst
+
+    def update(self, image: int, name: str, result: Result) -> None:
+        """Count photo number `image`.
+
+        Raises:
+            UserError: that number was counted before.
+        """
+        if image in self.names:
+            raise UserError(f"photo {image} ({name}) was counted before; fix: number the photos")
+        self.names[image] = name
+        self.confusion = self.confusion + result.confusion
+        self.images.update(image, result.confusion)
+        predicted = result.found.labels.numpy()
+        if self.boundaries is not None:
+            self.boundaries.update(image, result.labels, predicted)
+        if self.calibration is not None:
+            self.calibration.update(result.labels, predicted, result.found.confidence.numpy())
+        if self.worst is not None:
+            self.worst.update(image, name, result)
+
+    def __add__(self, other: Scores) -> Scores:
+        """The measures of both sets of photos, which must share none."""
+        total = Scores(self.confusion.num_classes, ignore_label=self.confusion.ignore_label)
+        total.confusion = self.confusion + other.confusion
+        total.images = self.images + other.images
+        total.names = self.names | other.names
+        if self.boundaries is not None and other.boundaries is not None:
+            total.boundaries = self.boundaries + other.boundaries
+        if self.calibration is not None and other.calibration is not None:
+            total.calibration = self.calibration + other.calibration
+        if self.worst is not None and other.worst is not None:
+            total.worst = self.worst + other.worst
+        return total
