@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from cyclopts import App
 
 from deeplab import __version__
+from deeplab.cli.data import data
 from deeplab.errors import UserError
 
 app = App(name="deeplab", help="Label every pixel: DeepLab v1, v2, v3 and v3+.", version=__version__)
@@ -27,7 +28,7 @@ app.command(
     help="Turn published weights into a model of this package.",
     name="import",
 )
-app.command("deeplab.cli.data:data", help="Check data sets, and bring them into other forms.", name="data")
+app.command(data)
 app.command("deeplab.cli.models:models", help="Named models: size, cost, published scores.", name="models")
 
 
