@@ -48,11 +48,13 @@ def free_port() -> int:
 
 def in_processes(count: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
     """`work(*arguments)` in `count` processes that torchrun's variables have introduced to each other."""
-    port, results = free_port(), PROCESSES.Queue()
+    results = PROCESSES.Queue()
+    # as torchrun does: were it in rank 0, the others might still need it when rank 0 has ended, and wait for ever
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     # by value: tensors would travel as shared memory, whose owner may have ended
     packed = pickle.dumps((work, arguments))
     processes = [
-        PROCESSES.Process(target=_take_part, args=(rank, count, port, results, packed))
+        PROCESSES.Process(target=_take_part, args=(rank, count, store.port, results, packed))
         for rank in range(count)
     ]
     for process in processes:
@@ -79,6 +81,8 @@ def _take_part(rank: int, count: int, port: int, results: Any, packed: bytes) ->
         "WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
     }
     torch.set_num_threads(1)
     work, arguments = pickle.loads(packed)

@@ -73,8 +73,10 @@ def join_processes(device: str, *, timeout: timedelta = TIMEOUT) -> Iterator[Wor
             f"its own message is above or in its log; fix what it names, then go on with --resume "
             f"({str(error).splitlines()[0][:200]})"
         ) from error
-    # not after an error: the others may be gone, and taking leave of them would wait
-    dist.destroy_process_group()
+    # not after an error: the others may be gone, and taking leave of them would wait; nor with gloo, whose group
+    # then ends with the last model that refers to it, and waits for processes that have ended
+    if dist.get_backend() == "nccl":
+        dist.destroy_process_group()
 
 
 def sum_over_processes(value: torch.Tensor, world: World) -> torch.Tensor:
