@@ -1,11 +1,16 @@
-"""What the processes of `test_distributed` do; apart, so that a fork imports no tests."""
+"""Several processes that talk through gloo, and what they do; apart, so that a fork imports no tests."""
 
 from __future__ import annotations
 
+import os
+import pickle
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from training_runs import PROCESSES
 
 from deeplab import DeepLab, LabelSpec
 from deeplab.config import BackboneConfig, ContextConfig, DecoderConfig, DeepLabConfig
@@ -20,6 +25,59 @@ from deeplab.train.learner import make_learner, make_objective
 from deeplab.train.loss_recipe import LossRecipe
 from deeplab.train.optimise_recipe import OptimiseRecipe
 from deeplab.train.recipe import Recipe
+
+PATIENCE = 120.0
+
+
+def in_processes(count: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """`work(*arguments)` in `count` processes that torchrun's variables have introduced to each other."""
+    results = PROCESSES.Queue()
+    # as torchrun does: were it in rank 0, the others might still need it when rank 0 has ended, and wait for ever
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    # by value: tensors would travel as shared memory, whose owner may have ended
+    packed = pickle.dumps((work, arguments))
+    processes = [
+        PROCESSES.Process(target=_take_part, args=(rank, count, store.port, results, packed))
+        for rank in range(count)
+    ]
+    for process in processes:
+        process.start()
+    found: dict[int, Any] = {}
+    try:
+        while len(found) < count:
+            rank, failure, result = pickle.loads(results.get(timeout=PATIENCE))
+            assert failure is None, f"rank {rank}: {failure}"
+            found[rank] = result
+        for process in processes:
+            process.join(PATIENCE)
+            assert process.exitcode == 0
+    finally:
+        for process in processes:
+            process.kill()
+    return [found[rank] for rank in range(count)]
+
+
+def _take_part(rank: int, count: int, port: int, results: Any, packed: bytes) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+    }
+    torch.set_num_threads(1)
+    work, arguments = pickle.loads(packed)
+    result, failure = None, None
+    try:
+        result = work(*arguments)
+    except UserError as error:
+        result = f"UserError: {error}"
+    # whatever it is, the test must say it instead of waiting
+    except Exception:
+        failure = traceback.format_exc()
+    results.put(pickle.dumps((rank, failure, result)))
 
 
 def tiny_model(momentum: float = 0.1) -> DeepLab:

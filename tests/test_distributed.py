@@ -8,21 +8,23 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import pickle
-import random
-import socket
 import subprocess
 import sys
-import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from distributed_runs import gradients_of_batch, normalised, train_here, weights_after_updates
-from training_runs import PROCESSES, make_squares, squares_recipe
+from distributed_runs import (
+    PATIENCE,
+    gradients_of_batch,
+    in_processes,
+    normalised,
+    train_here,
+    weights_after_updates,
+)
+from training_runs import make_squares, squares_recipe
 
 from deeplab.checkpoint import load
 from deeplab.errors import UserError
@@ -30,71 +32,6 @@ from deeplab.layers.norm import BatchNorm2d
 from deeplab.layers.sync_norm import synchronise
 from deeplab.train.batches import UpdateSampler
 from deeplab.train.distributed import World
-
-PATIENCE = 120.0
-
-
-def free_port() -> int:
-    """Below the range that systems hand out by themselves, or a connection made meanwhile might take it."""
-    for port in random.sample(range(20_000, 30_000), 100):
-        with socket.socket() as found:
-            try:
-                found.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise RuntimeError("no free port between 20000 and 30000")
-
-
-def in_processes(count: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """`work(*arguments)` in `count` processes that torchrun's variables have introduced to each other."""
-    results = PROCESSES.Queue()
-    # as torchrun does: were it in rank 0, the others might still need it when rank 0 has ended, and wait for ever
-    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    # by value: tensors would travel as shared memory, whose owner may have ended
-    packed = pickle.dumps((work, arguments))
-    processes = [
-        PROCESSES.Process(target=_take_part, args=(rank, count, store.port, results, packed))
-        for rank in range(count)
-    ]
-    for process in processes:
-        process.start()
-    found: dict[int, Any] = {}
-    try:
-        while len(found) < count:
-            rank, failure, result = pickle.loads(results.get(timeout=PATIENCE))
-            assert failure is None, f"rank {rank}: {failure}"
-            found[rank] = result
-        for process in processes:
-            process.join(PATIENCE)
-            assert process.exitcode == 0
-    finally:
-        for process in processes:
-            process.kill()
-    return [found[rank] for rank in range(count)]
-
-
-def _take_part(rank: int, count: int, port: int, results: Any, packed: bytes) -> None:
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(count),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-        "TORCHELASTIC_RESTART_COUNT": "0",
-    }
-    torch.set_num_threads(1)
-    work, arguments = pickle.loads(packed)
-    result, failure = None, None
-    try:
-        result = work(*arguments)
-    except UserError as error:
-        result = f"UserError: {error}"
-    # whatever it is, the test must say it instead of waiting
-    except Exception:
-        failure = traceback.format_exc()
-    results.put(pickle.dumps((rank, failure, result)))
 
 
 def whole_norm(x: torch.Tensor, upstream: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -264,7 +201,7 @@ def test_a_process_that_dies_ends_the_others(tmp_path: Path) -> None:
         "main(sys.argv[1:])\n"
     )
     ended = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()),
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
          str(tmp_path / "dying.py"), "train", str(recipe), "-o", str(tmp_path / "run")],
         capture_output=True,
         text=True,

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from distributed_runs import in_processes
 from evaluation_runs import CLASSES, everything
 from PIL import Image
-from test_distributed import in_processes
 from training_runs import make_squares
 
 from deeplab import DeepLab, DeepLabConfig, LabelSpec, Segmenter

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from deeplab.data.augment import TrainAugment
 from deeplab.data.dataset import SegmentationDataset
 from deeplab.data.layouts.masks import read_mask
-from deeplab.data.opening import open_source, require_complete
+from deeplab.data.opening import open_complete
 from deeplab.data.sampling import TrainSampler
 from deeplab.data.selection import select_classes
 from deeplab.errors import UserError
@@ -23,9 +23,7 @@ KEEP = ("background", "cat", "cow", "dog", "horse", "sheep", "person")
 
 
 def voc(root, split, *, labels=None, **options):
-    source = open_source(root, split, layout="voc", labels=labels)
-    require_complete(source, split)
-    return SegmentationDataset(source, **options)
+    return SegmentationDataset(open_complete(root, split, layout="voc", labels=labels), **options)
 
 
 def write_mask(path, values):

@@ -120,7 +120,7 @@ WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
     "ONNX": (content(ONNX), r"seems to be an ONNX model; fix: give the weights that it was exported from"),
     "HDF5 without weights": (
         hdf5_without_weights,
-        r"Keras.*allowed: \.h5 weights",
+        r"an HDF5 file without Keras.s layers .it holds: .*allowed: \.h5 weights",
     ),
     "Git LFS pointer": (content(LFS), r"a Git LFS pointer; .*fix: run `git lfs pull`"),
     "NumPy arrays": (arrays, r"a NumPy \.npz archive; fix: .*state dict"),
@@ -148,3 +148,10 @@ def test_a_wrong_file_is_refused_with_a_fix(
     assert error.startswith(f"deeplab: {source}") and "Traceback" not in error
     assert re.search(message, error), error
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_checksum_goes_with_an_address(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["import", str(tmp_path / "a.pth"), "-o", str(tmp_path / "out"), "--sha256", "12ab"])
+    assert stopped.value.code == 2
+    assert "a.pth is a path: leave --sha256 away" in capsys.readouterr().err

@@ -199,8 +199,8 @@ class DeepLab(nn.Module):
         return {name: classifier(features) for name, classifier in self.classifiers.items()}
 
     def _on_grid(self, logits: Logits, image_size: tuple[int, int]) -> Logits:
-        """Logits at ceil(side / stride). Only hnasnet, which comes back from stride 32, gives other sizes."""
-        if self.config.backbone.name != "hnasnet" or self.decoder:
+        """Logits at ceil(side / stride), as the reference resizes them (fact 3.7); decoders give that anyway."""
+        if self.backbone.on_grid or self.decoder:
             return logits
         size = scale_sides(image_size, 1 / self.logits_stride, self.config.resize)
         return {name: resize_bilinear(value, size, self.config.resize) for name, value in logits.items()}

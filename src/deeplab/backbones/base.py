@@ -17,10 +17,12 @@ class Backbone(nn.Module):
         out_channels: channels of the last feature map.
         low_level_channels: channels of the decoder's end point at each nominal stride (4, 8, 16); the
             map's real stride is never above the output stride.
+        on_grid: whether feature maps are ceil(H / OS) x ceil(W / OS) at every size.
     """
 
     out_channels: int
     low_level_channels: dict[int, int]
+    on_grid: bool = True
 
     def set_output_stride(self, output_stride: int) -> None:
         """Re-derive strides and rates; raises ValueError for an unreachable output stride."""

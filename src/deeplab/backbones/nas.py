@@ -89,6 +89,8 @@ class NASNet(Backbone):
         norm: NormLayer | None,
     ) -> None:
         super().__init__()
+        # hnasnet comes back from stride 32, and so to multiples of what 32 left
+        self.on_grid = not hierarchical
         levels = HNASNET_LEVELS if hierarchical else PNASNET_LEVELS[options.stride]
         ends_early = options.remove_os32_stride and not hierarchical
         self.cells_stride = 16 if ends_early else options.stride

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
-if TYPE_CHECKING:
-    from deeplab.data.source import Source
+from deeplab.cli.stored_data import RECOGNISED, StoredData
 
 data = App(name="data", help="Check data sets, and bring them into other forms.")
 data.command(
@@ -60,9 +58,7 @@ def convert(
     output: Path,
     *,
     split: str = "train",
-    layout: str = "auto",
-    labels: str | None = None,
-    classes: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    stored: StoredData = RECOGNISED,
 ) -> None:
     """Write a split as a plain folder of photos and index masks, drawing annotations once and for all.
 
@@ -74,17 +70,12 @@ def convert(
         Folder for images/SPLIT, masks/SPLIT and classes.txt.
     split:
         train, val, or another that the data set has.
-    layout:
-        How the data are stored, such as voc, coco, labelme, cvat. Default: recognised by content.
-    labels:
-        Folder of the masks, if not found by itself.
-    classes:
-        Names of the masks' classes, by index, if the data do not say.
     """
     from deeplab.cli.tables import photo_progress
     from deeplab.data.converting import write_plain
+    from deeplab.data.opening import open_complete
 
-    source = _open(root, split, layout=layout, labels=labels, classes=classes)
+    source = open_complete(root, split, layout=stored.layout, labels=stored.labels, names=stored.classes)
     with photo_progress(len(source), "samples") as progress:
         write_plain(source, output, split, on_sample=progress.advance)
     print(f"{len(source)} samples in {output}")
@@ -96,9 +87,7 @@ def tfrecord(
     output: Path,
     *,
     split: str = "train",
-    layout: str = "auto",
-    labels: str | None = None,
-    classes: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    stored: StoredData = RECOGNISED,
     shards: int = 4,
 ) -> None:
     """Write a split as TFRecord shards in the reference's form; no TensorFlow needed.
@@ -111,19 +100,14 @@ def tfrecord(
         Folder for SPLIT-00000-of-00004.tfrecord, ... and classes.txt.
     split:
         train, val, or another that the data set has.
-    layout:
-        How the data are stored, such as voc, cityscapes, ade20k, coco. Default: recognised by content.
-    labels:
-        Folder of the masks, if not found by itself.
-    classes:
-        Names of the masks' classes, by index, if the data do not say.
     shards:
         Number of files.
     """
     from deeplab.cli.tables import photo_progress
     from deeplab.data.layouts.tfrecord import write_split
+    from deeplab.data.opening import open_complete
 
-    source = _open(root, split, layout=layout, labels=labels, classes=classes)
+    source = open_complete(root, split, layout=stored.layout, labels=stored.labels, names=stored.classes)
     with photo_progress(len(source), "samples") as progress:
         write_split(source, output, split, shards=shards, on_sample=progress.advance)
     print(f"{len(source)} samples in {shards} shards in {output}")
@@ -135,9 +119,7 @@ def webdataset(
     output: Path,
     *,
     split: str = "train",
-    layout: str = "auto",
-    labels: str | None = None,
-    classes: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    stored: StoredData = RECOGNISED,
     samples: int = 1000,
 ) -> None:
     """Write a split as WebDataset shards, to train from here or, once uploaded, from a server.
@@ -152,27 +134,14 @@ def webdataset(
         Folder for SPLIT-000000.tar, ..., SPLIT.json and classes.txt.
     split:
         train, val, or another that the data set has.
-    layout:
-        How the data are stored, such as voc, cityscapes, ade20k, coco. Default: recognised by content.
-    labels:
-        Folder of the masks, if not found by itself.
-    classes:
-        Names of the masks' classes, by index, if the data do not say.
     samples:
         In a shard.
     """
     from deeplab.cli.tables import photo_progress
     from deeplab.data.layouts.tar_shards import write_shards
+    from deeplab.data.opening import open_complete
 
-    source = _open(root, split, layout=layout, labels=labels, classes=classes)
+    source = open_complete(root, split, layout=stored.layout, labels=stored.labels, names=stored.classes)
     with photo_progress(len(source), "samples") as progress:
         written = write_shards(source, output, split, samples=samples, on_sample=progress.advance)
     print(f"{len(source)} samples in {len(written)} shards in {output}")
-
-
-def _open(root: Path, split: str, *, layout: str, labels: str | None, classes: tuple[str, ...]) -> Source:
-    from deeplab.data.opening import open_source, require_complete
-
-    source = open_source(root, split, layout=layout, labels=labels, names=classes)
-    require_complete(source, split)
-    return source

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from deeplab.cli.stored_data import RECOGNISED, StoredData
 from deeplab.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,9 +29,7 @@ def evaluate(
     *,
     model: Annotated[str, Parameter(name=["--model", "-m"])] = "animals",
     split: str = "val",
-    layout: str = "auto",
-    labels: str | None = None,
-    classes: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    stored: StoredData = RECOGNISED,
     output_stride: int | None = None,
     scales: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (1.0,),
     flip: Annotated[bool, Parameter(negative="")] = False,
@@ -48,6 +47,8 @@ def evaluate(
 ) -> None:
     """Mean IoU of a model on a data set, at full resolution, by class.
 
+    Classes that the model does not have count as its background, if it has one; else they are ignored.
+
     On several GPUs or machines: torchrun --nproc-per-node 4 -m deeplab eval ROOT -m MODEL --device cuda
 
     Parameters
@@ -58,13 +59,6 @@ def evaluate(
         An embedded model's name, a folder made by train or import, a .safetensors file, or a Hub id.
     split:
         train, val, or another that the data set has.
-    layout:
-        How the data are stored, such as voc, cityscapes, ade20k, coco. Default: recognised by content.
-    labels:
-        Folder of the masks, if not found by itself.
-    classes:
-        Names of the masks' classes, by index, if the data do not say. Classes that the model does not have count
-        as its background, if it has one; else they are ignored.
     output_stride:
         4, 8, 16 or 32. Default: the model's own.
     scales:
@@ -105,7 +99,7 @@ def evaluate(
         raise UserError(f"--bootstrap {bootstrap}, --worst {worst}; allowed: 0 or more")
     with join_processes(pick_device("auto").type if device == "auto" else device) as world:
         network = Segmenter(model, output_stride=output_stride, scales=scales, device=world.device).model
-        dataset = _open(root, split, layout=layout, labels=labels, names=classes, spec=network.labels)
+        dataset = _open(root, split, stored, network.labels)
         other = _counts_of(against, dataset, network.labels)
         scores = _zero(network.labels, worst=worst if output else 0, calibration=calibration)
         if boundaries:
@@ -136,15 +130,12 @@ def _checked_window(window: tuple[int, int] | None, overlap: float) -> Window | 
     return None if window is None else Window(*window, overlap=overlap).checked()
 
 
-def _open(
-    root: Path, split: str, *, layout: str, labels: str | None, names: tuple[str, ...], spec: LabelSpec
-) -> SegmentationDataset:
+def _open(root: Path, split: str, stored: StoredData, spec: LabelSpec) -> SegmentationDataset:
     from deeplab.data.dataset import SegmentationDataset
-    from deeplab.data.opening import open_source, require_complete
+    from deeplab.data.opening import open_complete
     from deeplab.data.selection import select_classes
 
-    source = open_source(root, split, layout=layout, labels=labels, names=names)
-    require_complete(source, split)
+    source = open_complete(root, split, layout=stored.layout, labels=stored.labels, names=stored.classes)
     known = spec.classes
     if not set(known) <= set(source.classes):
         raise UserError(

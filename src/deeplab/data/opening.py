@@ -67,19 +67,26 @@ def open_split(
     Raises:
         UserError: as `open_source`; also if a file of the split is missing, or the split is empty.
     """
-    source = open_source(data.root, split, layout=data.layout, labels=data.labels, names=data.names)
-    require_complete(source, split)
+    source = open_complete(data.root, split, layout=data.layout, labels=data.labels, names=data.names)
     keep = data.classes or source.classes
     table = select_classes(source.classes, keep, other=data.other)
     return SegmentationDataset(source, label_map=table, transform=transform, seed=seed)
 
 
-def require_complete(source: Source, split: str) -> None:
-    """See that the split has samples and every file that it asks for.
+def open_complete(
+    root: str | Path,
+    split: str,
+    *,
+    layout: str = "auto",
+    labels: str | None = None,
+    names: tuple[str, ...] = (),
+) -> Source:
+    """As `open_source`, which see; a split that lacks files or is empty is refused.
 
     Raises:
-        UserError: it has not.
+        UserError: as `open_source`; also if a file of the split is missing, or the split is empty.
     """
+    source = open_source(root, split, layout=layout, labels=labels, names=names)
     if source.missing:
         first = "; ".join(source.missing[:MISSING_SHOWN])
         raise UserError(
@@ -88,6 +95,7 @@ def require_complete(source: Source, split: str) -> None:
         )
     if not len(source):
         raise UserError(f"split {split!r} has no samples; fix: name another split, or add photos and masks")
+    return source
 
 
 def resolve(data: DataRecipe) -> DataRecipe:

@@ -43,7 +43,7 @@ def training_findings(root: Path, layout: str, classes: ClassList) -> list[Findi
 
 def _open_splits(root: Path, layout: str, classes: ClassList) -> None:
     from deeplab.data.layouts import LAYOUTS, recognise
-    from deeplab.data.opening import open_source, require_complete, split_names
+    from deeplab.data.opening import open_complete, split_names
 
     if classes.ignore_label != IGNORE_LABEL:
         raise UserError(
@@ -61,4 +61,4 @@ def _open_splits(root: Path, layout: str, classes: ClassList) -> None:
                 f"there is no split {names[0]!r}; splits found: {', '.join(there) or 'none'}; "
                 f"fix: add a list or folder {names[0]!r}"
             )
-        require_complete(open_source(root, split, layout=layout, names=given), split)
+        open_complete(root, split, layout=layout, names=given)
