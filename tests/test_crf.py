@@ -20,6 +20,7 @@ from deeplab.crf import (
 )
 from deeplab.crf import engine as engine_module
 from deeplab.errors import UserError
+from deeplab.native import build
 
 SMOOTH = CRFConfig(w1=4, sigma_alpha=30, sigma_beta=13, w2=3, sigma_gamma=3)
 ENGINES = ("compiled", "torch")
@@ -237,7 +238,7 @@ def test_mistakes_are_explained(change: dict[str, object], message: str) -> None
 def fresh() -> Iterator[None]:
     """Nothing remembered of compilers, before and after."""
     remembered = (
-        compiled.library_path,
+        build.load_library,
         compiled.load,
         engine_module.why_not_compiled,
         engine_module.warn_once,
@@ -269,9 +270,9 @@ def test_a_failing_compiler_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_
     broken.chmod(0o755)
     monkeypatch.setenv("CXX", str(broken))
     monkeypatch.setenv("DEEPLAB_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(compiled.CannotCompileError, match="no such luck"):
-        compiled.library_path()
-    assert not list((tmp_path / "cache" / "crf").iterdir())
+    with pytest.raises(build.CannotCompileError, match="no such luck"):
+        compiled.load()
+    assert not list((tmp_path / "cache" / "native").iterdir())
 
 
 @pytest.mark.usefixtures("fresh")

@@ -12,6 +12,7 @@ import numpy as np
 
 from deeplab.crf import compiled, torch_engine
 from deeplab.errors import UserError
+from deeplab.native.build import CannotCompileError
 
 Engine = Literal["auto", "compiled", "torch"]
 VARIABLE = "DEEPLAB_CRF_ENGINE"
@@ -53,7 +54,7 @@ def why_not_compiled() -> str:
     """Empty if the compiled engine is ready; it is built for the answer."""
     try:
         compiled.load()
-    except compiled.CannotCompileError as error:
+    except CannotCompileError as error:
         return str(error)
     return ""
 

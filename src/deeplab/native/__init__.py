@@ -1,0 +1,1 @@
+"""Kernels in C++, each beside the plain code that it equals; nothing here is needed for a result."""
