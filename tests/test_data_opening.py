@@ -75,3 +75,11 @@ def test_missing_files_are_refused_with_their_number(plain):
 def test_sources_travel_to_workers(plain):
     source = pickle.loads(pickle.dumps(open_source(plain, "train")))
     assert source.label(0).tolist() == [[0, 1, 2, 255]]
+
+
+def test_camvid_void_stays_void_in_a_resolved_recipe(tmp_path):
+    photo(tmp_path / "train/a.png", (1, 3))
+    grey(tmp_path / "trainannot/a.png", [[0, 10, 11]])
+    resolved = resolve(DataRecipe(root=tmp_path))
+    assert resolved.layout == "camvid" and len(resolved.names) == 11
+    assert open_split(resolved, "train").source.label(0).tolist() == [[0, 10, 255]]

@@ -15,6 +15,7 @@ from torch import nn
 from deeplab.config import Padding
 from deeplab.layers.activations import Activation, make_activation
 from deeplab.layers.norm import NormLayer
+from deeplab.native import depthwise
 
 ConvPadding = Padding | Literal["none"]
 
@@ -73,6 +74,10 @@ class AtrousConv2d(nn.Conv2d):
         self.padding = tuple(begin for begin, _ in self._symmetric) if self._even_pad else (0, 0)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.groups > 1:
+            x, done = self._depthwise(x)
+            if done:
+                return x
         if self._even_pad and (self.padding_rule != "same" or self.stride == (1, 1)):
             return super().forward(x)
         (top, bottom), (left, right) = self._pads(x.shape[-2], x.shape[-1])
@@ -80,6 +85,18 @@ class AtrousConv2d(nn.Conv2d):
             return F.conv2d(x, self.weight, self.bias, self.stride, (top, left), self.dilation, self.groups)
         x = F.pad(x, (left, right, top, bottom))
         return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+    def _depthwise(self, x: torch.Tensor) -> tuple[torch.Tensor, bool]:
+        """The result and True where our own kernel wins; else what oneDNN may have, and False."""
+        dtype = depthwise.dtype_of(x)
+        stride, rate = self.stride, self.dilation
+        if not depthwise.wins(x, self.weight, stride=stride, rate=rate, dtype=dtype):
+            return (depthwise.kept_right(x, rate=rate, dtype=dtype), False)
+        pads = self._pads(x.shape[-2], x.shape[-1])
+        found = depthwise.depthwise_conv(
+            x.to(dtype), self.weight, self.bias, stride=stride, rate=rate, pads=pads
+        )
+        return found, True
 
     def _pads(self, height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
         if self.padding_rule != "same" or self.stride == (1, 1):

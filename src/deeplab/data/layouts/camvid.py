@@ -36,7 +36,7 @@ def open_split(root: Path, split: str, *, names: tuple[str, ...] | None = None) 
     Args:
         root: folder that holds train/ and trainannot/.
         split: "train", "val" or "test".
-        names: class names of the masks, by index, where they are not CamVid's 11 with 11 for void.
+        names: class names of the masks, by index, where they are not CamVid's. 11 stays void beside 11 names.
 
     Raises:
         UserError: a folder is missing.
@@ -47,7 +47,7 @@ def open_split(root: Path, split: str, *, names: tuple[str, ...] | None = None) 
         sorted(photo_files.keys() | mask_files.keys()), photo_files, mask_files, folders=(photos, masks)
     )
     classes = CAMVID_CLASSES if names is None else names
-    ignored = {IGNORE_LABEL, VOID} if names is None else {IGNORE_LABEL}
+    ignored = {IGNORE_LABEL, VOID} if len(classes) == VOID else {IGNORE_LABEL}
     table = table_of({index: index for index in range(len(classes))}, ignored=frozenset(ignored))
     read = Renumbered(table, f"0..{len(classes) - 1}, and {' or '.join(map(str, sorted(ignored)))} for void")
     return StoredSplit(classes=classes, items=items, missing=missing, read=read)

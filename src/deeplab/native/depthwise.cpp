@@ -1,0 +1,217 @@
+// Depthwise convolution at any stride and rate, channels last, forward and backward.
+//
+// Which row (column) a tap reads for an output row (column), or -1 for padding, comes in as a table, so that padding
+// rules, rates and strides need no code here, and the gradient of the input is the same loop with tables turned round.
+// Every sum has a fixed order: results do not depend on the number of threads.
+
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+constexpr int LANES = 16;
+constexpr int LARGEST_KERNEL = 5;
+constexpr int RUN = 8;  // outputs whose gradients are kept in registers
+
+typedef float Floats __attribute__((vector_size(LANES * 4)));
+typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
+typedef uint16_t Halves __attribute__((vector_size(LANES * 2)));
+
+// float32 and bfloat16 (as uint16_t), `count` channels at a time; the rest of the vector is zero
+template <typename Vector, typename T>
+inline Vector read(const T* from, int64_t count) {
+    Vector found = {};
+    // a constant size where it can be one: the compiler makes a plain load of it
+    if (count == LANES)
+        std::memcpy(&found, from, LANES * sizeof(T));
+    else
+        std::memcpy(&found, from, count * sizeof(T));
+    return found;
+}
+
+template <typename Vector, typename T>
+inline void write(const Vector& values, T* to, int64_t count) {
+    if (count == LANES)
+        std::memcpy(to, &values, LANES * sizeof(T));
+    else
+        std::memcpy(to, &values, count * sizeof(T));
+}
+
+inline Floats load(const float* from, int64_t count) { return read<Floats>(from, count); }
+
+inline Floats load(const uint16_t* from, int64_t count) {
+    return (Floats)(__builtin_convertvector(read<Halves>(from, count), Words) << 16);
+}
+
+inline void store(const Floats& values, float* to, int64_t count) { write(values, to, count); }
+
+inline void store(const Floats& values, uint16_t* to, int64_t count) {
+    const Words bits = (Words)values;
+    const Words nearest = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    // rounding would carry a NaN's bits into the sign
+    const Words kept = (Words)(values == values);
+    write(__builtin_convertvector((nearest & kept) | (0x7fc0u & ~kept), Halves), to, count);
+}
+
+struct Shape {
+    int64_t images, channels, source_height, source_width, height, width;
+};
+
+// One tap of one output position: where it reads, and its weights (or their gradient).
+template <typename T, typename W>
+struct Tap {
+    const T* source;
+    W* weight;
+};
+
+// The taps of an output position that do not fall into the padding; returns their number.
+template <typename T, typename W, int K>
+int collect(const Shape& shape, const T* plane, W* weight, const int32_t* row, const int32_t* column,
+            Tap<T, W>* found) {
+    int count = 0;
+    for (int ky = 0; ky < K; ++ky)
+        for (int kx = 0; kx < K; ++kx)
+            if (row[ky] >= 0 && column[kx] >= 0)
+                found[count++] = {plane + (row[ky] * shape.source_width + column[kx]) * shape.channels,
+                                  weight + (ky * K + kx) * shape.channels};
+    return count;
+}
+
+// The sum over `count` taps at `lanes` channels from c on. An inlined call with constants is unrolled.
+template <typename T>
+inline __attribute__((always_inline)) void sum_taps(const Tap<T, const float>* taps, int count, const float* bias,
+                                                    int64_t c, int64_t lanes, T* target) {
+    Floats sum = bias ? load(bias + c, lanes) : Floats{};
+    for (int tap = 0; tap < count; ++tap)
+        sum += load(taps[tap].weight + c, lanes) * load(taps[tap].source + c, lanes);
+    store(sum, target + c, lanes);
+}
+
+// target[n, y, x, c] = bias[c] + sum over taps of weight[tap, c] * source[n, rows[y, ky], columns[x, kx], c]
+template <typename T, int K>
+void correlate(const Shape& shape, const T* source, const float* weight, const float* bias, const int32_t* rows,
+               const int32_t* columns, T* target) {
+    const int64_t channels = shape.channels, whole = channels / LANES * LANES;
+#pragma omp parallel for schedule(static)
+    for (int64_t line = 0; line < shape.images * shape.height; ++line) {
+        const T* const plane = source + line / shape.height * shape.source_height * shape.source_width * channels;
+        const int32_t* const row = rows + line % shape.height * K;
+        for (int64_t x = 0; x < shape.width; ++x) {
+            T* const out = target + (line * shape.width + x) * channels;
+            Tap<T, const float> taps[K * K];
+            const int count = collect<T, const float, K>(shape, plane, weight, row, columns + x * K, taps);
+            if (count == K * K)
+                for (int64_t c = 0; c < whole; c += LANES) sum_taps(taps, K * K, bias, c, LANES, out);
+            else
+                for (int64_t c = 0; c < whole; c += LANES) sum_taps(taps, count, bias, c, LANES, out);
+            // half a vector is what most networks' widths leave over
+            if (channels - whole == LANES / 2)
+                sum_taps(taps, count, bias, whole, LANES / 2, out);
+            else if (whole < channels)
+                sum_taps(taps, count, bias, whole, channels - whole, out);
+        }
+    }
+}
+
+// taps' weights += slope * source over `steps` neighbouring outputs whose taps lie `stride` source values apart
+template <typename T>
+inline __attribute__((always_inline)) void add_products(const Tap<T, float>* taps, int count, const T* slopes,
+                                                        int64_t steps, int64_t stride, int64_t channels, int64_t c,
+                                                        int64_t lanes) {
+    Floats slope[RUN];
+    for (int64_t step = 0; step < steps; ++step) slope[step] = load(slopes + step * channels + c, lanes);
+    for (int tap = 0; tap < count; ++tap) {
+        Floats sum = load(taps[tap].weight + c, lanes);
+        for (int64_t step = 0; step < steps; ++step)
+            sum += slope[step] * load(taps[tap].source + step * stride + c, lanes);
+        store(sum, taps[tap].weight + c, lanes);
+    }
+}
+
+// One line of outputs into sums[tap, c].
+template <typename T, int K>
+void line_products(const Shape& shape, const T* plane, const T* slopes, const int32_t* row, const int32_t* columns,
+                   float* sums) {
+    const int64_t channels = shape.channels, whole = channels / LANES * LANES;
+    for (int64_t x = 0; x < shape.width;) {
+        Tap<T, float> taps[K * K];
+        const int32_t* const column = columns + x * K;
+        const int count = collect<T, float, K>(shape, plane, sums, row, column, taps);
+        // a run of outputs with the same taps, each as far from the last as the first two
+        const bool runs = x + RUN <= shape.width && column[0] >= 0 && columns[(x + RUN) * K - 1] >= 0;
+        const int64_t steps = runs ? RUN : 1, stride = runs ? (column[K] - column[0]) * channels : 0;
+        const T* const from = slopes + x * channels;
+        if (runs && count == K * K)
+            for (int64_t c = 0; c < whole; c += LANES)
+                add_products(taps, K * K, from, RUN, stride, channels, c, LANES);
+        else
+            for (int64_t c = 0; c < whole; c += LANES)
+                add_products(taps, count, from, steps, stride, channels, c, LANES);
+        if (channels - whole == LANES / 2)
+            add_products(taps, count, from, steps, stride, channels, whole, LANES / 2);
+        else if (whole < channels)
+            add_products(taps, count, from, steps, stride, channels, whole, channels - whole);
+        x += steps;
+    }
+}
+
+// partial[n * bands + band, tap, c] = sum over the band's y, and x, of gradient[n, y, x, c] * source[n, rows[y, ky],
+// columns[x, kx], c]; `line` is room for a line's sums, as long sums of float32 lose digits
+template <typename T, int K>
+void weight_gradient(const Shape& shape, const T* source, const T* gradient, const int32_t* rows,
+                     const int32_t* columns, int64_t bands, float* partial, float* line) {
+    const int64_t channels = shape.channels, sums = K * K * channels;
+#pragma omp parallel for schedule(dynamic, 1)
+    for (int64_t task = 0; task < shape.images * bands; ++task) {
+        const int64_t image = task / bands, band = task % bands;
+        const T* const plane = source + image * shape.source_height * shape.source_width * channels;
+        float* const total = partial + task * sums;
+        float* const own = line + task * sums;
+        std::memset(total, 0, sums * sizeof(float));
+        for (int64_t y = band * shape.height / bands; y < (band + 1) * shape.height / bands; ++y) {
+            std::memset(own, 0, sums * sizeof(float));
+            const T* const slopes = gradient + (image * shape.height + y) * shape.width * channels;
+            line_products<T, K>(shape, plane, slopes, rows + y * K, columns, own);
+            for (int64_t i = 0; i < sums; ++i) total[i] += own[i];
+        }
+    }
+}
+
+template <typename T>
+int correlate_any(const Shape& shape, int kernel, const void* source, const float* weight, const float* bias,
+                  const int32_t* rows, const int32_t* columns, void* target) {
+    const T* from = static_cast<const T*>(source);
+    T* to = static_cast<T*>(target);
+    if (kernel == 3) return correlate<T, 3>(shape, from, weight, bias, rows, columns, to), 0;
+    if (kernel == LARGEST_KERNEL) return correlate<T, LARGEST_KERNEL>(shape, from, weight, bias, rows, columns, to), 0;
+    return 1;
+}
+
+template <typename T>
+int weight_gradient_any(const Shape& shape, int kernel, const void* source, const void* gradient, const int32_t* rows,
+                        const int32_t* columns, int64_t bands, float* partial, float* line) {
+    const T* from = static_cast<const T*>(source);
+    const T* slopes = static_cast<const T*>(gradient);
+    if (kernel == 3) return weight_gradient<T, 3>(shape, from, slopes, rows, columns, bands, partial, line), 0;
+    if (kernel == LARGEST_KERNEL)
+        return weight_gradient<T, LARGEST_KERNEL>(shape, from, slopes, rows, columns, bands, partial, line), 0;
+    return 1;
+}
+
+}  // namespace
+
+// Both return 0, or 1 for a kernel size that is not compiled.
+extern "C" int deeplab_depthwise(const int64_t* shape, int kernel, int half, const void* source, const float* weight,
+                                 const float* bias, const int32_t* rows, const int32_t* columns, void* target) {
+    const Shape sizes{shape[0], shape[1], shape[2], shape[3], shape[4], shape[5]};
+    return half ? correlate_any<uint16_t>(sizes, kernel, source, weight, bias, rows, columns, target)
+                : correlate_any<float>(sizes, kernel, source, weight, bias, rows, columns, target);
+}
+
+extern "C" int deeplab_depthwise_weight(const int64_t* shape, int kernel, int half, const void* source,
+                                        const void* gradient, const int32_t* rows, const int32_t* columns,
+                                        int64_t bands, float* partial, float* line) {
+    const Shape sizes{shape[0], shape[1], shape[2], shape[3], shape[4], shape[5]};
+    return half ? weight_gradient_any<uint16_t>(sizes, kernel, source, gradient, rows, columns, bands, partial, line)
+                : weight_gradient_any<float>(sizes, kernel, source, gradient, rows, columns, bands, partial, line);
+}
