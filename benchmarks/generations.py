@@ -6,13 +6,15 @@
 Every row is `deeplab train recipes/street.yaml` with the overrides in ROWS, so data, augmentation, number of steps
 and learning-rate policy are the same and the model is what differs; further key=value words go to every row (on a
 GPU: optimise.batch_size=16 optimise.steps=6000 device settings by --device). A run that is there is not repeated. The
-table is made from the runs' own records, and says where each row's weights started from.
+table is made from the runs' own records, and says where each row's weights started from; photos a second and the share of
+the time spent waiting for data are medians over the steps.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -81,8 +83,9 @@ def run(name: str, data: Path, folder: Path, device: str, further: list[str]) ->
 def table(runs: Path) -> str:
     """Markdown: a line a finished run."""
     lines = [
-        "| row | starting weights | output stride | steps x batch | mean IoU | pixel accuracy | training |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| row | starting weights | output stride | steps x batch | mean IoU | pixel accuracy "
+        "| photos/s | waiting for data |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name in ROWS:
         path = runs / name / "run.json"
@@ -91,10 +94,15 @@ def table(runs: Path) -> str:
         record = json.loads(path.read_text())
         recipe, result = record["recipe"], record["validation"]
         settings = recipe["optimise"]
+        log = [json.loads(line) for line in (path.parent / "log.jsonl").read_text().splitlines()]
+        steps = [line for line in log if "images_per_second" in line]
+        speed = statistics.median(line["images_per_second"] for line in steps)
+        waited = statistics.median(line["data_wait"] for line in steps)
         lines.append(
             f"| {name} | {recipe['start'] or 'random'} | {recipe['model']['output_stride']} "
             f"| {settings['steps']} x {settings['batch_size']} | {100 * result['mean IoU']:.1f} "
-            f"| {100 * result['pixel accuracy']:.1f} | {record['training seconds'] / 60:.0f} min |"
+            f"| {100 * result['pixel accuracy']:.1f} "
+            f"| {speed:.1f} | {100 * waited:.1f} % |"
         )
     return "\n".join(lines)
 

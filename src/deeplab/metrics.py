@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from deeplab.errors import UserError
+from deeplab.native.confusion import count_pixels
 
 IntegerArray = np.ndarray | torch.Tensor
 Convention = Literal["reference", "cityscapes", "voc", "labelled"]
@@ -62,6 +63,8 @@ class ConfusionMatrix:
                 "fix: resize the prediction to the label map"
             )
         side = max(256, self.num_classes, self.ignore_label + 1)
+        if count_pixels(labels, predictions, self.counts, ignore_label=self.ignore_label, side=side):
+            return
         columns = _indices(predictions, side=side, what="prediction")
         rows = _indices(labels, side=side, what="label").to(columns.device)
         joint = torch.bincount(rows * side + columns)

@@ -80,7 +80,6 @@ def recipe_loss(
         float32 scalar; 0 with zero gradients if every pixel is ignored.
     """
     weights = recipe.weights
-    logits, labels = same_size(logits, labels, upsample=recipe.upsample, rule=resize_rule)
     terms = []
     if recipe.cross_entropy:
         entropy = segmentation_cross_entropy(
@@ -91,8 +90,13 @@ def recipe_loss(
             top_k=recipe.top_k,
             mining_steps=recipe.mining_steps,
             step=step,
+            upsample=recipe.upsample,
+            resize_rule=resize_rule,
         )
         terms.append(recipe.cross_entropy * entropy)
+    # the other losses need logits at the labels' size, cross-entropy does not
+    if recipe.focal or recipe.dice or recipe.lovasz:
+        logits, labels = same_size(logits, labels, upsample=recipe.upsample, rule=resize_rule)
     if recipe.focal:
         focal = focal_loss(
             logits, labels, ignore_label=ignore_label, gamma=recipe.focal_gamma, class_weights=weights

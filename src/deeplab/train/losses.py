@@ -2,11 +2,15 @@
 
 Two traps: the divisor counts non-ignored pixels, not their class weights (PyTorch's weighted mean divides
 by the weights), and hard-pixel mining takes its share of all pixels, ignored ones included.
+
+On the CPU cross-entropy of more than a few pixels is computed without logits at the labels' size, see
+`deeplab.native.upsample_loss`; the plain version says the same in torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +18,7 @@ import torch.nn.functional as F
 
 from deeplab.errors import UserError
 from deeplab.layers.resize import ResizeRule, resize_bilinear, resize_nearest
+from deeplab.native import upsample_loss
 
 MATTING_CLASSES = 2
 
@@ -50,17 +55,52 @@ def segmentation_cross_entropy(
         UserError: wrong number of weights, `top_k` outside (0, 1], or (checked on the CPU only, as
             a GPU would have to wait) a label that is no class.
     """
-    num_classes = logits.shape[1]
-    weights = _class_weights(class_weights, num_classes, device=logits.device)
-    logits, labels = same_size(logits, labels, upsample=upsample, rule=resize_rule)
+    weights = _class_weights(class_weights, logits.shape[1], device=logits.device)
+    logits = logits.float()
+    if not upsample:
+        labels = _shrink(labels, logits)
+    hard_pixels = None
+    if top_k != 1.0:
+        share = mining_share(top_k, mining_steps=mining_steps, step=step)
+        hard_pixels = _hard_pixels(share, labels.numel())
+    run = _compiled_cross_entropy if upsample_loss.can_run(logits, labels, weights) else _plain_cross_entropy
+    return run(
+        logits,
+        labels,
+        ignore_label=ignore_label,
+        class_weights=weights,
+        hard_pixels=hard_pixels,
+        rule=resize_rule,
+    )
+
+
+def _plain_cross_entropy(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    ignore_label: int,
+    class_weights: torch.Tensor | None,
+    hard_pixels: int | None,
+    rule: ResizeRule,
+) -> torch.Tensor:
+    """As `deeplab.native.upsample_loss.upsampled_cross_entropy`, for any device and dtype."""
     if labels.device.type == "cpu":
-        _check_labels(labels, num_classes, ignore_label)
+        _check_labels(labels, logits.shape[1], ignore_label)
+    logits = resize_bilinear(logits, (labels.shape[-2], labels.shape[-1]), rule)
     labels = labels.long()
-    if top_k == 1.0:
-        total = F.cross_entropy(logits, labels, weights, ignore_index=ignore_label, reduction="sum")
+    if hard_pixels is None:
+        total = F.cross_entropy(logits, labels, class_weights, ignore_index=ignore_label, reduction="sum")
         return total / (labels != ignore_label).sum().clamp(min=1)
-    pixels = F.cross_entropy(logits, labels, weights, ignore_index=ignore_label, reduction="none")
-    return _hard_pixel_mean(pixels, share=mining_share(top_k, mining_steps=mining_steps, step=step))
+    pixels = F.cross_entropy(logits, labels, class_weights, ignore_index=ignore_label, reduction="none")
+    return _hard_pixel_mean(pixels, count=hard_pixels)
+
+
+def _compiled_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, **options: Any) -> torch.Tensor:
+    try:
+        return upsample_loss.upsampled_cross_entropy(logits, labels, **options)
+    except upsample_loss.NoClassError:
+        _check_labels(labels, logits.shape[1], options["ignore_label"])
+        raise
 
 
 def matting_cross_entropy(
@@ -94,7 +134,8 @@ def matting_cross_entropy(
     pixels = F.cross_entropy(logits, targets, reduction="none") * keep
     if top_k == 1.0:
         return pixels.sum() / keep.sum().clamp(min=1)
-    return _hard_pixel_mean(pixels, share=mining_share(top_k, mining_steps=mining_steps, step=step))
+    share = mining_share(top_k, mining_steps=mining_steps, step=step)
+    return _hard_pixel_mean(pixels, count=_hard_pixels(share, pixels.numel()))
 
 
 def mining_share(top_k: float, *, mining_steps: int, step: int) -> float:
@@ -114,14 +155,20 @@ def same_size(
     logits = logits.float()
     if upsample:
         return resize_bilinear(logits, (labels.shape[-2], labels.shape[-1]), rule), labels
-    return logits, resize_nearest(labels, (logits.shape[-2], logits.shape[-1]))
+    return logits, _shrink(labels, logits)
 
 
-def _hard_pixel_mean(pixels: torch.Tensor, *, share: float) -> torch.Tensor:
-    flat = pixels.flatten()
+def _shrink(labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+    return resize_nearest(labels, (logits.shape[-2], logits.shape[-1]))
+
+
+def _hard_pixels(share: float, pixels: int) -> int:
     # float32 as in the reference: 0.29 of 100 pixels is 29 there, but 28 in float64.
-    count = min(int(np.float32(share) * np.float32(flat.numel())), flat.numel())
-    hardest = flat.topk(count, sorted=False).values
+    return min(int(np.float32(share) * np.float32(pixels)), pixels)
+
+
+def _hard_pixel_mean(pixels: torch.Tensor, *, count: int) -> torch.Tensor:
+    hardest = pixels.flatten().topk(count, sorted=False).values
     return hardest.sum() / (hardest != 0).sum().clamp(min=1)
 
 
