@@ -6,8 +6,8 @@
 Every row is `deeplab train recipes/street.yaml` with the overrides in ROWS, so data, augmentation, number of steps
 and learning-rate policy are the same and the model is what differs; further key=value words go to every row (on a
 GPU: optimise.batch_size=16 optimise.steps=6000 device settings by --device). A run that is there is not repeated. The
-table is made from the runs' own records, and says where each row's weights started from; photos a second and the share of
-the time spent waiting for data are medians over the steps.
+table is made from the runs' own records, and says where each row's weights started from; photos a second and the share
+of the time spent waiting for data are medians over the steps.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ import torch
 from golden_weights import recipe_value
 
 from deeplab import DeepLab, DeepLabConfig
+from deeplab.files.crc32c import crc32c
 from deeplab.importers import import_weights
-from deeplab.importers.crc32c import crc32c
 from deeplab.importers.tensorflow_names import tensorflow_variables
 from deeplab.presets import PRESETS, Preset
 from deeplab.reference import config_from_options

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deeplab.cache import cache_folder
 from deeplab.cli.app import main
-from deeplab.download import CHUNK_BYTES, cache_folder, fetch, is_address
+from deeplab.download import CHUNK_BYTES, fetch, is_address
 from deeplab.errors import UserError
 
 pytest.importorskip("requests", reason="the extra download is not installed")

@@ -22,8 +22,8 @@ from tensorflow_files import plain_crc32c, write_checkpoint
 from deeplab import DeepLab
 from deeplab.cli.app import main
 from deeplab.errors import UserError
+from deeplab.files.crc32c import crc32c
 from deeplab.importers import import_weights
-from deeplab.importers.crc32c import crc32c
 from deeplab.importers.hints import Hints
 from deeplab.importers.tensorflow_bundle import is_index, read_bundle
 from deeplab.importers.tensorflow_graph import is_graph, read_graph

@@ -22,7 +22,7 @@ from tflite_writer import Style, graph_of, int8_scales, quantised, to_bytes, uin
 
 from deeplab import importers
 from deeplab.cli.app import main
-from deeplab.importers.content import describe
+from deeplab.files.content import describe
 from deeplab.importers.tflite_file import Graph, Op, Quantisation, Tensor
 
 SIZE = (33, 49)

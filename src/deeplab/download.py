@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urldefrag, urlsplit
 
+from deeplab.cache import VARIABLE, cache_folder
 from deeplab.errors import UserError, require
-from deeplab.importers.content import recognise
+from deeplab.files.content import recognise
 
-CACHE_VARIABLE = "DEEPLAB_CACHE"
 CHUNK_BYTES = 1 << 16
 HEAD_BYTES = 4096
 CONNECT_SECONDS, READ_SECONDS = 10, 60
@@ -32,12 +32,6 @@ Progress = Callable[[int, int | None], None]
 def is_address(source: str) -> bool:
     """Whether `source` is something to download: http:// or https://."""
     return source.startswith(("http://", "https://"))
-
-
-def cache_folder() -> Path:
-    """Where downloads are kept: $DEEPLAB_CACHE, else `deeplab` in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get(CACHE_VARIABLE) or Path(base) / "deeplab")
 
 
 def fetch(
@@ -76,7 +70,7 @@ def fetch(
                 os.replace(part, file)
     except OSError as error:
         raise UserError(
-            f"{file} cannot be written ({error.strerror or error}); free the disk, or set {CACHE_VARIABLE} "
+            f"{file} cannot be written ({error.strerror or error}); free the disk, or set {VARIABLE} "
             "to another folder"
         ) from error
     return file

@@ -28,6 +28,7 @@ from deeplab.initialise import initialise
 from deeplab.labels import LabelSpec
 from deeplab.layers.norm import NormLayer, norm_layer
 from deeplab.layers.resize import resize_bilinear, scale_sides
+from deeplab.normalise import normalise
 
 Logits = dict[str, torch.Tensor]
 
@@ -209,7 +210,7 @@ class DeepLab(nn.Module):
         if self.config.pixels.channels == "bgr":
             pixels = pixels.flip(1)
         weight = next(self.parameters())
-        return ((pixels - self.pixel_mean) / self.pixel_std).to(weight.dtype)
+        return normalise(pixels, self.pixel_mean, self.pixel_std).to(weight.dtype)
 
     def _merge(self, logits: list[torch.Tensor]) -> torch.Tensor:
         stacked = torch.stack(logits)

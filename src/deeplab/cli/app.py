@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from cyclopts import App
 
 from deeplab import __version__
+from deeplab.cli.crf import crf
 from deeplab.cli.data import data
 from deeplab.errors import UserError
 
@@ -29,6 +30,7 @@ app.command(
     name="import",
 )
 app.command(data)
+app.command(crf)
 app.command("deeplab.cli.models:models", help="Named models: size, cost, published scores.", name="models")
 
 

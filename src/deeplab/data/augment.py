@@ -3,7 +3,8 @@
 Order (reference fact 5.4): resize to a range, random scale, pad bottom and right, random crop, flip.
 Every resize aligns corners (fact 3.1). Only the pixels of the crop are ever computed: the window of the
 scaled photo is gathered and interpolated in one go, which equals scaling the whole photo and cropping.
-Normalising is no part of this: the model takes pixels 0..255.
+Normalising is no part of this: the model takes pixels 0..255. Training samples, whose pixels are rounded to
+bytes, come from a compiled crop of the same values where there is one (`deeplab.data.fast_crop`).
 
 Options beyond the reference are off by default: rotation comes after the resize to a range, colours and
 blur after the crop and before its padding, and a crop's place may heed its classes.
@@ -14,12 +15,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 
 from deeplab.data.colours import as_bytes, blur, colour_jitter
 from deeplab.data.crop_choice import CropChoice
+from deeplab.data.fast_crop import can_crop, crop_of_bytes
 from deeplab.data.resize import ResizeToRange, resize_image, resize_label, scale_choices, scaled_size
 from deeplab.data.rotation import rotate
 from deeplab.data.source import IGNORE_LABEL
@@ -131,11 +134,13 @@ def crop_of_scaled(
 def to_tensors(image: Array, label: Array) -> tuple[torch.Tensor, torch.Tensor]:
     """(image [H, W, 3] 0..255, label [H, W] 0..255) to (uint8 [3, H, W], uint8 [H, W]).
 
-    Float pixels are rounded to the nearest integer, halves up: at most half a grey level from the
-    reference, which trains on the unrounded values, for a quarter of the memory.
+    The pixels stay channels-last in memory, and are those of `image` itself where it allows that. Floats are
+    rounded to the nearest integer, halves up: at most half a grey level from the reference, which trains on
+    the unrounded values, for a quarter of the memory.
     """
-    planes = np.array(np.moveaxis(as_bytes(image), 2, 0), order="C")
-    return torch.from_numpy(planes), torch.from_numpy(np.array(label, dtype=np.uint8, order="C"))
+    pixels = np.require(as_bytes(image), requirements=["C", "W"])
+    labels = np.require(label, dtype=np.uint8, requirements=["C", "W"])
+    return torch.from_numpy(pixels).permute(2, 0, 1), torch.from_numpy(labels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,21 +205,20 @@ class TrainAugment:
             image, label = self._turned(image, label, rng)
         scale = self._draw_scale(rng)
         size = scaled_size(*label.shape, scale)
-        crop, labels = crop_of_scaled(
-            image,
-            label,
-            scale=scale,
-            crop_size=self.crop_size,
-            offset=self.crops.draw(
+        place: dict[str, Any] = {
+            "scale": scale,
+            "crop_size": self.crop_size,
+            "offset": self.crops.draw(
                 label, size=size, crop=self.crop_size, ignore_label=self.ignore_label, rng=rng
             ),
-            flip=bool(rng.random() < self.flip_probability),
-            jitter=self._draw_jitter(rng),
-            blur_sigma=self._draw_blur(rng),
-            pad_pixel=self.pad_pixel,
-            ignore_label=self.ignore_label,
-        )
-        return to_tensors(crop, labels)
+            "flip": bool(rng.random() < self.flip_probability),
+            "pad_pixel": self.pad_pixel,
+            "ignore_label": self.ignore_label,
+        }
+        jitter, sigma = self._draw_jitter(rng), self._draw_blur(rng)
+        if jitter is None and not sigma and can_crop(image, label):
+            return to_tensors(*crop_of_bytes(image, label, **place))
+        return to_tensors(*crop_of_scaled(image, label, jitter=jitter, blur_sigma=sigma, **place))
 
     @cached_property
     def _scales(self) -> Array:

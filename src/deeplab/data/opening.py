@@ -1,15 +1,18 @@
-"""From the words of a recipe or a command line to an open split."""
+"""From the words of a recipe or a command line to an open split. Only samples to train on need torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from deeplab.data.dataset import SegmentationDataset, Transform
 from deeplab.data.layouts import LAYOUTS, recognise
 from deeplab.data.recipe import DataRecipe
 from deeplab.data.selection import select_classes
 from deeplab.data.source import Source
 from deeplab.errors import UserError
+
+if TYPE_CHECKING:
+    from deeplab.data.dataset import SegmentationDataset, Transform
 
 MISSING_SHOWN = 3
 
@@ -67,6 +70,8 @@ def open_split(
     Raises:
         UserError: as `open_source`; also if a file of the split is missing, or the split is empty.
     """
+    from deeplab.data.dataset import SegmentationDataset
+
     source = open_complete(data.root, split, layout=data.layout, labels=data.labels, names=data.names)
     keep = data.classes or source.classes
     table = select_classes(source.classes, keep, other=data.other)

@@ -30,8 +30,8 @@ def resize_image(
     Returns:
         float32 [rows, columns, C], in the range of the input.
     """
-    low_y, high_y, weight_y = _neighbours(image.shape[0], size[0], rows)
-    low_x, high_x, weight_x = _neighbours(image.shape[1], size[1], columns)
+    low_y, high_y, weight_y = neighbours(image.shape[0], size[0], rows)
+    low_x, high_x, weight_x = neighbours(image.shape[1], size[1], columns)
     top, left = low_y.min(), low_x.min()
     source = image[top : high_y.max() + 1, left : high_x.max() + 1]
     # Channels first: gathering single floats is several times faster than gathering triples.
@@ -48,8 +48,8 @@ def resize_label(
 
     Arguments as `resize_image`.
     """
-    row = _nearest(label.shape[0], size[0], rows)
-    column = _nearest(label.shape[1], size[1], columns)
+    row = nearest(label.shape[0], size[0], rows)
+    column = nearest(label.shape[1], size[1], columns)
     return label.take(row, axis=0).take(column, axis=1)
 
 
@@ -142,12 +142,17 @@ def scaled_size(height: int, width: int, scale: float) -> Size:
     return max(1, int(sides[0])), max(1, int(sides[1]))
 
 
-def _positions(source: int, target: int, index: Array | None) -> Array:
-    step = np.float32((source - 1) / (target - 1)) if target > 1 else np.float32(0)
-    return (np.arange(target) if index is None else index).astype(np.float32) * step
+def neighbours(source: int, target: int, index: Array | None = None) -> tuple[Array, Array, Array]:
+    """Where bilinear resizing of one axis looks: value i is first + (second - first) * weight.
 
+    Args:
+        source: length before.
+        target: length after.
+        index: positions after resizing that are wanted; None is all.
 
-def _neighbours(source: int, target: int, index: Array | None) -> tuple[Array, Array, Array]:
+    Returns:
+        (intp [n] first, intp [n] second, float32 [n] weight of the second, 0..1).
+    """
     position = _positions(source, target, index)
     low = np.floor(position).astype(np.intp)
     high = np.minimum(np.ceil(position).astype(np.intp), source - 1)
@@ -156,10 +161,16 @@ def _neighbours(source: int, target: int, index: Array | None) -> tuple[Array, A
     return low, high, position - low.astype(np.float32)
 
 
-def _nearest(source: int, target: int, index: Array | None) -> Array:
+def nearest(source: int, target: int, index: Array | None = None) -> Array:
+    """The nearest neighbours of the same positions, intp [n]: halves away from zero."""
     # In float64, where adding a half is exact: floor(x + 0.5) then rounds halves up and nothing else.
     position = _positions(source, target, index).astype(np.float64)
     return np.minimum(np.floor(position + 0.5).astype(np.intp), source - 1)
+
+
+def _positions(source: int, target: int, index: Array | None) -> Array:
+    step = np.float32((source - 1) / (target - 1)) if target > 1 else np.float32(0)
+    return (np.arange(target) if index is None else index).astype(np.float32) * step
 
 
 def _lerp(planes: Array, low: Array, high: Array, weight: Array, *, axis: int) -> Array:

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from deeplab.errors import UserError
-from deeplab.importers import protobuf_wire as wire
-from deeplab.importers.crc32c import ONES, crc32c, unmask
+from deeplab.files import protobuf_wire as wire
+from deeplab.files.crc32c import ONES, crc32c, unmask
 
 HEADER = struct.Struct("<QI")
 FOOTER = struct.Struct("<I")

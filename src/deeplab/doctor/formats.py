@@ -1,7 +1,7 @@
 """Data sets that are no photo and mask files by name (COCO, labelme, TFRecords, ...), through their decoders.
 
 What `deeplab.data.opening` opens can be checked; its labels come decoded, so faults of the stored values are
-the decoder's own messages. The import is late: it brings torch, which folders of pictures do without.
+the decoder's own messages.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from deeplab.data.layouts import LAYOUTS, recognise
+from deeplab.data.opening import open_source, split_names
 from deeplab.doctor import places
 from deeplab.doctor.pairs import Matched, Pair
 from deeplab.doctor.readers import SourceReader
@@ -52,9 +54,6 @@ def open_other(root: Path, *, layout: str = "auto", names: tuple[str, ...] = ())
     Raises:
         UserError: it is such a format but cannot be opened, or no such format exists.
     """
-    from deeplab.data.layouts import LAYOUTS, recognise
-    from deeplab.data.opening import open_source, split_names
-
     if layout == "auto":
         try:
             layout = recognise(root)

@@ -1,7 +1,8 @@
 """Where a data set in folders keeps its photos and masks, and what its stored values mean.
 
-Broken data sets must be found too, so this only looks at folder names and never opens a picture. What the
-stored values mean comes from `deeplab.data.layouts`, imported late because it brings torch.
+Broken data sets must be found too, so this only looks at folder names and never opens a picture, and is content
+with less than `deeplab.data.layouts` wants where a list or a folder may be what is missing. What is a layout's
+own mark, and what its stored values mean, is said there alone.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from deeplab.data.layouts import ade20k, camvid, cityscapes
+from deeplab.data.layouts.masks import NO_CLASS
 from deeplab.data.source import IGNORE_LABEL
 from deeplab.imaging.photos import PHOTO_SUFFIXES
 from deeplab.palettes import CITYSCAPES_CLASSES, VOC_CLASSES
@@ -23,7 +26,6 @@ SPLITS = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 WHOLE = "all"
-_ADE20K_SPLITS = ("training", "validation")
 _PHOTO_FOLDERS = ("images", "image", "imgs", "img", "photos", "photo", "jpegimages", "pictures")
 _MASK_FOLDERS = (
     "masks", "mask", "labels", "label", "annotations", "annotation", "annots", "annot",
@@ -101,47 +103,38 @@ def _voc(root: Path) -> Layout | None:
 
 
 def _cityscapes(root: Path) -> Layout | None:
-    photos = root / "leftImg8bit"
-    kind = next((name for name in ("gtFine", "gtCoarse") if (root / name).is_dir()), None)
-    if kind is None or not photos.is_dir():
+    if not cityscapes.recognise(root):
         return None
-    from deeplab.data.layouts.cityscapes import LABEL_IDS
-
-    masks = root / kind
+    kind = "gtFine" if (root / "gtFine").is_dir() else "gtCoarse"
+    photos, masks = root / "leftImg8bit", root / kind
     label_ids = any(masks.rglob(f"*_{kind}_labelIds.png"))
-    decode = [IGNORE_LABEL] * 256
-    for train_id, label_id in enumerate(LABEL_IDS):
-        decode[label_id] = train_id
+    decode = tuple(IGNORE_LABEL if train == NO_CLASS else train for train in cityscapes.TO_TRAIN_IDS)
     return Layout(
         "cityscapes",
         _places_by_split(photos, masks),
-        photo_ending="_leftImg8bit",
+        photo_ending=cityscapes.PHOTO_END,
         mask_ending=f"_{kind}_labelIds" if label_ids else f"_{kind}_labelTrainIds",
         classes=CITYSCAPES_CLASSES,
-        decode=tuple(decode) if label_ids else None,
+        decode=decode if label_ids else None,
     )
 
 
 def _ade20k(root: Path) -> Layout | None:
-    photos, masks = root / "images", root / "annotations"
     # one's own data in such folders are not numbered as the benchmark's are
-    if not any((masks / split).is_dir() and any((photos / split).glob("ADE_*")) for split in _ADE20K_SPLITS):
+    if not ade20k.recognise(root):
         return None
-    from deeplab.data.layouts.ade20k import ADE20K_CLASSES
-
     # stored: 0 for "other", and class k as k + 1
     decode = (IGNORE_LABEL, *range(255))
-    return Layout("ade20k", _places_by_split(photos, masks), classes=ADE20K_CLASSES, decode=decode)
+    places = _places_by_split(root / "images", root / "annotations")
+    return Layout("ade20k", places, classes=ade20k.ADE20K_CLASSES, decode=decode)
 
 
 def _camvid(root: Path) -> Layout | None:
     places = _split_beside_masks(root, endings=("annot",))
     if not places:
         return None
-    from deeplab.data.layouts.camvid import CAMVID_CLASSES, VOID
-
-    decode = tuple(IGNORE_LABEL if value == VOID else value for value in range(256))
-    return Layout("camvid", places, classes=CAMVID_CLASSES, decode=decode)
+    decode = tuple(IGNORE_LABEL if value == camvid.VOID else value for value in range(256))
+    return Layout("camvid", places, classes=camvid.CAMVID_CLASSES, decode=decode)
 
 
 def _images(root: Path) -> Layout | None:

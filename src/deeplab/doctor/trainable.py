@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from deeplab.data.layouts import LAYOUTS, recognise
+from deeplab.data.opening import open_complete, split_names
 from deeplab.doctor.class_list import MADE_UP, ClassList
 from deeplab.doctor.findings import Finding
 from deeplab.doctor.places import IGNORE_LABEL
@@ -42,9 +44,6 @@ def training_findings(root: Path, layout: str, classes: ClassList) -> list[Findi
 
 
 def _open_splits(root: Path, layout: str, classes: ClassList) -> None:
-    from deeplab.data.layouts import LAYOUTS, recognise
-    from deeplab.data.opening import open_complete, split_names
-
     if classes.ignore_label != IGNORE_LABEL:
         raise UserError(
             f"it takes {IGNORE_LABEL} alone for ignore, not {classes.ignore_label}; "

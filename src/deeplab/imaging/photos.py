@@ -29,6 +29,8 @@ PHOTO_SUFFIXES = frozenset(
     }
 )  # fmt: skip
 _WIDE_GREY_MAX = 65535
+# the EXIF tag and its usual value
+_ORIENTATION, _UPRIGHT = 0x0112, 1
 _CONVERTIBLE_MODES = frozenset({"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"})
 
 PhotoLike = str | os.PathLike[str] | Image.Image | np.ndarray
@@ -203,7 +205,7 @@ def _rgb_array(image: Image.Image, *, name: str) -> np.ndarray:
             f"{name}: pixels of mode {image.mode!r} have no defined 8-bit meaning"
             f"{' (32-bit floats)' if image.mode == 'F' else ''}; fix: save it as 8-bit or 16-bit PNG"
         )
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _decode(image: Image.Image, *, name: str) -> None:
@@ -216,7 +218,9 @@ def _decode(image: Image.Image, *, name: str) -> None:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
+        # an upright photo would be copied
+        turned = image.getexif().get(_ORIENTATION, _UPRIGHT) != _UPRIGHT
+        return ImageOps.exif_transpose(image) if turned else image
     # Unreadable EXIF data says nothing about the pixels; such a photo is taken as it is stored.
     except Exception:
         return image

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from deeplab.errors import UserError
+from deeplab.files.content import recognise
 from deeplab.importers.archive import is_archive, unpacked
 from deeplab.importers.caffe_deeplab import import_caffe
 from deeplab.importers.caffe_file import is_caffemodel
-from deeplab.importers.content import recognise
 from deeplab.importers.hints import Hints, flag
 from deeplab.importers.keras_backbones import import_keras
 from deeplab.importers.keras_file import is_keras

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from deeplab.errors import UserError
-from deeplab.importers.protobuf_wire import Message, message, sub_message, sub_messages, text, varints
+from deeplab.files.protobuf_wire import Message, message, sub_message, sub_messages, text, varints
 
 FLOAT = 1
 

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from deeplab.errors import UserError
-from deeplab.importers.crc32c import crc32c, unmask
-from deeplab.importers.protobuf_wire import message, read_varint, sub_message, varints
+from deeplab.files.crc32c import crc32c, unmask
+from deeplab.files.protobuf_wire import message, read_varint, sub_message, varints
 from deeplab.importers.tensorflow_graph import DTYPES, read_shape
 
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from deeplab.errors import UserError
-from deeplab.importers.protobuf_wire import (
+from deeplab.files.protobuf_wire import (
     BYTES,
     Message,
     Value,

@@ -62,9 +62,9 @@ def wins(
 
 
 def dtype_of(x: torch.Tensor) -> torch.dtype:
-    """What a convolution of x computes in: autocast's dtype, or x's own."""
-    if torch.is_autocast_enabled(x.device.type):
-        return torch.get_autocast_dtype(x.device.type)
+    """What a convolution of x computes in on the CPU: autocast's dtype, or x's own."""
+    if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        return torch.get_autocast_dtype("cpu")
     return x.dtype
 
 

@@ -7,11 +7,12 @@ however many processes and parts compute it, the last hand may be uneven, and a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
+from deeplab.data.dataset import Sample
 from deeplab.data.sampling import TrainSampler
 from deeplab.errors import UserError
 from deeplab.train.distributed import ALONE, World
@@ -89,6 +90,14 @@ def load_batches(dataset: Dataset, sampler: UpdateSampler, *, workers: int, devi
         dataset,
         batch_sampler=sampler,
         num_workers=workers,
+        collate_fn=collate,
         pin_memory=device.startswith("cuda"),
         generator=torch.Generator(),
     )
+
+
+def collate(samples: Sequence[Sample]) -> Sample:
+    """(uint8 [N, 3, H, W], channels-last in memory as the samples are; labels uint8 [N, H, W])."""
+    images, labels = zip(*samples, strict=True)
+    # `default_collate` stacks into the memory that a worker shares with the trainer
+    return default_collate([image.movedim(0, 2) for image in images]).movedim(3, 1), default_collate(labels)

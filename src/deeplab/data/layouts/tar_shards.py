@@ -27,11 +27,12 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from deeplab.cache import cache_folder
 from deeplab.data.layouts.embedded import bytes_as_stored, open_picture, png_bytes, read_embedded_mask
 from deeplab.data.layouts.painting import broken, read_json
 from deeplab.data.layouts.splits import read_names
 from deeplab.data.source import IGNORE_LABEL, Source, check_sample
-from deeplab.download import cache_folder, fetch, is_address
+from deeplab.download import fetch, is_address
 from deeplab.errors import UserError, require
 from deeplab.imaging.photos import as_photo
 
