@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 
 from deeplab.data.resize import nearest, neighbours, scaled_size
-from deeplab.native.build import CannotCompileError, load_library
+from deeplab.native.build import optional_library
 
 Array = np.ndarray
 Size = tuple[int, int]
@@ -20,7 +20,7 @@ Size = tuple[int, int]
 
 def can_crop(image: Array, label: Array) -> bool:
     """Whether `crop_of_bytes` takes them: bytes both, the photo RGB; and there is a compiler."""
-    return image.dtype == label.dtype == np.uint8 and image.shape[2] == 3 and _can_load()
+    return image.dtype == label.dtype == np.uint8 and image.shape[2] == 3 and _load() is not None
 
 
 def crop_of_bytes(
@@ -44,9 +44,6 @@ def crop_of_bytes(
 
     Returns:
         (uint8 [*crop_size, 3], uint8 [*crop_size]), C-contiguous.
-
-    Raises:
-        CannotCompileError: see `deeplab.native.build.load_library`.
     """
     image, label = np.ascontiguousarray(image), np.ascontiguousarray(label)
     size = scaled_size(*label.shape, scale)
@@ -84,17 +81,12 @@ def _sampling(source: int, target: int, index: Array) -> tuple[Array, Array]:
     return np.array((low, high, nearest(source, target, index)), dtype=np.int64), weight
 
 
-def _can_load() -> bool:
-    try:
-        _load()
-    except CannotCompileError:
-        return False
-    return True
-
-
 @cache
-def _load() -> Callable[..., None]:
-    function = load_library("deeplab.data", ("fast_crop.cpp",)).deeplab_fast_crop
+def _load() -> Callable[..., None] | None:
+    library = optional_library("deeplab.data", ("fast_crop.cpp",))
+    if library is None:
+        return None
+    function = library.deeplab_fast_crop
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     axis, padding = [number, pointer, pointer], [number, ctypes.c_char_p]
     function.argtypes = [pointer, pointer, number, *axis, *axis, *padding, number, number, pointer, pointer]

@@ -25,6 +25,7 @@ FLAGS = ("-std=c++17", "-O3", "-fPIC", "-pthread")
 # OpenMP's runtime is torch's own, found when the library is loaded: a second one would spin against it. The others
 # are for systems whose torch has another runtime, and for compilers that do not know this processor.
 VARIANTS = (("-march=native", "-fopenmp"), ("-march=native",), ())
+SWITCH = "DEEPLAB_KERNELS"
 COMPILERS = ("c++", "g++", "clang++")
 
 
@@ -56,6 +57,16 @@ def load_library(package: str, sources: tuple[str, ...]) -> ctypes.CDLL:
     except OSError as error:
         raise CannotCompileError(f"the library cannot be built: {error}") from error
     raise CannotCompileError(failures[-1])
+
+
+def optional_library(package: str, sources: tuple[str, ...]) -> ctypes.CDLL | None:
+    """As `load_library`; None where it cannot be built, or the environment says DEEPLAB_KERNELS=plain."""
+    if os.environ.get(SWITCH) == "plain":
+        return None
+    try:
+        return load_library(package, sources)
+    except CannotCompileError:
+        return None
 
 
 def _compiler() -> str:

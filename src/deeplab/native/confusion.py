@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from functools import cache
 
 import numpy as np
 import torch
 
-from deeplab.native.build import CannotCompileError, load_library
+from deeplab.native.build import optional_library
 
 SOURCES = ("confusion.cpp", "share_out.hpp")
 DTYPES = ("uint8", "uint16", "int64")
@@ -74,12 +73,8 @@ def _on_cpu(values: np.ndarray | torch.Tensor) -> np.ndarray | None:
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    """The kernel, or None where it cannot be compiled or the environment says DEEPLAB_KERNELS=plain."""
-    if os.environ.get("DEEPLAB_KERNELS") == "plain":
-        return None
-    try:
-        library = load_library("deeplab.native", SOURCES)
-    except CannotCompileError:
+    library = optional_library("deeplab.native", SOURCES)
+    if library is None:
         return None
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     library.deeplab_confusion.argtypes = [pointer, pointer, *[number] * 7, pointer]

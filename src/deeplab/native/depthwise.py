@@ -10,7 +10,6 @@ bfloat16.
 from __future__ import annotations
 
 import ctypes
-import os
 from functools import cache, lru_cache
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
-from deeplab.native.build import CannotCompileError, load_library
+from deeplab.native.build import optional_library
 
 KERNELS = (3, 5)
 # from this rate on the forward pass alone is faster than oneDNN's
@@ -199,12 +198,8 @@ def _weight_gradient(
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The kernels, or None where they cannot be compiled or the environment says DEEPLAB_KERNELS=plain."""
-    if os.environ.get("DEEPLAB_KERNELS") == "plain":
-        return None
-    try:
-        library = load_library("deeplab.native", ("depthwise.cpp",))
-    except CannotCompileError:
+    library = optional_library("deeplab.native", ("depthwise.cpp",))
+    if library is None:
         return None
     pointer, number = ctypes.c_void_p, ctypes.c_int
     library.deeplab_depthwise.argtypes = [pointer, number, number, *[pointer] * 6]

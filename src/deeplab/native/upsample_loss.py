@@ -8,7 +8,6 @@ computed in the same pass, and the backward pass only scales it.
 from __future__ import annotations
 
 import ctypes
-import os
 from functools import cache, lru_cache
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from deeplab.config import ResizeRule
-from deeplab.native.build import CannotCompileError, load_library
+from deeplab.native.build import optional_library
 
 SOURCES = ("upsample_loss.cpp", "vector_math.hpp", "share_out.hpp")
 # below it, the library's first compilation (some seconds) is not worth it
@@ -191,12 +190,8 @@ def _axis(
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    """The kernel, or None where it cannot be compiled or the environment says DEEPLAB_KERNELS=plain."""
-    if os.environ.get("DEEPLAB_KERNELS") == "plain":
-        return None
-    try:
-        library = load_library("deeplab.native", SOURCES)
-    except CannotCompileError:
+    library = optional_library("deeplab.native", SOURCES)
+    if library is None:
         return None
     library.deeplab_upsample_loss.argtypes = [ctypes.c_void_p, ctypes.c_int]
     return library
