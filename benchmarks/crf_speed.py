@@ -4,15 +4,19 @@
     python benchmarks/crf_speed.py PHOTO --size 500x375x21 --size 1024x2048x19
 
 Everything counts on both sides: unary energies, lattices, ten iterations. Wall time depends on what else the machine
-does; processor time says what the work costs, on however many cores it runs.
+does; processor time says what the work costs, on however many cores it runs. Both sides keep freed memory, as the
+commands of this package do.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import platform
 import statistics
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +25,7 @@ import pydensecrf.densecrf as peer
 import torch
 from PIL import Image
 
+from deeplab.allocator import keep_freed_memory
 from deeplab.crf import CRFConfig, chosen_engine, dense_crf
 
 SETTINGS = {
@@ -38,22 +43,33 @@ class Took(NamedTuple):
 
 
 def main() -> None:
-    """Prints one line a size and setting."""
+    """Prints a Markdown table: one line a size and setting."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("photo", type=Path)
     parser.add_argument("--size", action="append", help="WIDTHxHEIGHTxCLASSES; may be repeated")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--setting", type=int, choices=range(len(SETTINGS)), help="default: all")
     options = parser.parse_args()
+    keep_freed_memory()
     print(
-        f"engine {chosen_engine()}, {torch.get_num_threads()} threads; seconds are medians of {options.rounds}"
+        f"{_processor()}, {os.cpu_count()} cores; torch {torch.__version__} with {torch.get_num_threads()} threads, "
+        f"pydensecrf2 {version('pydensecrf2')}; engine {chosen_engine()}; medians of {options.rounds} rounds\n"
     )
+    print(
+        "| size | parameters | peer, s | ours, s | times as fast | by processor time | marginals | equal labels |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
+    chosen = list(SETTINGS.items())
+    if options.setting is not None:
+        chosen = chosen[options.setting : options.setting + 1]
     for size in options.size or ["500x375x21"]:
         width, height, classes = (int(number) for number in size.split("x"))
         photo = np.array(Image.open(options.photo).convert("RGB").resize((width, height)))
-        for name, config in SETTINGS.items():
-            print(f"{size}, {name}: {compare(_probabilities(classes, photo), photo, config, options.rounds)}")
+        for name, config in chosen:
+            row = compare(_probabilities(classes, photo), photo, config, options.rounds)
+            print(f"| {size} | {name} | {row} |", flush=True)
 
 
 def compare(probabilities: np.ndarray, photo: np.ndarray, config: CRFConfig, rounds: int) -> str:
@@ -74,10 +90,16 @@ def compare(probabilities: np.ndarray, photo: np.ndarray, config: CRFConfig, rou
     wall = statistics.median(their.wall / our.wall for their, our in pairs)
     processor = statistics.median(their.processor / our.processor for their, our in pairs)
     seconds = [statistics.median(pair[side].wall for pair in pairs) for side in (0, 1)]
-    return (
-        f"peer {seconds[0]:.3f} s, ours {seconds[1]:.3f} s, {wall:.2f}x (processor time {processor:.2f}x); "
-        f"marginals within {difference:.1g}, equal labels {labels:.6f}"
-    )
+    return f"{seconds[0]:.3f} | {seconds[1]:.3f} | {wall:.2f} | {processor:.2f} | {difference:.1g} | {labels:.6f}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    told = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return told[0] if told else platform.machine()
 
 
 def _peer(probabilities: np.ndarray, photo: np.ndarray, config: CRFConfig) -> np.ndarray:

@@ -155,6 +155,22 @@ def test_equals_the_peer(engine: Engine) -> None:
     assert (found.argmax(0) == expected.argmax(0)).mean() >= 0.9999
 
 
+@pytest.mark.parametrize("config", [V2_RESNET101, SMOOTH], ids=["v2", "smooth"])
+def test_as_near_to_exact_gaussians_as_the_peer(engine: Engine, config: CRFConfig) -> None:
+    """Both differ from the true CRF by what the lattice does, and far less from each other."""
+    peer = pytest.importorskip("pydensecrf.densecrf")
+    probabilities, photo = scene(40, 50, classes=21)
+    crf = peer.DenseCRF2D(50, 40, 21)
+    crf.setUnaryEnergy(np.ascontiguousarray(-np.log(probabilities.clip(1e-5, 1)).reshape(21, -1)))
+    crf.addPairwiseGaussian(sxy=config.sigma_gamma, compat=config.w2)
+    crf.addPairwiseBilateral(sxy=config.sigma_alpha, srgb=config.sigma_beta, rgbim=photo, compat=config.w1)
+    theirs = np.array(crf.inference(10)).reshape(probabilities.shape)
+    ours = dense_crf(probabilities, photo, parameters=config, engine=engine).numpy()
+    exact = brute_force(probabilities, photo, config, exact_kernel)
+    assert np.abs(ours - exact).mean() <= 1.01 * np.abs(theirs - exact).mean()
+    assert np.abs(ours - exact).max() <= 1.05 * np.abs(theirs - exact).max()
+
+
 @pytest.mark.parametrize(("classes", "channels"), [(1, 1), (2, 3), (8, 4), (21, 3), (37, 2), (150, 6)])
 def test_engines_agree(classes: int, channels: int) -> None:
     if engine_module.why_not_compiled():

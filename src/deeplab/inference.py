@@ -13,6 +13,7 @@ import torch
 
 from deeplab.layers.resize import resize_bilinear, resize_nearest, scale_dimension
 from deeplab.model import DeepLab
+from deeplab.native.upsample_argmax import label_dtype, upsample_argmax
 
 
 class Prediction(NamedTuple):
@@ -62,6 +63,31 @@ def predict(
     return {
         name: Prediction(value.argmax(1), value.softmax(1) if reference else value)
         for name, value in averaged.items()
+    }
+
+
+@torch.inference_mode()
+def predict_labels(
+    model: DeepLab, images: torch.Tensor, *, scales: tuple[float, ...] = (1.0,), flip: bool = False
+) -> dict[str, torch.Tensor]:
+    """Labels alone at the images' size, by output name: uint8 [N, H, W], uint16 above 256 classes.
+
+    At a single scale no logits are made at the images' size, see `deeplab.native.upsample_argmax`; the labels are
+    those of `predict`, but where two classes are equal up to rounding.
+
+    Args:
+        model, images, scales, flip: see `predict`.
+    """
+    if scales != (1.0,) or flip or model.eight_bit:
+        predictions = predict(model, images, scales=scales, flip=flip)
+        return {
+            name: found.labels.to(label_dtype(found.probabilities.shape[1]))
+            for name, found in predictions.items()
+        }
+    size = tuple(images.shape[-2:])
+    return {
+        name: upsample_argmax(logits, size, model.config.resize)
+        for name, logits in model.low_resolution_logits(images).items()
     }
 
 

@@ -11,14 +11,19 @@ import torch
 from PIL import Image
 
 from deeplab.checkpoint import DEFAULT_MODEL, load
+from deeplab.crf import CRFConfig
+from deeplab.crf.labels import marginals_of
+from deeplab.engines import let_run
 from deeplab.errors import UserError
+from deeplab.fold import Precision, for_inference
 from deeplab.imaging.label_maps import save_label_map
 from deeplab.imaging.overlay import class_shares, draw_overlay
 from deeplab.imaging.photos import PhotoLike, as_photo
 from deeplab.imaging.png import save_png
-from deeplab.inference import predict
+from deeplab.inference import predict, predict_labels
 from deeplab.labels import LabelSpec
 from deeplab.model import DeepLab
+from deeplab.native.upsample_argmax import label_dtype
 
 
 @dataclass(frozen=True)
@@ -77,9 +82,18 @@ class Segmenter:
         output_stride: 4, 8, 16 or 32; None is the model's own.
         scales, flip: run at several sizes and mirrored, and average (slower, a little better).
         device: "auto" takes a CUDA GPU if there is one; else as torch names them.
+        precision: "float32", or "bfloat16": up to twice as fast, labels change at some edges.
+        engine: "torch", "openvino" or "onnxruntime" run the network (extras `openvino`, `onnx`), or "auto", the
+            fastest that is installed; see `deeplab.engines`.
+        crf: snap labels to the photo's edges by the fully connected CRF with these parameters, on the CPU;
+            probabilities are then its marginals.
+
+    Attributes:
+        model: a copy made ready for inference, see `deeplab.fold`; the one given is left as it is.
+        engine: what runs its network.
 
     Raises:
-        UserError: no such model, device or output stride, or a scale that is not positive.
+        UserError: no such model, device, output stride, precision or engine, or a scale that is not positive.
     """
 
     def __init__(
@@ -90,19 +104,31 @@ class Segmenter:
         scales: tuple[float, ...] = (1.0,),
         flip: bool = False,
         device: str = "auto",
+        precision: Precision = "float32",
+        engine: str = "torch",
+        crf: CRFConfig | None = None,
     ) -> None:
         if not scales or min(scales) <= 0:
             raise UserError(f"scales {scales}: give positive factors, like 0.75 1 1.25")
         self.device = pick_device(device)
         network = model if isinstance(model, DeepLab) else load(model)
+        self.model = for_inference(network, device=self.device, precision=precision)
         if output_stride is not None:
             try:
-                network.output_stride = output_stride
+                self.model.output_stride = output_stride
             except ValueError as error:
                 raise UserError(str(error)) from None
-        self.model = network.to(self.device, memory_format=torch.channels_last).eval()
         self.scales = tuple(scales)
         self.flip = flip
+        self.engine = let_run(
+            engine,
+            self.model,
+            network,
+            device=self.device,
+            precision=precision,
+            one_pass=self.scales == (1.0,) and not flip,
+        )
+        self.crf = crf
 
     def __call__(self, image: PhotoLike, *, probabilities: bool = False) -> Segmentation:
         """Label every pixel of one photo.
@@ -116,13 +142,20 @@ class Segmenter:
         """
         photo = as_photo(image)
         pixels = torch.from_numpy(photo).permute(2, 0, 1)[None].to(self.device)
-        result = predict(self.model, pixels, scales=self.scales, flip=self.flip)["semantic"]
-        kind = np.uint8 if self.model.config.num_classes <= 256 else np.uint16
+        passes = {"scales": self.scales, "flip": self.flip}
+        shares = None
+        if self.crf is not None:
+            marginals = marginals_of(self.model, photo, parameters=self.crf, **passes)
+            labels = marginals.argmax(0, keepdim=True).to(label_dtype(len(marginals)))
+            shares = marginals.numpy() if probabilities else None
+        elif probabilities:
+            found = predict(self.model, pixels, **passes)["semantic"]
+            labels = found.labels.to(label_dtype(self.model.config.num_classes))
+            shares = found.probabilities[0].float().cpu().numpy()
+        else:
+            labels = predict_labels(self.model, pixels, **passes)["semantic"]
         return Segmentation(
-            photo=photo,
-            labels=result.labels[0].cpu().numpy().astype(kind),
-            probabilities=result.probabilities[0].float().cpu().numpy() if probabilities else None,
-            spec=self.model.labels,
+            photo=photo, labels=labels[0].cpu().numpy(), probabilities=shares, spec=self.model.labels
         )
 
 

@@ -14,13 +14,7 @@ import torch
 from deeplab.errors import UserError
 from deeplab.inference import predict
 from deeplab.model import DeepLab
-
-
-class Labelled(NamedTuple):
-    """labels int64 [H, W]; confidence float32 [H, W], the probability of the label, 0..1."""
-
-    labels: torch.Tensor
-    confidence: torch.Tensor
+from deeplab.strips import Labelled, confidence_of, predict_whole
 
 
 class Window(NamedTuple):
@@ -61,20 +55,6 @@ def window_starts(side: int, window: int, *, overlap: float) -> list[int]:
 
 
 @torch.inference_mode()
-def predict_whole(
-    model: DeepLab, image: torch.Tensor, *, scales: tuple[float, ...] = (1.0,), flip: bool = False
-) -> Labelled:
-    """Labels and confidence of one image at once.
-
-    Args:
-        model, scales, flip: see `deeplab.inference.predict`.
-        image: [1, in_channels, H, W], see there.
-    """
-    found = predict(model, image, scales=scales, flip=flip)["semantic"]
-    return Labelled(found.labels[0], _confidence(found.probabilities[0], found.labels[0]))
-
-
-@torch.inference_mode()
 def predict_in_windows(
     model: DeepLab,
     image: torch.Tensor,
@@ -82,12 +62,14 @@ def predict_in_windows(
     window: Window,
     scales: tuple[float, ...] = (1.0,),
     flip: bool = False,
+    confidence: bool = True,
 ) -> Labelled:
     """Labels and confidence of one image in windows; those of `predict_whole` where one window covers it.
 
     Args:
         model, scales, flip: see `deeplab.inference.predict`.
         image: [1, in_channels, H, W], see there.
+        confidence: see `predict_whole`.
         window: a side beyond the image's is cut to it.
 
     Raises:
@@ -97,12 +79,13 @@ def predict_in_windows(
     height, width = image.shape[-2:]
     tall, wide = min(window.height, height), min(window.width, width)
     if (tall, wide) == (height, width):
-        return predict_whole(model, image, scales=scales, flip=flip)
+        return predict_whole(model, image, scales=scales, flip=flip, confidence=confidence)
     tops = window_starts(height, tall, overlap=window.overlap)
     lefts = window_starts(width, wide, overlap=window.overlap)
     down = _shares(height, tall, tops).to(image.device)
     across = _shares(width, wide, lefts).to(image.device)
-    done: list[Labelled] = []
+    labelled: list[torch.Tensor] = []
+    sure: list[torch.Tensor] = []
     open_rows: torch.Tensor | None = None
     for row, (top, following) in enumerate(zip(tops, [*tops[1:], height], strict=True)):
         for column, left in enumerate(lefts):
@@ -113,12 +96,13 @@ def predict_in_windows(
             open_rows[..., left : left + wide] += found * (down[row][:, None] * across[column])
         assert open_rows is not None
         ready = open_rows[:, : following - top]
-        labels = ready.argmax(0)
-        done.append(Labelled(labels, _confidence(ready, labels)))
+        labelled.append(ready.argmax(0))
+        if confidence:
+            sure.append(confidence_of(ready, labelled[-1]))
         kept = open_rows[:, following - top :].clone()
         open_rows[:, : kept.shape[1]] = kept
         open_rows[:, kept.shape[1] :] = 0
-    return Labelled(torch.cat([rows.labels for rows in done]), torch.cat([rows.confidence for rows in done]))
+    return Labelled(torch.cat(labelled), torch.cat(sure) if confidence else None)
 
 
 def _shares(side: int, window: int, starts: list[int]) -> torch.Tensor:
@@ -129,7 +113,3 @@ def _shares(side: int, window: int, starts: list[int]) -> torch.Tensor:
     for start in starts:
         total[start : start + window] += ramp
     return torch.stack([ramp / total[start : start + window] for start in starts]).float()
-
-
-def _confidence(probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return probabilities.gather(0, labels[None])[0].float()

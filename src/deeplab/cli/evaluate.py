@@ -14,6 +14,7 @@ from deeplab.errors import UserError
 if TYPE_CHECKING:
     from deeplab.bootstrap import ImageCounts, Interval
     from deeplab.boundaries import Boundaries
+    from deeplab.crf import CRFConfig
     from deeplab.data.dataset import SegmentationDataset
     from deeplab.labels import LabelSpec
     from deeplab.model import DeepLab
@@ -35,6 +36,7 @@ def evaluate(
     flip: Annotated[bool, Parameter(negative="")] = False,
     window: tuple[int, int] | None = None,
     overlap: float = 1 / 3,
+    crf: str | None = None,
     boundaries: Annotated[bool, Parameter(negative="")] = False,
     widths: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (1, 2, 3, 5, 10, 20, 40),
     edges: Literal["labels", "void"] = "labels",
@@ -69,6 +71,9 @@ def evaluate(
         Height and width: label photos in windows of this size and blend them, for photos larger than memory.
     overlap:
         Least share of the window that neighbours share.
+    crf:
+        Refine by the fully connected CRF: v1, v2-resnet101, or a JSON file as written by deeplab crf search. Not with
+        --window.
     boundaries:
         Also mean IoU near the outlines (trimap), Boundary IoU and boundary F-score.
     widths:
@@ -95,19 +100,29 @@ def evaluate(
 
     keep_freed_memory()
     tiles = _checked_window(window, overlap)
+    parameters = _checked_crf(crf, tiles)
     if bootstrap < 0 or worst < 0:
         raise UserError(f"--bootstrap {bootstrap}, --worst {worst}; allowed: 0 or more")
     with join_processes(pick_device("auto").type if device == "auto" else device) as world:
         network = Segmenter(model, output_stride=output_stride, scales=scales, device=world.device).model
-        dataset = _open(root, split, stored, network.labels)
+        dataset = open_labelled(root, split, stored, network.labels)
         other = _counts_of(against, dataset, network.labels)
         scores = _zero(network.labels, worst=worst if output else 0, calibration=calibration)
         if boundaries:
             scores.boundaries = _zero_boundaries(network.labels, widths=widths, edges=edges)
-        scores = _measured(network, dataset, scores, scales=scales, flip=flip, window=tiles, world=world)
+        scores = _measured(
+            network,
+            dataset,
+            scores,
+            scales=scales,
+            flip=flip,
+            window=tiles,
+            crf=parameters,
+            world=world,
+        )
         if not world.is_main:
             return
-    title = f"{model} on {split}, {len(dataset)} photos"
+    title = f"{model} on {split}, {len(dataset)} photos" + (f", CRF {parameters}" if parameters else "")
     intervals = _intervals(scores, other, resamples=bootstrap)
     _show(scores, network.labels, title=title, intervals=intervals)
     if output is not None:
@@ -120,6 +135,7 @@ def evaluate(
             "flip": flip,
             "window": window,
             "overlap": overlap if window else None,
+            "CRF": parameters.model_dump() if parameters else None,
         }
         _write(scores, network.labels, output, title=title, settings=settings, intervals=intervals)
 
@@ -130,7 +146,18 @@ def _checked_window(window: tuple[int, int] | None, overlap: float) -> Window | 
     return None if window is None else Window(*window, overlap=overlap).checked()
 
 
-def _open(root: Path, split: str, stored: StoredData, spec: LabelSpec) -> SegmentationDataset:
+def _checked_crf(crf: str | None, window: Window | None) -> CRFConfig | None:
+    from deeplab.crf import crf_parameters
+
+    if crf is not None and window is not None:
+        raise UserError(
+            "--crf and --window exclude each other: the CRF needs the whole photo's probabilities; leave out one"
+        )
+    return None if crf is None else crf_parameters(crf)
+
+
+def open_labelled(root: Path, split: str, stored: StoredData, spec: LabelSpec) -> SegmentationDataset:
+    """A split whose masks show the model's classes; classes that it does not have are its background, or ignored."""
     from deeplab.data.dataset import SegmentationDataset
     from deeplab.data.opening import open_complete
     from deeplab.data.selection import select_classes
@@ -184,6 +211,7 @@ def _measured(
     scales: tuple[float, ...],
     flip: bool,
     window: Window | None,
+    crf: CRFConfig | None,
     world: World,
 ) -> Scores:
     from deeplab.cli.tables import photo_progress
@@ -197,6 +225,7 @@ def _measured(
             scales=scales,
             flip=flip,
             window=window,
+            crf=crf,
             world=world,
             on_photo=on_photo,
         )

@@ -27,6 +27,7 @@ def predict(
     output_stride: int | None = None,
     scales: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (1.0,),
     flip: Annotated[bool, Parameter(negative="")] = False,
+    crf: str | None = None,
     device: str = "auto",
 ) -> int:
     """Label every pixel of photos: files, folders, globs.
@@ -49,10 +50,14 @@ def predict(
         Sizes to average over, such as 0.75 1 1.25.
     flip:
         Also average over the mirrored photo.
+    crf:
+        Snap labels to the photo's edges by the fully connected CRF: v1, v2-resnet101, or a JSON file as written by
+        deeplab crf search.
     device:
         auto, cpu, cuda, cuda:1, mps.
     """
     from deeplab.allocator import keep_freed_memory
+    from deeplab.crf import crf_parameters
     from deeplab.imaging.photos import find_photos
     from deeplab.segmenter import Segmenter
 
@@ -62,7 +67,10 @@ def predict(
     if not photos:
         raise UserError(f"all photos found lie inside the output folder {output}; give another with -o")
     keep_freed_memory()
-    segmenter = Segmenter(model, output_stride=output_stride, scales=scales, flip=flip, device=device)
+    parameters = None if crf is None else crf_parameters(crf)
+    segmenter = Segmenter(
+        model, output_stride=output_stride, scales=scales, flip=flip, device=device, crf=parameters
+    )
     entries = _predict_all(segmenter, photos, output)
     _write_index(entries, output / INDEX_NAME)
     failed = sum("error" in entry for entry in entries)

@@ -13,7 +13,7 @@ from deeplab.crf.lattice import key_multipliers
 from deeplab.crf.terms import Term, by_tiles
 from deeplab.native.build import load_library
 
-SOURCES = ("mean_field.cpp", "lattice.hpp", "team.hpp")
+SOURCES = ("mean_field.cpp", "lattice.hpp", "buffer.hpp", "team.hpp")
 
 
 def mean_field(energies: np.ndarray, terms: list[Term], *, iterations: int) -> np.ndarray:

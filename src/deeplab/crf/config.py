@@ -6,11 +6,15 @@ images, coarse to fine; 10 mean-field iterations throughout.
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Annotated, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from deeplab.config import Strict
+from deeplab.config_errors import explain_validation
+from deeplab.errors import UserError
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -49,5 +53,34 @@ class SearchRanges(NamedTuple):
     sigma_gamma: float = 3.0
 
 
+SEARCHED = SearchRanges()
 # in wide use for v2 with ResNet-101; neither paper prints the values that its own search chose
 V2_RESNET101 = CRFConfig(w1=4.0, sigma_alpha=67.0, sigma_beta=3.0, w2=3.0, sigma_gamma=1.0)
+# the middle of what v1 searched, with what it kept
+V1 = CRFConfig(w1=4.5, sigma_alpha=65.0, sigma_beta=4.5, w2=3.0, sigma_gamma=3.0)
+CRF_PRESETS = {"v1": V1, "v2-resnet101": V2_RESNET101}
+
+
+def crf_parameters(name: str) -> CRFConfig:
+    """Parameters by preset name, or from a JSON file of `deeplab crf search` or of the fields of `CRFConfig`.
+
+    Raises:
+        UserError: neither a preset nor a file, or a file that holds something else.
+    """
+    if name in CRF_PRESETS:
+        return CRF_PRESETS[name]
+    path = Path(name)
+    allowed = f"allowed: {', '.join(CRF_PRESETS)}, or a JSON file as `deeplab crf search -o FILE` writes it"
+    if not path.is_file():
+        raise UserError(f"--crf {name!r} is neither a known set of CRF parameters nor a file; {allowed}")
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not a readable JSON file ({error}); {allowed}") from None
+    fields = held.get("parameters", held) if isinstance(held, dict) else held
+    if not isinstance(fields, dict) or not fields:
+        raise UserError(f"{path} names no CRF parameters; {allowed}")
+    try:
+        return CRFConfig.model_validate(fields)
+    except ValidationError as error:
+        raise UserError(explain_validation(error, CRFConfig, str(path))) from None

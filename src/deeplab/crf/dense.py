@@ -51,7 +51,9 @@ def dense_crf(
             f"probabilities are {found.min():g} to {found.max():g}; allowed is 0 to 1; "
             "fix: softmax over the classes, or dense_crf_from_energies for -log of probabilities"
         )
-    energies = -np.log(found.clip(LEAST_PROBABILITY, 1))
+    energies = found.clip(LEAST_PROBABILITY, 1)
+    np.log(energies, out=energies)
+    np.negative(energies, out=energies)
     return dense_crf_from_energies(
         energies, image, parameters=parameters, iterations=iterations, engine=engine
     )

@@ -9,9 +9,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <memory>
 #include <vector>
 
+#include "buffer.hpp"
 #include "team.hpp"
 
 namespace {
@@ -19,16 +19,7 @@ namespace {
 constexpr int MOST = 64;               // dimensions of a feature vector
 constexpr uint32_t FIRST = 0x80000000u;  // marks the first point of a chain
 constexpr int64_t CHAIN_PART = 2048;   // points that a thread takes at a time, about
-
-template <typename T>
-struct Buffer {  // memory that nobody clears first
-    std::unique_ptr<T[]> data;
-    void allocate(int64_t size) { data.reset(new T[size]); }
-    T& operator[](int64_t i) { return data[i]; }
-    const T& operator[](int64_t i) const { return data[i]; }
-    T* at(int64_t i) { return data.get() + i; }
-    const T* at(int64_t i) const { return data.get() + i; }
-};
+constexpr int64_t CHUNK = 4096;        // pixels whose points a thread numbers at a time
 
 struct Axis {
     std::vector<uint32_t> chain;   // points in the order of their chains, chains of one left out
@@ -50,9 +41,10 @@ struct Lattice {
 struct Table {  // open addressing from key to point, in the order of first sight
     static constexpr int32_t NONE = -1;
     struct Slot { uint64_t key; int32_t point; };
-    std::vector<Slot> slots;
+    Buffer<Slot> slots;
     std::vector<uint64_t> keys;
-    int shift;
+    uint64_t mask = 0;
+    int shift = 0;
 
     explicit Table(int64_t expected) {
         int bits = 10;
@@ -61,24 +53,25 @@ struct Table {  // open addressing from key to point, in the order of first sigh
     }
     void resize(int bits) {
         shift = 64 - bits;
-        slots.assign(size_t(1) << bits, Slot{0, NONE});
+        mask = (uint64_t(1) << bits) - 1;
+        slots.allocate(int64_t(1) << bits);
+        std::fill(slots.at(0), slots.at(int64_t(1) << bits), Slot{0, NONE});
         for (size_t i = 0; i < keys.size(); ++i) *find(keys[i]) = Slot{keys[i], int32_t(i)};
     }
     uint64_t home(uint64_t key) const { return (key * 0x9E3779B97F4A7C15ull) >> shift; }
     Slot* find(uint64_t key) {
-        const uint64_t mask = slots.size() - 1;
         uint64_t i = home(key);
         while (slots[i].point != NONE && slots[i].key != key) i = (i + 1) & mask;
-        return &slots[i];
+        return slots.at(i);
     }
-    void prefetch(uint64_t key) const { __builtin_prefetch(&slots[home(key)]); }
+    void prefetch(uint64_t key) const { __builtin_prefetch(slots.at(home(key))); }
     int32_t insert(uint64_t key) {
         Slot* slot = find(key);
         if (slot->point != NONE) return slot->point;
         const int32_t point = int32_t(keys.size());
         *slot = Slot{key, point};
         keys.push_back(key);
-        if (2 * keys.size() > slots.size()) resize(64 - shift + 1);
+        if (2 * keys.size() > mask) resize(64 - shift + 1);
         return point;
     }
 };
@@ -128,62 +121,88 @@ void enclosing_simplex(const float* feature, const float* scale, const uint64_t*
     for (int k = 1; k <= d; ++k) key[k] = key[k - 1] + all - uint64_t(d + 1) * step[d + 1 - k];
 }
 
+// The lattice points around some pixels: numbered among themselves first, so that threads do it at the same time and
+// in a table that fits the cache.
+struct Chunk {
+    std::vector<uint64_t> keys;    // by own number
+    std::vector<int32_t> count;    // of corners at each point
+    std::vector<int32_t> point;    // number in the lattice
+    std::vector<int64_t> place;    // of the point's next corner in the lattice's list
+};
+
 template <int D>
-void all_simplices(Lattice& lattice, const float* features, const float* scale, const uint64_t* multiplier,
-                   uint64_t* keys, Team& team) {
+Chunk number_corners(Lattice& lattice, const float* features, const float* scale, const uint64_t* multiplier,
+                     int64_t begin, int64_t end) {
+    constexpr int SIZE = D ? D + 1 : MOST + 1;
     const int d = D ? D : lattice.corners - 1;
-    team.run(lattice.pixels, 8192, [&](int64_t begin, int64_t end) {
-        constexpr int SIZE = D ? D + 1 : MOST + 1;
-        float elevated[SIZE], rest[SIZE], weight[SIZE + 1];
-        int rank[SIZE];
-        for (int64_t i = begin; i < end; ++i) {
-            enclosing_simplex<D>(features + i * d, scale, multiplier, d, elevated, rest, rank, weight,
-                                 keys + i * (d + 1));
-            std::memcpy(lattice.weight.at(i * (d + 1)), weight, sizeof(float) * (d + 1));
+    float elevated[SIZE], rest[SIZE], weight[SIZE + 1];
+    int rank[SIZE];
+    uint64_t key[SIZE], before[SIZE] = {};
+    Chunk chunk;
+    Table table(end - begin);
+    for (int64_t i = begin; i < end; ++i) {
+        enclosing_simplex<D>(features + i * d, scale, multiplier, d, elevated, rest, rank, weight, key);
+        std::memcpy(lattice.weight.at(i * (d + 1)), weight, sizeof(float) * (d + 1));
+        int32_t* point = lattice.point.at(i * (d + 1));
+        for (int k = 0; k <= d; ++k) {
+            point[k] = i > begin && key[k] == before[k] ? point[k - d - 1] : table.insert(key[k]);
+            before[k] = key[k];
         }
-    });
-}
-
-void number_points(Lattice& lattice, const uint64_t* keys, Table& table) {
-    const int64_t corners = lattice.corners, total = lattice.pixels * corners, ahead = 16 * corners;
-    for (int64_t e = 0; e < total; ++e) {
-        if (e + ahead < total) table.prefetch(keys[e + ahead]);
-        const bool as_before = e >= corners && keys[e] == keys[e - corners];
-        lattice.point[e] = as_before ? lattice.point[e - corners] : table.insert(keys[e]);
     }
-    lattice.points = int64_t(table.keys.size());
+    chunk.count.assign(table.keys.size(), 0);
+    for (int64_t e = begin * (d + 1); e < end * (d + 1); ++e) ++chunk.count[lattice.point[e]];
+    chunk.keys = std::move(table.keys);
+    return chunk;
 }
 
-void list_pixels(Lattice& lattice) {
-    const int64_t total = lattice.pixels * lattice.corners;
+// Gives all points their numbers, in the order of first sight, and lays out the list of each point's corners.
+Table merge(Lattice& lattice, std::vector<Chunk>& chunks) {
+    int64_t most = 0;
+    for (const Chunk& chunk : chunks) most += int64_t(chunk.keys.size());
+    Table table(most);
+    table.keys.reserve(most);
+    std::vector<int64_t> corners;
+    corners.reserve(most);
+    for (Chunk& chunk : chunks) {
+        const size_t own = chunk.keys.size(), ahead = 16;
+        chunk.point.resize(own);
+        chunk.place.resize(own);
+        for (size_t p = 0; p < own; ++p) {
+            if (p + ahead < own) table.prefetch(chunk.keys[p + ahead]);
+            const int32_t point = table.insert(chunk.keys[p]);
+            if (size_t(point) == corners.size()) corners.push_back(0);
+            chunk.point[p] = point;
+            chunk.place[p] = corners[point];
+            corners[point] += chunk.count[p];
+        }
+    }
+    lattice.points = int64_t(corners.size());
     lattice.start.allocate(lattice.points + 1);
-    std::fill(lattice.start.at(0), lattice.start.at(lattice.points + 1), 0);
-    for (int64_t e = 0; e < total; ++e) ++lattice.start[lattice.point[e] + 1];
-    for (int64_t p = 0; p < lattice.points; ++p) lattice.start[p + 1] += lattice.start[p];
-    Buffer<int64_t> next;
-    next.allocate(lattice.points);
-    std::copy(lattice.start.at(0), lattice.start.at(lattice.points), next.at(0));
-    lattice.splat_pixel.allocate(total);
-    lattice.splat_weight.allocate(total);
-    for (int64_t i = 0, e = 0; i < lattice.pixels; ++i)
-        for (int k = 0; k < lattice.corners; ++k, ++e) {
-            const int64_t place = next[lattice.point[e]]++;
+    lattice.start[0] = 0;
+    for (int64_t p = 0; p < lattice.points; ++p) lattice.start[p + 1] = lattice.start[p] + corners[p];
+    return table;
+}
+
+// From own numbers to the lattice's, and each corner into the list of its point.
+void list_corners(Lattice& lattice, Chunk& chunk, int64_t begin, int64_t end) {
+    for (size_t p = 0; p < chunk.point.size(); ++p) chunk.place[p] += lattice.start[chunk.point[p]];
+    for (int64_t i = begin; i < end; ++i)
+        for (int64_t e = i * lattice.corners; e < (i + 1) * lattice.corners; ++e) {
+            const int32_t own = lattice.point[e];
+            const int64_t place = chunk.place[own]++;
             lattice.splat_pixel[place] = int32_t(i);
             lattice.splat_weight[place] = lattice.weight[e];
+            lattice.point[e] = chunk.point[own];
         }
 }
 
-// A step along axis j adds d to coordinate j and takes 1 from all others: a constant added to the key.
-Axis follow_axis(Table& table, uint64_t step) {
-    const int64_t points = int64_t(table.keys.size()), ahead = 16;
-    std::vector<int32_t> next(points);
+Axis chains(const std::vector<int32_t>& next) {
+    const int64_t points = int64_t(next.size());
     std::vector<uint8_t> has_previous(points, 0);
-    for (int64_t p = 0; p < points; ++p) {
-        if (p + ahead < points) table.prefetch(table.keys[p + ahead] + step);
-        next[p] = table.find(table.keys[p] + step)->point;
-        if (next[p] != Table::NONE) has_previous[next[p]] = 1;
-    }
+    for (const int32_t p : next)
+        if (p != Table::NONE) has_previous[p] = 1;
     Axis axis;
+    axis.chain.reserve(points);
     for (int64_t p = 0; p < points; ++p) {
         if (has_previous[p] || next[p] == Table::NONE) continue;
         const int64_t size = int64_t(axis.chain.size());
@@ -195,31 +214,46 @@ Axis follow_axis(Table& table, uint64_t step) {
     return axis;
 }
 
-void build(Lattice& lattice, int64_t pixels, int d, const float* features, const uint64_t* multiplier,
-           Team& team) {
+// A step along axis j adds d to coordinate j and takes 1 from all others: a constant added to the key.
+void follow_axes(Lattice& lattice, Table& table, const uint64_t* multiplier, Team& team) {
+    const int d = lattice.corners - 1;
+    uint64_t all = 0;
+    for (int i = 0; i <= d; ++i) all += multiplier[i];
+    lattice.axes.resize(d + 1);
+    std::vector<std::vector<int32_t>> next(d + 1, std::vector<int32_t>(lattice.points));
+    team.run(lattice.points, 8192, [&](int64_t begin, int64_t end) {
+        const int64_t ahead = 16;
+        for (int j = 0; j <= d; ++j) {
+            const uint64_t step = uint64_t(d + 1) * multiplier[j] - all;
+            for (int64_t p = begin; p < end; ++p) {
+                if (p + ahead < end) table.prefetch(table.keys[p + ahead] + step);
+                next[j][p] = table.find(table.keys[p] + step)->point;
+            }
+        }
+    });
+    team.run(d + 1, 1, [&](int64_t j, int64_t) { lattice.axes[j] = chains(next[j]); });
+}
+
+void build(Lattice& lattice, int64_t pixels, int d, const float* features, const uint64_t* multiplier, Team& team) {
     lattice.pixels = pixels;
     lattice.corners = d + 1;
     lattice.point.allocate(pixels * (d + 1));
     lattice.weight.allocate(pixels * (d + 1));
+    lattice.splat_pixel.allocate(pixels * (d + 1));
+    lattice.splat_weight.allocate(pixels * (d + 1));
     // the blur has standard deviation 1 in feature units after this scaling (Adams et al., section 3.1)
     std::vector<float> scale(d);
     for (int i = 0; i < d; ++i) scale[i] = float((d + 1) * std::sqrt(2.0 / 3.0) / std::sqrt((i + 1.0) * (i + 2.0)));
-    Buffer<uint64_t> keys;
-    keys.allocate(pixels * (d + 1));
-    if (d == 5) all_simplices<5>(lattice, features, scale.data(), multiplier, keys.at(0), team);
-    else if (d == 2) all_simplices<2>(lattice, features, scale.data(), multiplier, keys.at(0), team);
-    else all_simplices<0>(lattice, features, scale.data(), multiplier, keys.at(0), team);
-    Table table(pixels / 2);
-    number_points(lattice, keys.at(0), table);
-    lattice.axes.resize(d + 1);
-    uint64_t all = 0;
-    for (int i = 0; i <= d; ++i) all += multiplier[i];
-    team.run(d + 2, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t task = begin; task < end; ++task) {
-            if (task == 0) list_pixels(lattice);
-            else lattice.axes[task - 1] = follow_axis(table, uint64_t(d + 1) * multiplier[task - 1] - all);
-        }
+    const auto number = d == 5 ? number_corners<5> : d == 2 ? number_corners<2> : number_corners<0>;
+    std::vector<Chunk> chunks((pixels + CHUNK - 1) / CHUNK);
+    team.run(pixels, CHUNK, [&](int64_t begin, int64_t end) {
+        chunks[begin / CHUNK] = number(lattice, features, scale.data(), multiplier, begin, end);
     });
+    Table table = merge(lattice, chunks);
+    team.run(pixels, CHUNK, [&](int64_t begin, int64_t end) {
+        list_corners(lattice, chunks[begin / CHUNK], begin, end);
+    });
+    follow_axes(lattice, table, multiplier, team);
 }
 
 }  // namespace

@@ -18,11 +18,12 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <memory>
 #include <new>
 #include <vector>
 
+#include "buffer.hpp"
 #include "lattice.hpp"
+#include "team.hpp"
 
 namespace {
 
@@ -147,17 +148,22 @@ struct Slice {
 
 // Symmetric normalisation and the term's weight go into the interpolation weights of both directions.
 void normalise(Lattice& lattice, float term_weight, Team& team) {
-    Buffer<float> scale, ones;
-    ones.allocate(lattice.pixels * LANES);
-    std::fill(ones.at(0), ones.at(lattice.pixels * LANES), 1.0f);
-    lattice.values.allocate(lattice.points * LANES);
-    Filter{lattice, ones.at(0), LANES, team}.run<1>(0);
+    Buffer<float> scale, values;
+    values.allocate(lattice.points * LANES);
+    team.run(lattice.points, 8192, [&](int64_t begin, int64_t end) {
+        for (int64_t p = begin; p < end; ++p) {
+            float sum = 0;
+            for (int64_t e = lattice.start[p]; e < lattice.start[p + 1]; ++e) sum += lattice.splat_weight[e];
+            std::fill(values.at(p * LANES), values.at((p + 1) * LANES), sum);
+        }
+    });
+    blur<1>(lattice, values.at(0), LANES, team);
     scale.allocate(lattice.pixels);
     team.run(lattice.pixels, 8192, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
             float reach = 0;
             for (int64_t e = i * lattice.corners; e < (i + 1) * lattice.corners; ++e)
-                reach += lattice.weight[e] * lattice.values[int64_t(lattice.point[e]) * LANES];
+                reach += lattice.weight[e] * values[int64_t(lattice.point[e]) * LANES];
             scale[i] = 1.0f / std::sqrt(reach + 1e-20f);
             for (int64_t e = i * lattice.corners; e < (i + 1) * lattice.corners; ++e)
                 lattice.weight[e] *= term_weight * scale[i];
@@ -288,8 +294,8 @@ extern "C" int deeplab_crf_mean_field(int64_t pixels, int64_t classes, const flo
                                       const int* dimensions, const float* const* features, const float* weights,
                                       const uint64_t* multiplier, int iterations, int threads, float* out) {
     try {
-        const int64_t stride = (classes + LANES - 1) / LANES * LANES;
         Team team(threads);
+        const int64_t stride = (classes + LANES - 1) / LANES * LANES;
         MeanField field{pixels, classes, stride, order, team, std::vector<Lattice>(terms), {}, {}};
         for (int t = 0; t < terms; ++t) {
             std::vector<uint64_t> own(multiplier, multiplier + dimensions[t]);

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import uuid
+import zlib
 from pathlib import Path
 
 from PIL import Image
 
 from deeplab.errors import UserError
 
-# Measured on photos: half the time of zlib's default 6 for files a twentieth larger.
-_COMPRESS_LEVEL = 4
+# Measured on overlays and label maps: a quarter of the time of zlib's default, files a twentieth larger, label maps
+# smaller. What repeats in both are runs, and photos hardly repeat at all.
+_COMPRESSION = {"compress_level": 1, "compress_type": zlib.Z_RLE}
 
 
 def save_png(image: Image.Image, path: str | os.PathLike[str]) -> Path:
@@ -33,7 +35,7 @@ def save_png(image: Image.Image, path: str | os.PathLike[str]) -> Path:
     beside = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(beside, format="PNG", compress_level=_COMPRESS_LEVEL)
+        image.save(beside, format="PNG", **_COMPRESSION)
         os.replace(beside, path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error

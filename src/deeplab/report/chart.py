@@ -1,4 +1,4 @@
-"""Two charts drawn with Pillow alone: mean IoU by trimap width, and the reliability diagram."""
+"""Charts drawn with Pillow alone: mean IoU by trimap width, and the reliability diagram."""
 
 from __future__ import annotations
 
@@ -37,18 +37,29 @@ class Frame(NamedTuple):
 
 def trimap_chart(trimap: Mapping[int, float]) -> Image.Image:
     """Mean IoU inside the band over the band's width in pixels; empty bands are left out."""
-    points = [(width, 100 * score) for width, score in sorted(trimap.items()) if not math.isnan(score)]
-    values = [score for _, score in points] or [0.0, 100.0]
+    return trimap_curves({"": trimap}, title="Mean IoU near the outlines")
+
+
+def trimap_curves(curves: Mapping[str, Mapping[int, float]], *, title: str) -> Image.Image:
+    """Up to three trimaps by name in one chart, each as in `trimap_chart`."""
+    points = {
+        name: [(width, 100 * score) for width, score in sorted(trimap.items()) if not math.isnan(score)]
+        for name, trimap in curves.items()
+    }
+    values = [score for curve in points.values() for _, score in curve] or [0.0, 100.0]
     bottom, top = 10 * math.floor(min(values) / 10), 10 * math.ceil(max(values) / 10)
     bottom, top = bottom - 10 * (bottom == top), top
-    frame = _frame(
-        "Mean IoU near the outlines", "band width (pixels)", "%", right=max(trimap), bottom=bottom, top=top
-    )
-    placed = [frame.place(*point) for point in points]
-    if len(placed) > 1:
-        frame.draw.line(placed, fill=BLUE, width=3)
-    for x, y in placed:
-        frame.draw.ellipse((x - 5, y - 5, x + 5, y + 5), fill=BLUE)
+    right = max(width for trimap in curves.values() for width in trimap)
+    frame = _frame(title, "band width (pixels)", "%", right=right, bottom=bottom, top=top)
+    font = ImageFont.load_default(size=_TEXT)
+    for (name, curve), colour, line in zip(points.items(), (BLUE, RED, INK), range(3), strict=False):
+        placed = [frame.place(*point) for point in curve]
+        if len(placed) > 1:
+            frame.draw.line(placed, fill=colour, width=3)
+        for x, y in placed:
+            frame.draw.ellipse((x - 5, y - 5, x + 5, y + 5), fill=colour)
+        corner = WIDTH - _RIGHT - 12, HEIGHT - _BOTTOM - 12 - 24 * (len(points) - 1 - line)
+        frame.draw.text(corner, name, fill=colour, font=font, anchor="rb")
     return frame.picture
 
 

@@ -11,6 +11,7 @@ import functools
 import operator
 from collections.abc import Callable
 
+from deeplab.crf import CRFConfig
 from deeplab.data.dataset import SegmentationDataset
 from deeplab.evaluation import Result, evaluate
 from deeplab.model import DeepLab
@@ -27,6 +28,7 @@ def measure(
     scales: tuple[float, ...] = (1.0,),
     flip: bool = False,
     window: Window | None = None,
+    crf: CRFConfig | None = None,
     world: World = ALONE,
     on_photo: Callable[[], None] = lambda: None,
 ) -> Scores:
@@ -36,7 +38,7 @@ def measure(
         model: with the same weights in every process.
         dataset: without a transform.
         scores: at zero, with the measures that are wanted; each process fills its own.
-        scales, flip, window, on_photo: see `deeplab.evaluation.evaluate`.
+        scales, flip, window, crf, on_photo: see `deeplab.evaluation.evaluate`.
         world: this process among all; it takes every `world.size`th photo.
     """
     own = range(world.rank, len(dataset), world.size)
@@ -47,5 +49,15 @@ def measure(
         scores.update(image, dataset.source.name(image), result)
 
     samples = (dataset.load(index) for index in own)
-    evaluate(model, samples, scales=scales, flip=flip, window=window, on_result=on_result, on_photo=on_photo)
+    evaluate(
+        model,
+        samples,
+        scales=scales,
+        flip=flip,
+        window=window,
+        crf=crf,
+        confidence=scores.calibration is not None,
+        on_result=on_result,
+        on_photo=on_photo,
+    )
     return functools.reduce(operator.add, gather(scores, world))

@@ -54,6 +54,7 @@ class Scores:
         if self.boundaries is not None:
             self.boundaries.update(image, result.labels, predicted)
         if self.calibration is not None:
+            assert result.found.confidence is not None
             self.calibration.update(result.labels, predicted, result.found.confidence.numpy())
         if self.worst is not None:
             self.worst.update(image, name, result)

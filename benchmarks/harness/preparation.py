@@ -1,0 +1,135 @@
+"""What the variants of a case need, made once: weights for peer and us, the photo, programs with argmax in the graph.
+
+    python -m harness.preparation inference|training FOLDER NETWORK HEIGHT WIDTH CLASSES BATCH
+
+Training needs no programs. In the peers' environment. Stops if our logits are not the peer's. It is a process of its own because converting
+takes memory that would count against the variants.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from deeplab.engines.openvino import openvino_network
+from deeplab.fold import folded
+from deeplab.importers import import_weights
+from deeplab.model import DeepLab
+from harness.cases import Case
+from harness.peer_networks import build, logits_of, make_up_weights
+
+# of the standard deviation of the peer's logits
+LOGITS_TOLERANCE = 1e-3
+READY = "ready.json"
+
+
+class PhotoToLabels(nn.Module):
+    """uint8 [N, H, W, 3] to uint8 [N, H, W]: the whole task as one program."""
+
+    def __init__(self, model: DeepLab) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, photos: torch.Tensor) -> torch.Tensor:
+        return self.model(photos.permute(0, 3, 1, 2)).argmax(1).to(torch.uint8)
+
+
+def main() -> None:
+    """See the module."""
+    purpose, folder, network, *numbers = sys.argv[1:]
+    case = Case(network, *map(int, numbers))
+    prepare(case, Path(folder), programs=purpose == "inference")
+
+
+def prepare(case: Case, folder: Path, *, programs: bool) -> None:
+    """Fill `folder`; nothing is done if it is full."""
+    if (folder / READY).exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    photos = example_photos(case)
+    np.save(folder / "photos.npy", photos)
+    difference = _weights(case, photos, folder)
+    ours = DeepLab.from_pretrained(folder / "ours")
+    if programs:
+        _programs(ours, photos, folder)
+    pixels = {"mean": ours.config.pixels.mean, "std": ours.config.pixels.std}
+    beside = folder / f".{READY}"
+    beside.write_text(json.dumps({"logits_difference": difference, **pixels}))
+    os.replace(beside, folder / READY)
+    print(f"{case.name}: our logits are the peer's within {difference:.1e} of their standard deviation")
+
+
+def example_photos(case: Case) -> np.ndarray:
+    """uint8 [N, H, W, 3]: scikit-image's photos, enlarged."""
+    from skimage import data
+
+    sources = (data.astronaut(), data.chelsea(), data.coffee())
+    photos = [
+        Image.fromarray(sources[index % len(sources)]).resize((case.width, case.height))
+        for index in range(case.batch)
+    ]
+    return np.stack([np.asarray(photo) for photo in photos])
+
+
+def normalised(photos: np.ndarray, *, mean: list[float], std: list[float]) -> torch.Tensor:
+    """As peers are fed: float32 [N, 3, H, W], contiguous."""
+    pixels = torch.from_numpy(photos).permute(0, 3, 1, 2).contiguous().float()
+    return (pixels - torch.tensor(mean).view(-1, 1, 1)) / torch.tensor(std).view(-1, 1, 1)
+
+
+def _weights(case: Case, photos: np.ndarray, folder: Path) -> float:
+    """Saves the peer's weights and ours; how far apart the logits are."""
+    theirs = build(case.network, case.classes)
+    logits = logits_of(case.network, theirs)
+    torch.save(theirs.state_dict(), folder / "peer.pth")
+    pixels = _imported(theirs, folder).config.pixels
+    images = normalised(photos, mean=pixels.mean, std=pixels.std)
+    make_up_weights(theirs, logits, images, classes=case.classes)
+    ours = _imported(theirs, folder)
+    ours.save_pretrained(folder / "ours")
+    with torch.inference_mode():
+        expected = logits(images)
+        found = ours(torch.from_numpy(photos).permute(0, 3, 1, 2))
+    difference = ((found - expected).abs().max() / expected.std()).item()
+    if not difference <= LOGITS_TOLERANCE:
+        raise SystemExit(
+            f"{case.name}: logits differ by {difference:.2g} standard deviations: nothing is timed"
+        )
+    return difference
+
+
+def _imported(theirs: nn.Module, folder: Path) -> DeepLab:
+    torch.save(theirs.state_dict(), folder / "peer.pth")
+    if hasattr(theirs, "save_pretrained") and hasattr(theirs.config, "to_json_string"):
+        theirs.save_pretrained(folder / "peer")
+        return import_weights(folder / "peer" / "model.safetensors").model
+    return import_weights(folder / "peer.pth").model
+
+
+def _programs(ours: DeepLab, photos: np.ndarray, folder: Path) -> None:
+    """The whole task for ONNX Runtime and OpenVINO, at the fixed size that suits them best."""
+    import openvino
+
+    example = (torch.from_numpy(photos),)
+    module = PhotoToLabels(ours).eval()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.export.export(module, example)
+        openvino.save_model(
+            openvino.convert_model(program), str(folder / "labels.xml"), compress_to_fp16=False
+        )
+        torch.onnx.export(program, example, str(folder / "labels.onnx"), external_data=False, verbose=False)
+    # into the cache, as a first use does
+    openvino_network(folded(ours).eval())
+
+
+if __name__ == "__main__":
+    main()

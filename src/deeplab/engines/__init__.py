@@ -1,0 +1,98 @@
+"""Runtimes that the network may run in: PyTorch, OpenVINO, ONNX Runtime. Upsampling and argmax are the same for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+
+import torch
+
+from deeplab.engines.onnxruntime import onnxruntime_network
+from deeplab.engines.openvino import openvino_network
+from deeplab.engines.program import Network
+from deeplab.errors import UserError
+from deeplab.fold import folded
+from deeplab.model import DeepLab
+
+TORCH, AUTO = "torch", "auto"
+# by what is faster
+ENGINES: dict[str, Callable[..., Network]] = {
+    "openvino": openvino_network,
+    "onnxruntime": onnxruntime_network,
+}
+
+
+def let_run(
+    engine: str, model: DeepLab, given: DeepLab, *, device: torch.device, precision: str, one_pass: bool
+) -> str:
+    """Have an engine compute `model.low_resolution_logits` for photos (uint8); returns its name.
+
+    Args:
+        engine: see `engine_network`.
+        model: what PyTorch would run; keeps computing everything else.
+        given: the model in float32 that it was made from.
+        one_pass: photos are run at one size and not mirrored; engines know nothing else.
+
+    Raises:
+        UserError: as `engine_network`, or the engine would have to run several passes.
+    """
+    if not one_pass and engine in ENGINES:
+        raise UserError(f"engine {engine} runs one pass; fix: engine {TORCH}, or no scales and no flip")
+    if engine == TORCH or not one_pass:
+        return TORCH
+    source = folded(given).eval()
+    source.output_stride = model.output_stride
+    found = engine_network(source, engine, device=device, precision=precision)
+    if found is None:
+        return TORCH
+    name, network = found
+    plain = model.low_resolution_logits
+    model.low_resolution_logits = lambda images: (network if images.dtype == torch.uint8 else plain)(images)
+    return name
+
+
+def engine_network(
+    model: DeepLab, engine: str, *, device: torch.device, precision: str = "float32"
+) -> tuple[str, Network] | None:
+    """A runtime's name and its stand-in for `model.low_resolution_logits`, or None where PyTorch is to run it.
+
+    In float32 logits agree with PyTorch's within 1e-4 of their standard deviation, whatever the engine.
+
+    Args:
+        model: in eval mode.
+        engine: torch, openvino or onnxruntime; or auto, the fastest one installed that can run this model.
+        device: where PyTorch would run it; the other engines run on processors.
+        precision: see `openvino_network`; engines know different ones.
+
+    Raises:
+        UserError: no such engine, or it is not installed or cannot run this model there; never with auto.
+    """
+    allowed = f"allowed: {AUTO}, {TORCH}, {', '.join(ENGINES)}"
+    if engine not in (AUTO, TORCH, *ENGINES):
+        raise UserError(f"no engine {engine!r}; {allowed}")
+    if engine == TORCH:
+        return None
+    unfit = _unfit(model, device)
+    if engine == AUTO:
+        return None if unfit else _fastest(model, precision)
+    if unfit:
+        raise UserError(f"engine {engine}: {unfit}; fix: engine {TORCH}")
+    return engine, ENGINES[engine](model, precision=precision)
+
+
+def _unfit(model: DeepLab, device: torch.device) -> str:
+    if device.type != "cpu":
+        return f"it runs on processors, and the device is {device}"
+    if model.eight_bit:
+        return "this model computes in 8 bits with PyTorch's arithmetic only"
+    return ""
+
+
+def _fastest(model: DeepLab, precision: str) -> tuple[str, Network] | None:
+    for name, make in ENGINES.items():
+        if find_spec(name) is not None:
+            try:
+                return name, make(model, precision=precision)
+            except UserError:
+                continue
+    return None

@@ -1,0 +1,92 @@
+"""OpenVINO runs the network (extra `openvino`): x86 and ARM processors, float32 or bfloat16."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deeplab.engines.program import Network, as_logits, as_photos, converted, exported, output_names
+from deeplab.errors import UserError, require
+from deeplab.model import DeepLab
+
+PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+EXTRA = "openvino"
+
+
+def openvino_network(model: DeepLab, *, precision: str = "float32") -> Network:
+    """A stand-in for `model.low_resolution_logits`, for uint8 images [N, channels, H, W] of any size.
+
+    Runs on as many threads as torch has when it is made. The first time a model is used takes some seconds, which
+    the cache folder saves the next time. Results are overwritten by the next call.
+
+    Args:
+        model: in eval mode; later changes to it are not seen.
+        precision: float32, or bfloat16 for the arithmetic inside; logits are float32.
+
+    Raises:
+        UserError: the extra is not installed, another precision, or OpenVINO cannot convert this model.
+    """
+    if precision not in PRECISIONS:
+        raise UserError(f"engine openvino has no precision {precision!r}; allowed: {', '.join(PRECISIONS)}")
+    runtime = require("openvino", extra=EXTRA)
+    path = converted(
+        model,
+        "network.xml",
+        runtime=f"openvino {runtime.__version__}",
+        convert=lambda path: _convert(runtime, model, path),
+    )
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        # left to itself it takes bfloat16 wherever the processor has it
+        "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    request = runtime.Core().compile_model(str(path), "CPU", settings).create_infer_request()
+    # not the model itself, which would keep its weights
+    names = output_names(model)
+
+    def network(images: torch.Tensor) -> dict[str, torch.Tensor]:
+        results = request.infer([as_photos(images).numpy()], share_inputs=True, share_outputs=True)
+        return as_logits(names, [torch.from_numpy(results[index]) for index in range(len(results))])
+
+    return network
+
+
+def _convert(runtime: Any, model: DeepLab, path: Path) -> None:
+    try:
+        with warnings.catch_warnings():
+            # torch's use of its own deprecated names
+            warnings.simplefilter("ignore", FutureWarning)
+            program = runtime.convert_model(exported(model), extension=_missing_operators())
+    except Exception as error:
+        told = str(error).strip().splitlines()[-1:] or [""]
+        raise UserError(
+            f"OpenVINO cannot convert this model ({type(error).__name__}: {told[0][:200]}); fix: engine torch"
+        ) from error
+    runtime.save_model(program, os.fspath(path), compress_to_fp16=False)
+
+
+def _missing_operators() -> list[Any]:
+    """How sizes are computed in an exported program, as far as OpenVINO's reader does not know it."""
+    frontend = require("openvino.frontend", extra=EXTRA)
+    ops = require("openvino.opset14", extra=EXTRA)
+
+    def quotient(node: Any) -> list[Any]:
+        sides = [ops.convert(node.get_input(index), "f32") for index in (0, 1)]
+        return ops.divide(*sides).outputs()
+
+    def ceiling(node: Any) -> list[Any]:
+        return ops.convert(ops.ceiling(node.get_input(0)), "i64").outputs()
+
+    def remainder(node: Any) -> list[Any]:
+        return ops.floor_mod(node.get_input(0), node.get_input(1)).outputs()
+
+    return [
+        frontend.ConversionExtension("<built-in function mod>", remainder),
+        frontend.ConversionExtension("<built-in function truediv>", quotient),
+        frontend.ConversionExtension("<built-in function ceil>", ceiling),
+    ]

@@ -1,0 +1,98 @@
+"""What other runtimes are given: the network as one program, from photos as they lie in memory to small logits.
+
+Upsampling and argmax stay here: labels need no logits at full size (`deeplab.native.upsample_argmax`), and no runtime
+fuses the two. The program takes any photo size, so a model is converted once; runtimes keep it in the cache folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from deeplab.cache import cache_folder
+from deeplab.checkpoint import describe
+from deeplab.model import DeepLab, Logits
+
+Network = Callable[[torch.Tensor], Logits]
+# two photos of sides that no rule mistakes for fixed ones
+EXAMPLE_SHAPE = (2, 97, 129)
+
+
+class PhotosToLogits(nn.Module):
+    """uint8 [N, H, W, channels] to a tuple of float [N, h, w, classes], one for each of `model.config.outputs`."""
+
+    def __init__(self, model: DeepLab) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, photos: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        logits = self.model.low_resolution_logits(photos.permute(0, 3, 1, 2))
+        return tuple(logits[name].permute(0, 2, 3, 1) for name in output_names(self.model))
+
+
+def output_names(model: DeepLab) -> tuple[str, ...]:
+    """Names of the logits, in the program's order."""
+    return tuple(model.config.outputs)
+
+
+def as_photos(images: torch.Tensor) -> torch.Tensor:
+    """[N, channels, H, W] as [N, H, W, channels] in one piece; nothing moves if it came from photos."""
+    return images.permute(0, 2, 3, 1).contiguous()
+
+
+def as_logits(names: Sequence[str], results: Sequence[torch.Tensor]) -> Logits:
+    """The program's results by name, as [N, classes, h, w] with channels last in memory."""
+    return {name: result.permute(0, 3, 1, 2) for name, result in zip(names, results, strict=True)}
+
+
+def exported(model: DeepLab) -> torch.export.ExportedProgram:
+    """The model, in eval mode, as a program for any number and size of photos."""
+    photos = torch.zeros((*EXAMPLE_SHAPE, model.config.backbone.in_channels), dtype=torch.uint8)
+    dynamic = torch.export.Dim.DYNAMIC
+    with torch.no_grad():
+        return torch.export.export(
+            PhotosToLogits(model).eval(), (photos,), dynamic_shapes=({0: dynamic, 1: dynamic, 2: dynamic},)
+        )
+
+
+def converted(model: DeepLab, name: str, *, runtime: str, convert: Callable[[Path], None]) -> Path:
+    """The file `name` of the model's folder in the cache, made by `convert` if it is not there.
+
+    Args:
+        name: file to return.
+        runtime: name and version of what converts and runs it.
+        convert: writes `name`, and any files beside it, at the path it is given.
+    """
+    folder = cache_folder() / "engines" / _key(model, runtime)
+    if not (folder / name).exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
+        try:
+            convert(beside / name)
+            beside.chmod(0o755)
+            if not folder.exists():
+                os.rename(beside, folder)
+        except FileExistsError:
+            pass  # another process was quicker
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    return folder / name
+
+
+def _key(model: DeepLab, runtime: str) -> str:
+    """Changes with whatever changes the program: architecture, stride, weights, versions."""
+    digest = hashlib.blake2b(digest_size=12)
+    about = {**describe(model), "output_stride": model.output_stride}
+    digest.update(json.dumps([runtime, torch.__version__, about], sort_keys=True).encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

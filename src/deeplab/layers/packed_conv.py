@@ -1,0 +1,114 @@
+"""A convolution for inference on the CPU: weights laid out once for oneDNN, the activation inside.
+
+`torch.nn.functional.conv2d` rearranges weights at every call, and its activation is a second pass over memory. The
+operators used here are those that PyTorch's own compiler generates calls to; weights are laid out for the very size
+of the input, as oneDNN would lay out others anew at every call.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+from torch import nn
+
+from deeplab.layers.activations import Clip6, HardSwish
+from deeplab.layers.conv import AtrousConv2d
+from deeplab.native import depthwise
+
+# what oneDNN calls them, and the bounds that it wants to know
+FUSED: dict[type[nn.Module], tuple[str, list[float]]] = {
+    nn.Identity: ("none", []),
+    nn.ReLU: ("relu", []),
+    nn.ReLU6: ("hardtanh", [0.0, 6.0]),
+    Clip6: ("hardtanh", [-6.0, 6.0]),
+    HardSwish: ("hardswish", []),
+    nn.Sigmoid: ("sigmoid", []),
+}
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+class PackedConv(AtrousConv2d):
+    """`activation(conv(x))`, up to the order of sums; the plain way where gradients are wanted or on other devices.
+
+    Shares its parameters with `conv`, and may change stride, rate, dtype and weights at any time.
+    """
+
+    activation: nn.Module
+    _packed: tuple[tuple[object, ...], torch.Tensor] | None
+
+    @classmethod
+    def of(cls, conv: AtrousConv2d, activation: nn.Module) -> Self:
+        """The packed form of `conv` followed by `activation`, whose type is one of `FUSED`."""
+        packed = cls.__new__(cls)
+        nn.Module.__init__(packed)
+        packed.__dict__.update(
+            {name: value for name, value in vars(conv).items() if name not in vars(packed)}
+        )
+        packed.weight, packed.bias = conv.weight, conv.bias
+        packed.activation = activation
+        packed._packed = None
+        return packed
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self._can_run(x):
+            return self.activation(super().forward(x))
+        x = x.contiguous(memory_format=torch.channels_last)
+        pads = self._pads(x.shape[-2], x.shape[-1])
+        if self.groups > 1:
+            weight = self.weight.float()
+            if depthwise.wins(x, weight, stride=self.stride, rate=self.dilation, dtype=x.dtype):
+                bias = None if self.bias is None else self.bias.float()
+                found = depthwise.depthwise_conv(
+                    x, weight, bias, stride=self.stride, rate=self.dilation, pads=pads
+                )
+                return self.activation(found)
+        return self._convolve(x, *pads)
+
+    def _convolve(self, x: torch.Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> torch.Tensor:
+        padding = [rows[0], columns[0]]
+        if rows[0] != rows[1] or columns[0] != columns[1]:
+            x = nn.functional.pad(x, (*columns, *rows))
+            padding = [0, 0]
+        name, bounds = FUSED[type(self.activation)]
+        place = (padding, self.stride, self.dilation, self.groups)
+        return torch.ops.mkldnn._convolution_pointwise(
+            x, self._weight_for(x, padding), self.bias, *place, name, bounds, ""
+        )
+
+    def _weight_for(self, x: torch.Tensor, padding: list[int]) -> torch.Tensor:
+        weight = self.weight.detach()
+        key = (
+            x.shape,
+            *padding,
+            self.stride,
+            self.dilation,
+            weight.dtype,
+            weight.data_ptr(),
+            self.weight._version,
+        )
+        if self._packed is None or self._packed[0] != key:
+            place = (padding, self.stride, self.dilation, self.groups)
+            packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *place, list(x.shape))
+            self._packed = (key, packed)
+        return self._packed[1]
+
+    def _can_run(self, x: torch.Tensor) -> bool:
+        return (
+            x.device.type == "cpu"
+            and x.dtype in DTYPES
+            and x.dtype == self.weight.dtype
+            and x.dim() == 4
+            and x.numel() > 0
+            and type(x) is torch.Tensor
+            and not torch.is_grad_enabled()
+            and not torch.is_autocast_enabled("cpu")
+            and not torch.compiler.is_compiling()
+            and not torch.jit.is_tracing()
+            and torch.backends.mkldnn.is_available()
+            and torch.backends.mkldnn.enabled
+        )
+
+    def __getstate__(self) -> dict[str, object]:
+        # weights in oneDNN's layout can neither be copied nor stored
+        return {**vars(self), "_packed": None}

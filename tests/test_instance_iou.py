@@ -1,0 +1,78 @@
+"""Cityscapes' iIoU: by hand, in any order, and the files beside the masks. The server's script: tests/peers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deeplab.errors import UserError
+from deeplab.instance_iou import AVERAGE_SIZES, InstanceIoU, instance_file, read_instances
+from deeplab.metrics import ConfusionMatrix
+from deeplab.palettes import CITYSCAPES_CLASSES
+
+PERSON, RIDER, CAR, ROAD = (CITYSCAPES_CLASSES.index(name) for name in ("person", "rider", "car", "road"))
+# two persons of 4 and 1 pixels, a crowd of persons, a car of 2, a caravan (not evaluated), road
+INSTANCES = np.array([[24001, 24001, 24001, 24001, 24002, 24, 24, 26001, 26001, 29001, 7, 7]])
+TRUTH = np.array([[PERSON] * 7 + [CAR] * 2 + [255] + [ROAD] * 2])
+PREDICTED = np.array([[PERSON, PERSON, PERSON, RIDER, ROAD, PERSON, ROAD, CAR, PERSON, CAR, CAR, ROAD]])
+
+
+def measured() -> tuple[InstanceIoU, ConfusionMatrix]:
+    result, confusion = InstanceIoU(), ConfusionMatrix(19)
+    result.update(0, INSTANCES, PREDICTED)
+    confusion.update(TRUTH, PREDICTED)
+    return result, confusion
+
+
+def test_by_hand() -> None:
+    result, confusion = measured()
+    person, car = AVERAGE_SIZES["person"], AVERAGE_SIZES["car"]
+    found = result.by_class(confusion)
+    # of both persons together 3/4 and 0 hit; one car pixel is taken for a person; the crowd is no instance
+    assert found["person"] == pytest.approx(0.75 * person / (2 * person + 1), rel=1e-12)
+    # half of the one car; a road pixel is taken for a car, the caravan counts nowhere
+    assert found["car"] == pytest.approx(0.5 * car / (car + 1), rel=1e-12)
+    assert found["rider"] == 0 and np.isnan(found["train"])
+    assert result.mean(confusion) == pytest.approx((found["person"] + found["car"]) / 3, rel=1e-12)
+    human, vehicle = result.by_category(confusion).values()
+    # a person taken for a rider is still human
+    assert human == pytest.approx(person / (2 * person + 1), rel=1e-12)
+    assert vehicle == found["car"]
+
+
+def test_parts_in_any_order_give_the_same_to_the_last_bit() -> None:
+    random = np.random.default_rng(3)
+    whole, parts, confusion = InstanceIoU(), [InstanceIoU(), InstanceIoU()], ConfusionMatrix(19)
+    for image in range(7):
+        instances = random.integers(24000, 24009, (6, 6)) + 1000 * random.integers(0, 10, (6, 6))
+        predicted = random.integers(0, 19, (6, 6))
+        whole.update(image, instances, predicted)
+        parts[image % 2].update(image, instances, predicted)
+    for merged in (parts[0] + parts[1], parts[1] + parts[0]):
+        assert repr(merged.by_class(confusion)) == repr(whole.by_class(confusion))
+    with pytest.raises(UserError, match=r"image in both: \[0, 1"):
+        whole + whole
+
+
+def test_nothing_counted() -> None:
+    assert np.isnan(InstanceIoU().mean(ConfusionMatrix(19)))
+
+
+def test_files(tmp_path: Path) -> None:
+    path = tmp_path / "bonn_000001_000019_gtFine_instanceIds.png"
+    masks = [tmp_path / f"bonn_000001_000019_gtFine_{kind}.png" for kind in ("labelIds", "labelTrainIds")]
+    assert [instance_file(mask) for mask in masks] == [None, None]
+    Image.fromarray(INSTANCES.astype(np.uint16)).save(path)
+    assert [instance_file(mask) for mask in masks] == [path, path]
+    assert instance_file(path) is None
+    np.testing.assert_array_equal(read_instances(path), INSTANCES)
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(UserError, match=r"instances are \(1, 12\), predictions \(1, 11\)"):
+        InstanceIoU().update(0, INSTANCES, PREDICTED[:, 1:])
+    with pytest.raises(UserError, match="missing: rider, truck"):
+        InstanceIoU(("person", "car", "bus", "train", "motorcycle", "bicycle"))
