@@ -99,12 +99,9 @@ def test_memory_is_bounded() -> None:
 
     def peak(*options: str) -> dict[str, Any]:
         script = Path(__file__).parents[1] / "benchmarks" / "evaluation_memory.py"
-        run = subprocess.run(
-            [sys.executable, str(script), "900x800x150", *options],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
+        command = [sys.executable, str(script), "900x800x150", *options]
+        alone = {**os.environ, "OMP_NUM_THREADS": "1"}
+        run = subprocess.run(command, check=True, capture_output=True, text=True, env=alone)
         return json.loads(run.stdout)
 
     for options in ((), ("--plain", "--scales", "1.0", "1.5", "--flip")):

@@ -6,8 +6,9 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -29,6 +30,7 @@ def predict(
     flip: Annotated[bool, Parameter(negative="")] = False,
     crf: str | None = None,
     device: str = "auto",
+    precision: Literal["float32", "bfloat16"] = "float32",
 ) -> int:
     """Label every pixel of photos: files, folders, globs.
 
@@ -55,6 +57,8 @@ def predict(
         deeplab crf search.
     device:
         auto, cpu, cuda, cuda:1, mps.
+    precision:
+        float32, or bfloat16: up to twice as fast, labels change at some edges.
     """
     from deeplab.allocator import keep_freed_memory
     from deeplab.crf import crf_parameters
@@ -69,7 +73,13 @@ def predict(
     keep_freed_memory()
     parameters = None if crf is None else crf_parameters(crf)
     segmenter = Segmenter(
-        model, output_stride=output_stride, scales=scales, flip=flip, device=device, crf=parameters
+        model,
+        output_stride=output_stride,
+        scales=scales,
+        flip=flip,
+        device=device,
+        precision=precision,
+        crf=parameters,
     )
     entries = _predict_all(segmenter, photos, output)
     _write_index(entries, output / INDEX_NAME)
@@ -84,17 +94,24 @@ def predict(
 
 def _predict_all(segmenter: Segmenter, photos: Sequence[Path], output: Path) -> list[dict[str, Any]]:
     from deeplab.cli.tables import photo_progress
+    from deeplab.imaging.photos import as_photo
+    from deeplab.pipeline import pipelined
+
+    def save(place: tuple[Path, str], result: Segmentation) -> tuple[dict[str, Any], str]:
+        labels, overlay = result.save(output, name=place[1])
+        return _entry(result, labels, overlay), _found(result)
 
     entries = []
-    with photo_progress(len(photos), "predicting") as progress:
-        for photo, name in zip(photos, unique_names(photos), strict=True):
+    places = list(zip(photos, unique_names(photos), strict=True))
+    done = pipelined(places, read=lambda place: as_photo(place[0]), compute=segmenter, write=save)
+    with photo_progress(len(photos), "predicting") as progress, closing(done):
+        for photo, outcome in zip(photos, done, strict=True):
             entry: dict[str, Any] = {"photo": str(photo)}
             try:
-                result = segmenter(photo)
-                labels, overlay = result.save(output, name=name)
-                entry |= _entry(result, labels, overlay)
+                written, found = outcome.result()
+                entry |= written
                 if len(photos) <= SPELL_OUT or not progress.is_terminal:
-                    progress.line(f"{photo.name}: {_found(result)}")
+                    progress.line(f"{photo.name}: {found}")
             except UserError as error:
                 entry["error"] = str(error)
                 progress.line(f"skipped: {error}")

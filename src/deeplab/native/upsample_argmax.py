@@ -9,7 +9,6 @@ differ at most where two classes are equal up to rounding.
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import NamedTuple
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 
 from deeplab.config import ResizeRule
-from deeplab.native.build import CannotCompileError, load_library
+from deeplab.native.build import optional_library
 
 STRIP_BYTES = 32 << 20
 MOST_NARROW = 256
@@ -104,12 +103,11 @@ def compiled(logits: torch.Tensor, rows: Axis, columns: Axis) -> torch.Tensor:
     """`upsample_argmax` of float32 logits on the CPU, on torch's number of threads.
 
     Raises:
-        CannotCompileError: see `deeplab.native.build.load_library`.
         MemoryError: not even two rows of logits fit.
     """
     dtype = label_dtype(logits.shape[1])
     labels = torch.empty(len(logits), len(rows.low), len(columns.low), dtype=dtype)
-    failed = load()(
+    failed = kernel()(
         logits.data_ptr(),
         (ctypes.c_int64 * 4)(*logits.shape),
         (ctypes.c_int64 * 4)(*logits.stride()),
@@ -140,30 +138,17 @@ def _can_run(logits: torch.Tensor) -> bool:
         and type(logits) is torch.Tensor
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
-        and _is_built()
+        and kernel() is not None
     )
 
 
 @cache
-def _is_built() -> bool:
-    """Whether the kernel can be had, and the environment does not say DEEPLAB_KERNELS=plain."""
-    if os.environ.get("DEEPLAB_KERNELS") == "plain":
-        return False
-    try:
-        load()
-    except CannotCompileError:
-        return False
-    return True
-
-
-@cache
-def load() -> Callable[..., int]:
-    """The compiled function.
-
-    Raises:
-        CannotCompileError: see `deeplab.native.build.load_library`.
-    """
-    function = load_library("deeplab.native", ("upsample_argmax.cpp",)).deeplab_upsample_argmax
+def kernel() -> Callable[..., int] | None:
+    """The compiled function; None: see `deeplab.native.build.optional_library`."""
+    library = optional_library("deeplab.native", ("upsample_argmax.cpp",))
+    if library is None:
+        return None
+    function = library.deeplab_upsample_argmax
     pointer, long, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     function.argtypes = [*[pointer] * 3, long, pointer, pointer, long, *[pointer] * 3, number, number]
     function.restype = number

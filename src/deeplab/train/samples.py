@@ -10,7 +10,7 @@ from PIL import Image
 
 from deeplab.data.dataset import SegmentationDataset
 from deeplab.imaging.overlay import draw_overlay
-from deeplab.inference import predict
+from deeplab.inference import predict_labels
 from deeplab.model import DeepLab
 
 SAMPLES_FOLDER = "samples"
@@ -44,7 +44,7 @@ def save_samples(model: DeepLab, dataset: SegmentationDataset, folder: Path, *, 
 
 def _row(model: DeepLab, photo: np.ndarray, truth: np.ndarray) -> Image.Image:
     image = torch.from_numpy(photo).permute(2, 0, 1)[None].to(model.pixel_mean.device)
-    predicted = predict(model, image)["semantic"].labels[0].cpu().numpy()
+    predicted = predict_labels(model, image)["semantic"][0].cpu().numpy()
     pictures = [Image.fromarray(photo)]
     for labels in (predicted, truth):
         pictures.append(
