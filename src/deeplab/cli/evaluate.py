@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from deeplab.boundaries import Boundaries
     from deeplab.crf import CRFConfig
     from deeplab.data.dataset import SegmentationDataset
+    from deeplab.instance_iou import InstanceIoU
     from deeplab.labels import LabelSpec
     from deeplab.model import DeepLab
     from deeplab.report.scores import Scores
@@ -110,6 +111,7 @@ def evaluate(
         scores = _zero(network.labels, worst=worst if output else 0, calibration=calibration)
         if boundaries:
             scores.boundaries = _zero_boundaries(network.labels, widths=widths, edges=edges)
+        scores.instances = _zero_instances(dataset, network.labels)
         scores = _measured(
             network,
             dataset,
@@ -203,6 +205,16 @@ def _zero_boundaries(
     return Boundaries(len(spec.classes), ignore_label=spec.ignore_label, widths=widths, edges=edges)
 
 
+def _zero_instances(dataset: SegmentationDataset, spec: LabelSpec) -> InstanceIoU | None:
+    """None unless every mask has Cityscapes' instance ids beside it, and the model their classes."""
+    from deeplab.instance_iou import AVERAGE_SIZES, InstanceIoU, instance_file
+
+    masks = (dataset.source.files(index)[1] for index in range(len(dataset)))
+    if not set(AVERAGE_SIZES) <= set(spec.classes) or not all(map(instance_file, masks)):
+        return None
+    return InstanceIoU(spec.classes)
+
+
 def _measured(
     network: DeepLab,
     dataset: SegmentationDataset,
@@ -269,6 +281,8 @@ def _show(scores: Scores, spec: LabelSpec, *, title: str, intervals: dict[str, I
         rows += [(f"mean IoU within {width} px", f"{value:.4f}") for width, value in trimap]
         rows.append(("Boundary IoU", f"{scores.boundaries.mean_iou():.4f}"))
         rows.append(("boundary F-score", f"{scores.boundaries.mean_f():.4f}"))
+    if scores.instances is not None:
+        rows.append(("mean iIoU (instances)", f"{scores.instances.mean(scores.confusion):.4f}"))
     if scores.calibration is not None:
         rows.append(("expected calibration error", f"{scores.calibration.expected_error():.4f}"))
     if rows:

@@ -5,6 +5,7 @@ Source: reference fact 6.9.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Self
@@ -15,6 +16,8 @@ from deeplab.errors import UserError
 from deeplab.panoptic.overlaps import Overlaps, SegmentIds, find_overlaps
 
 NEARLY_ZERO = 1e-10
+# totals are kept as whole numbers of these, far below the last bit of any area or IoU
+STEPS = 1 << 100
 
 
 class Accumulator(ABC):
@@ -22,7 +25,8 @@ class Accumulator(ABC):
 
     Attributes:
         ids: categories, the ignored one, and how segments are numbered.
-        totals: float64 [len(total_names), num_categories]; to add up over processes, sum this array, or merge.
+        totals: float64 [len(total_names), num_categories]; to add up over processes, merge. The sum behind it is
+            exact, so that it does not depend on the order of images or merges.
     """
 
     measure_names: ClassVar[tuple[str, ...]]
@@ -61,7 +65,16 @@ class Accumulator(ABC):
 
     def reset(self) -> None:
         """Forget every image."""
-        self.totals = np.zeros((len(self.total_names), self.ids.num_categories))
+        self._steps = np.full((len(self.total_names), self.ids.num_categories), 0, object)
+
+    @property
+    def totals(self) -> np.ndarray:
+        """See the class."""
+        return (self._steps / STEPS).astype(np.float64)
+
+    def add(self, totals: np.ndarray) -> None:
+        """Add totals, as another accumulator of one image has them."""
+        self._steps = self._steps + _whole_steps(totals)
 
     def compare_and_accumulate(
         self,
@@ -85,7 +98,7 @@ class Accumulator(ABC):
         """
         truth = self.ids.combine(groundtruth_category, groundtruth_instance, what="ground truth")
         predicted = self.ids.combine(predicted_category, predicted_instance, what="prediction")
-        self.totals += self._totals_of(find_overlaps(truth, predicted, ids=self.ids))
+        self.add(self._totals_of(find_overlaps(truth, predicted, ids=self.ids)))
         return self.result()
 
     def merge(self, other: Self) -> None:
@@ -99,7 +112,7 @@ class Accumulator(ABC):
                 f"cannot merge {type(other).__name__} {other._options()} "
                 f"into {type(self).__name__} {self._options()}; allowed: the same kind and options"
             )
-        self.totals += other.totals
+        self._steps = self._steps + other._steps
 
     def result(self) -> float:
         """Mean over the valid categories, 0..1; 0 if there is none."""
@@ -184,6 +197,15 @@ def ratio_or_zero(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """part / whole, and 0 where `whole` is nearly 0."""
     empty = np.abs(whole) < NEARLY_ZERO
     return np.where(empty, 0.0, part / np.where(empty, 1.0, whole))
+
+
+def _whole_steps(totals: np.ndarray) -> np.ndarray:
+    """Python's integers, which add without rounding; the ignored category's infinite IoU stays what it is."""
+
+    def steps(value: float) -> float:
+        return int(math.ldexp(value, 100)) if math.isfinite(value) else value
+
+    return np.array([[steps(value) for value in row] for row in totals.tolist()], object)
 
 
 def _means(measures: dict[str, np.ndarray], chosen: np.ndarray) -> dict[str, float]:

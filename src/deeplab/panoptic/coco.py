@@ -155,7 +155,7 @@ def evaluate_files(
     )
     # Each picture's totals are added here, in order: sums of floats depend on it.
     for totals in _mapped(count, pairs, workers=os.cpu_count() or 1 if workers == -1 else workers):
-        measure.totals += totals
+        measure.add(totals)
         on_picture()
     return measure
 
@@ -243,7 +243,7 @@ def _count_picture(
         measure.compare_and_accumulate(*truth, *predicted)
     except UserError as error:
         raise UserError(f"{paths[0]} and {paths[1]}: {error}") from error
-    return measure.totals.copy()
+    return measure.totals
 
 
 def _mapped(

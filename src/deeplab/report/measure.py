@@ -46,7 +46,7 @@ def measure(
 
     def on_result(result: Result) -> None:
         image = next(numbers)
-        scores.update(image, dataset.source.name(image), result)
+        scores.update(image, dataset.source.name(image), result, mask=dataset.source.files(image)[1])
 
     samples = (dataset.load(index) for index in own)
     evaluate(

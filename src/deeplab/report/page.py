@@ -56,6 +56,8 @@ def _totals(report: Mapping[str, Any]) -> str:
         ("calibration", ("expected calibration error",)),
     ):
         rows += [(name, _number(report[group][name])) for name in names if group in report]
+    if "instance-weighted IoU" in report:
+        rows.append(("instance-weighted IoU (iIoU)", _number(report["instance-weighted IoU"]["mean"])))
     return _table(("", ""), rows)
 
 

@@ -7,6 +7,7 @@ from deeplab.boundaries import Boundaries
 from deeplab.calibration import Calibration
 from deeplab.errors import UserError
 from deeplab.evaluation import Result
+from deeplab.instance_iou import InstanceIoU, instance_file, read_instances
 from deeplab.metrics import ConfusionMatrix
 from deeplab.report.worst import Worst
 
@@ -19,6 +20,7 @@ class Scores:
         images: hits, labelled and predicted pixels by photo.
         names: of the photos, by number.
         boundaries, calibration: None if they were not asked for.
+        instances: Cityscapes' instance-weighted IoU; None for data without instance ids.
         worst: the photos of lowest mean IoU, with small pictures; None if they were not asked for.
     """
 
@@ -29,6 +31,7 @@ class Scores:
         ignore_label: int = 255,
         boundaries: Boundaries | None = None,
         calibration: Calibration | None = None,
+        instances: InstanceIoU | None = None,
         worst: Worst | None = None,
     ) -> None:
         """Start at zero; the measures given are filled."""
@@ -37,10 +40,11 @@ class Scores:
         self.names: dict[int, str] = {}
         self.boundaries = boundaries
         self.calibration = calibration
+        self.instances = instances
         self.worst = worst
 
-    def update(self, image: int, name: str, result: Result) -> None:
-        """Count photo number `image`.
+    def update(self, image: int, name: str, result: Result, *, mask: str = "") -> None:
+        """Count photo number `image`, whose labels are the file `mask` (asked for by `instances` only).
 
         Raises:
             UserError: that number was counted before.
@@ -56,6 +60,9 @@ class Scores:
         if self.calibration is not None:
             assert result.found.confidence is not None
             self.calibration.update(result.labels, predicted, result.found.confidence.numpy())
+        beside = instance_file(mask) if self.instances is not None else None
+        if self.instances is not None and beside is not None:
+            self.instances.update(image, read_instances(beside), predicted)
         if self.worst is not None:
             self.worst.update(image, name, result)
 
@@ -69,6 +76,8 @@ class Scores:
             total.boundaries = self.boundaries + other.boundaries
         if self.calibration is not None and other.calibration is not None:
             total.calibration = self.calibration + other.calibration
+        if self.instances is not None and other.instances is not None:
+            total.instances = self.instances + other.instances
         if self.worst is not None and other.worst is not None:
             total.worst = self.worst + other.worst
         return total

@@ -54,6 +54,12 @@ def summarise(
         report["boundaries"] = boundary_summary(scores.boundaries, classes)
     if scores.calibration is not None:
         report["calibration"] = calibration_summary(scores.calibration)
+    if scores.instances is not None:
+        report["instance-weighted IoU"] = {
+            "mean": scores.instances.mean(confusion),
+            "by class": scores.instances.by_class(confusion),
+            "by category": scores.instances.by_category(confusion),
+        }
     if scores.worst is not None:
         report["worst photos"] = [{"name": one.name, "mean IoU": one.mean_iou} for one in scores.worst.shown]
     return _without_nan(report)
