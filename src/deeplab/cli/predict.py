@@ -31,6 +31,7 @@ def predict(
     crf: str | None = None,
     device: str = "auto",
     precision: Literal["float32", "bfloat16"] = "float32",
+    engine: str = "torch",
 ) -> int:
     """Label every pixel of photos: files, folders, globs.
 
@@ -59,6 +60,9 @@ def predict(
         auto, cpu, cuda, cuda:1, mps.
     precision:
         float32, or bfloat16: up to twice as fast, labels change at some edges.
+    engine:
+        What runs the network: torch, openvino, onnxruntime (extras openvino, onnx), or auto, the fastest of
+        those that are installed.
     """
     from deeplab.allocator import keep_freed_memory
     from deeplab.crf import crf_parameters
@@ -79,6 +83,7 @@ def predict(
         flip=flip,
         device=device,
         precision=precision,
+        engine=engine,
         crf=parameters,
     )
     entries = _predict_all(segmenter, photos, output)
