@@ -51,11 +51,16 @@ def brute_force(
     photo: np.ndarray,
     config: CRFConfig,
     kernel: Callable[[np.ndarray], np.ndarray],
+    *,
+    corner: tuple[int, int] = (0, 0),
 ) -> np.ndarray:
-    """Ten mean-field steps with the kernels as whole matrices over all pairs of pixels, in float64."""
+    """Ten mean-field steps with the kernels as whole matrices over all pairs of pixels, in float64.
+
+    corner: row and column of the first pixel in a larger photo.
+    """
     classes, height, width = probabilities.shape
     rows, columns = np.mgrid[:height, :width]
-    place = np.stack((columns, rows), 2).reshape(-1, 2).astype(float)
+    place = np.stack((columns + corner[1], rows + corner[0]), 2).reshape(-1, 2).astype(float)
     colour = photo.reshape(height * width, -1).astype(float)
     features = [(np.hstack((place / config.sigma_alpha, colour / config.sigma_beta)), config.w1)]
     features += [(place / config.sigma_gamma, config.w2)]
@@ -128,6 +133,17 @@ def test_equals_brute_force_on_the_lattice(engine: Engine, config: CRFConfig) ->
     found = dense_crf(probabilities, photo, parameters=config, engine=engine).numpy()
     expected = brute_force(probabilities, photo, config, lattice_kernel)
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-4)
+
+
+def test_far_from_the_first_pixel(engine: Engine) -> None:
+    """Coordinates of large photos keep their digits. Black around the scene keeps it to itself."""
+    config = CRFConfig(w1=4, sigma_alpha=3, sigma_beta=3, w2=0)
+    probabilities, photo = scene(16, 20)
+    wide, black = np.full((4, 16, 5000), 0.25, np.float32), np.zeros((16, 5000, 3), np.uint8)
+    wide[:, :, -20:], black[:, -20:] = probabilities, photo
+    found = dense_crf(wide, black, parameters=config, engine=engine).numpy()[:, :, -20:]
+    expected = brute_force(probabilities, photo, config, lattice_kernel, corner=(0, 4980))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("config", [V2_RESNET101, SMOOTH], ids=["v2", "smooth"])

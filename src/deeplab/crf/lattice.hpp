@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <vector>
 
 #include "buffer.hpp"
@@ -76,21 +75,22 @@ struct Table {  // open addressing from key to point, in the order of first sigh
     }
 };
 
-// Writes the keys and barycentric weights of the d + 1 corners of the simplex around one feature vector.
+// Writes the keys and barycentric weights of the d + 1 corners of the simplex around one feature vector. In double:
+// weights are what is left of coordinates that grow with the photo, and rounding them moves pixels between simplices.
 template <int D>
-void enclosing_simplex(const float* feature, const float* scale, const uint64_t* multiplier, int dimensions,
-                       float* elevated, float* rest, int* rank, float* weight, uint64_t* key) {
+void enclosing_simplex(const double* feature, const double* scale, const uint64_t* multiplier, int dimensions,
+                       double* elevated, double* rest, int* rank, double* weight, uint64_t* key) {
     const int d = D ? D : dimensions;
-    float sum = 0;
+    double sum = 0;
     for (int j = d; j > 0; --j) {
-        const float c = feature[j - 1] * scale[j - 1];
+        const double c = feature[j - 1] * scale[j - 1];
         elevated[j] = sum - j * c;
         sum += c;
     }
     elevated[0] = sum;
     int excess = 0;
     for (int i = 0; i <= d; ++i) {
-        const float nearest = std::nearbyint(elevated[i] / (d + 1));
+        const double nearest = std::nearbyint(elevated[i] / (d + 1));
         excess += int(nearest);
         rest[i] = nearest * (d + 1);
         rank[i] = 0;
@@ -108,8 +108,8 @@ void enclosing_simplex(const float* feature, const float* scale, const uint64_t*
         const int moved = rank[i] + excess;
         const int turn = moved < 0 ? 1 : moved > d ? -1 : 0;
         const int place = moved + turn * (d + 1);
-        rest[i] += float(turn * (d + 1));
-        const float share = (elevated[i] - rest[i]) / (d + 1);
+        rest[i] += turn * (d + 1);
+        const double share = (elevated[i] - rest[i]) / (d + 1);
         weight[d - place] += share;
         weight[d - place + 1] -= share;
         step[place] = multiplier[i];
@@ -131,18 +131,18 @@ struct Chunk {
 };
 
 template <int D>
-Chunk number_corners(Lattice& lattice, const float* features, const float* scale, const uint64_t* multiplier,
+Chunk number_corners(Lattice& lattice, const double* features, const double* scale, const uint64_t* multiplier,
                      int64_t begin, int64_t end) {
     constexpr int SIZE = D ? D + 1 : MOST + 1;
     const int d = D ? D : lattice.corners - 1;
-    float elevated[SIZE], rest[SIZE], weight[SIZE + 1];
+    double elevated[SIZE], rest[SIZE], weight[SIZE + 1];
     int rank[SIZE];
     uint64_t key[SIZE], before[SIZE] = {};
     Chunk chunk;
     Table table(end - begin);
     for (int64_t i = begin; i < end; ++i) {
         enclosing_simplex<D>(features + i * d, scale, multiplier, d, elevated, rest, rank, weight, key);
-        std::memcpy(lattice.weight.at(i * (d + 1)), weight, sizeof(float) * (d + 1));
+        std::copy(weight, weight + d + 1, lattice.weight.at(i * (d + 1)));
         int32_t* point = lattice.point.at(i * (d + 1));
         for (int k = 0; k <= d; ++k) {
             point[k] = i > begin && key[k] == before[k] ? point[k - d - 1] : table.insert(key[k]);
@@ -234,7 +234,7 @@ void follow_axes(Lattice& lattice, Table& table, const uint64_t* multiplier, Tea
     team.run(d + 1, 1, [&](int64_t j, int64_t) { lattice.axes[j] = chains(next[j]); });
 }
 
-void build(Lattice& lattice, int64_t pixels, int d, const float* features, const uint64_t* multiplier, Team& team) {
+void build(Lattice& lattice, int64_t pixels, int d, const double* features, const uint64_t* multiplier, Team& team) {
     lattice.pixels = pixels;
     lattice.corners = d + 1;
     lattice.point.allocate(pixels * (d + 1));
@@ -242,8 +242,8 @@ void build(Lattice& lattice, int64_t pixels, int d, const float* features, const
     lattice.splat_pixel.allocate(pixels * (d + 1));
     lattice.splat_weight.allocate(pixels * (d + 1));
     // the blur has standard deviation 1 in feature units after this scaling (Adams et al., section 3.1)
-    std::vector<float> scale(d);
-    for (int i = 0; i < d; ++i) scale[i] = float((d + 1) * std::sqrt(2.0 / 3.0) / std::sqrt((i + 1.0) * (i + 2.0)));
+    std::vector<double> scale(d);
+    for (int i = 0; i < d; ++i) scale[i] = (d + 1) * std::sqrt(2.0 / 3.0) / std::sqrt((i + 1.0) * (i + 2.0));
     const auto number = d == 5 ? number_corners<5> : d == 2 ? number_corners<2> : number_corners<0>;
     std::vector<Chunk> chunks((pixels + CHUNK - 1) / CHUNK);
     team.run(pixels, CHUNK, [&](int64_t begin, int64_t end) {

@@ -62,7 +62,8 @@ def build_lattice(features: Tensor) -> Lattice:
     """The lattice in which a blur has standard deviation 1 (Adams et al., sections 3.1 and 3.2).
 
     Args:
-        features: float32 [pixels, dimensions].
+        features: float64 [pixels, dimensions]: weights are what is left of coordinates that grow with the photo, and
+            rounding these moves pixels between simplices.
     """
     d = features.shape[1]
     elevated = _elevate(features)
@@ -75,12 +76,12 @@ def build_lattice(features: Tensor) -> Lattice:
 
 
 def _elevate(features: Tensor) -> Tensor:
-    """Onto the hyperplane of coordinates that sum to 0: float32 [pixels, d + 1]."""
+    """Onto the hyperplane of coordinates that sum to 0: float64 [pixels, d + 1]."""
     d = features.shape[1]
     spread = [(d + 1) * math.sqrt(2 / 3) / math.sqrt((i + 1) * (i + 2)) for i in range(d)]
-    scaled = features * torch.tensor(spread)
-    elevated = torch.empty(features.shape[0], d + 1)
-    total = torch.zeros(features.shape[0])
+    scaled = features * features.new_tensor(spread)
+    elevated = features.new_empty(features.shape[0], d + 1)
+    total = features.new_zeros(features.shape[0])
     for j in range(d, 0, -1):
         elevated[:, j] = total - j * scaled[:, j - 1]
         total = total + scaled[:, j - 1]
@@ -107,11 +108,11 @@ def _nearest_remainder_zero(elevated: Tensor) -> tuple[Tensor, Tensor]:
 def _barycentric(elevated: Tensor, origin: Tensor, rank: Tensor) -> Tensor:
     pixels, size = elevated.shape
     share = (elevated - origin) / size
-    weight = torch.zeros(pixels, size + 1)
+    weight = elevated.new_zeros(pixels, size + 1)
     weight.scatter_add_(1, size - 1 - rank, share)
     weight.scatter_add_(1, size - rank, -share)
     weight[:, 0] += 1 + weight[:, size]
-    return weight[:, :size].contiguous()
+    return weight[:, :size].float()
 
 
 def _corner_keys(origin: Tensor, rank: Tensor, multiplier: Tensor) -> Tensor:

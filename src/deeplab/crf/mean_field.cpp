@@ -291,7 +291,7 @@ struct MeanField {
 // Returns 0, or 1 when memory does not suffice.
 extern "C" int deeplab_crf_mean_field(int64_t pixels, int64_t classes, const float* energies,
                                       const int32_t* order, int terms,
-                                      const int* dimensions, const float* const* features, const float* weights,
+                                      const int* dimensions, const double* const* features, const float* weights,
                                       const uint64_t* multiplier, int iterations, int threads, float* out) {
     try {
         Team team(threads);

@@ -19,7 +19,7 @@ class Term(NamedTuple):
     """One Gaussian kernel between all pairs of pixels.
 
     Attributes:
-        features: float32 [pixels, dimensions], each divided by its standard deviation.
+        features: float64 [pixels, dimensions], each divided by its standard deviation.
         weight: what the normalised kernel is multiplied by, > 0.
     """
 
@@ -34,15 +34,15 @@ def pairwise_terms(image: np.ndarray, parameters: CRFConfig) -> list[Term]:
         image: float32 [H, W, K], any K >= 1 channels.
     """
     height, width, channels = image.shape
-    rows, columns = np.mgrid[:height, :width].astype(np.float32)
+    rows, columns = np.mgrid[:height, :width].astype(np.float64)
     position = np.stack((columns, rows), axis=2).reshape(-1, 2)
-    values = image.reshape(-1, channels)
+    values = image.reshape(-1, channels).astype(np.float64)
     terms = []
     if parameters.w1:
         appearance = np.hstack((position / parameters.sigma_alpha, values / parameters.sigma_beta))
-        terms.append(Term(appearance.astype(np.float32), parameters.w1))
+        terms.append(Term(appearance, parameters.w1))
     if parameters.w2:
-        terms.append(Term((position / parameters.sigma_gamma).astype(np.float32), parameters.w2))
+        terms.append(Term(position / parameters.sigma_gamma, parameters.w2))
     return terms
 
 
