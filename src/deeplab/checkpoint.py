@@ -32,7 +32,7 @@ METADATA_KEY = "deeplab"
 FORMAT = 1
 LOGGER = logging.getLogger(__name__)
 MAIN_CLASSIFIER = "classifiers.semantic."
-EMBEDDED = ("animals",)
+EMBEDDED = ("animals", "street")
 DEFAULT_MODEL = "animals"
 # arrays beside the parameters: scales of 8-bit weights, by module path
 WEIGHT_SCALE = "weight_scale:"
