@@ -34,16 +34,22 @@ def pairwise_terms(image: np.ndarray, parameters: CRFConfig) -> list[Term]:
         image: float32 [H, W, K], any K >= 1 channels.
     """
     height, width, channels = image.shape
-    rows, columns = np.mgrid[:height, :width].astype(np.float64)
-    position = np.stack((columns, rows), axis=2).reshape(-1, 2)
-    values = image.reshape(-1, channels).astype(np.float64)
     terms = []
     if parameters.w1:
-        appearance = np.hstack((position / parameters.sigma_alpha, values / parameters.sigma_beta))
-        terms.append(Term(appearance, parameters.w1))
+        appearance = _positions(height, width, parameters.sigma_alpha, further=channels)
+        np.divide(image, parameters.sigma_beta, out=appearance[..., 2:], dtype=np.float64)
+        terms.append(Term(appearance.reshape(-1, 2 + channels), parameters.w1))
     if parameters.w2:
-        terms.append(Term(position / parameters.sigma_gamma, parameters.w2))
+        terms.append(Term(_positions(height, width, parameters.sigma_gamma).reshape(-1, 2), parameters.w2))
     return terms
+
+
+def _positions(height: int, width: int, sigma: float, *, further: int = 0) -> np.ndarray:
+    """float64 [H, W, 2 + further]: column and row in units of sigma, and room for more."""
+    features = np.empty((height, width, 2 + further))
+    features[..., 0] = np.arange(width) / sigma
+    features[..., 1] = (np.arange(height) / sigma)[:, None]
+    return features
 
 
 @lru_cache(maxsize=4)
