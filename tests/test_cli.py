@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 from deeplab import DeepLab, DeepLabConfig, LabelSpec, Segmenter
-from deeplab.cli.app import main
 from deeplab.cli.predict import unique_names
 from deeplab.config import BackboneConfig, ContextConfig
 
@@ -31,17 +30,6 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     DeepLab(config, LabelSpec.named(["background", "cat", "dog"])).save_pretrained(folder)
     return folder
-
-
-@pytest.fixture
-def deeplab(capfd: pytest.CaptureFixture[str]):
-    def run(*arguments: object) -> Run:
-        with pytest.raises(SystemExit) as stopped:
-            main([str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        return stopped.value.code or 0, out, err
-
-    return run
 
 
 def photo(path: Path, *, size: tuple[int, int] = (40, 30), seed: int = 0) -> Path:

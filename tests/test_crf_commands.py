@@ -7,67 +7,51 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from crf_runs import CLASSES, ColourNetwork, blob, save_model
+from crf_runs import CLASSES, ColourNetwork, blob
 from PIL import Image
-from training_runs import make_squares
 
 from deeplab import Segmenter
-from deeplab.cli.app import main
 from deeplab.crf import CRF_PRESETS, V2_RESNET101, CRFConfig, crf_parameters, dense_crf
 from deeplab.errors import UserError
 from deeplab.evaluation import evaluate
 from deeplab.sliding import Window
 
-
-@pytest.fixture(autouse=True)
-def in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Equal everywhere: also where no compiler is."""
-    monkeypatch.setenv("DEEPLAB_CRF_ENGINE", "torch")
+pytestmark = pytest.mark.usefixtures("crf_in_torch")
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_squares(tmp_path_factory.mktemp("squares") / "data", side=32, photos=3)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"), data)
-
-
-@pytest.fixture
-def deeplab(capfd: pytest.CaptureFixture[str]):
-    def run(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stopped:
-            main([str(word) for word in words])
-        out, err = capfd.readouterr()
-        return stopped.value.code or 0, out, err
-
-    return run
-
-
-def test_labels_and_probabilities_are_the_crf_s_own(model: Path, data: Path) -> None:
-    photo = next(iter(sorted((data / "JPEGImages").iterdir())))
+def test_labels_and_probabilities_are_the_crf_s_own(squares_model: Path, squares: Path) -> None:
+    photo = next(iter(sorted((squares / "JPEGImages").iterdir())))
     passes = {"scales": (1.0, 1.5), "flip": True, "device": "cpu"}
-    plain = Segmenter(model, **passes)(photo, probabilities=True)
-    found = Segmenter(model, **passes, crf=V2_RESNET101)(photo, probabilities=True)
+    plain = Segmenter(squares_model, **passes)(photo, probabilities=True)
+    found = Segmenter(squares_model, **passes, crf=V2_RESNET101)(photo, probabilities=True)
     expected = dense_crf(plain.probabilities, plain.photo, parameters=V2_RESNET101).numpy()
     np.testing.assert_allclose(found.probabilities, expected, rtol=0, atol=1e-6)
     assert (found.labels == expected.argmax(0)).all()
     assert found.labels.dtype == np.uint8
-    without = Segmenter(model, **passes, crf=V2_RESNET101)(photo)
+    without = Segmenter(squares_model, **passes, crf=V2_RESNET101)(photo)
     assert without.probabilities is None
     assert (without.labels == found.labels).all()
 
 
-def test_predict_writes_the_crf_s_labels(deeplab, model: Path, data: Path, tmp_path: Path) -> None:
-    photo = next(iter(sorted((data / "JPEGImages").iterdir())))
+def test_predict_writes_the_crf_s_labels(deeplab, squares_model: Path, squares: Path, tmp_path: Path) -> None:
+    photo = next(iter(sorted((squares / "JPEGImages").iterdir())))
     strong = {"w1": 30, "sigma_alpha": 40, "sigma_beta": 20, "w2": 3, "sigma_gamma": 3}
     (tmp_path / "crf.json").write_text(json.dumps({"parameters": strong, "search": {"seed": 0}}))
-    words = ("predict", photo, "-m", model, "--device", "cpu", "--output-stride", 8, "-o", tmp_path / "out")
+    words = (
+        "predict",
+        photo,
+        "-m",
+        squares_model,
+        "--device",
+        "cpu",
+        "--output-stride",
+        8,
+        "-o",
+        tmp_path / "out",
+    )
     code, _, err = deeplab(*words, "--crf", tmp_path / "crf.json")
     assert code == 0, err
-    plain = Segmenter(model, output_stride=8, device="cpu")(photo, probabilities=True)
+    plain = Segmenter(squares_model, output_stride=8, device="cpu")(photo, probabilities=True)
     expected = dense_crf(plain.probabilities, plain.photo, parameters=CRFConfig(**strong)).argmax(0)
     with Image.open(tmp_path / "out" / f"{photo.stem}_labels.png") as written:
         assert (np.array(written) == expected.numpy()).all()
@@ -82,8 +66,19 @@ def test_a_crf_finds_the_edges_that_a_coarse_network_blurs() -> None:
     assert with_crf.mean_iou() == 1
 
 
-def test_eval_names_the_parameters(deeplab, model: Path, data: Path, tmp_path: Path) -> None:
-    words = ("eval", data, "--split", "train", "-m", model, "--classes", *CLASSES, "--device", "cpu")
+def test_eval_names_the_parameters(deeplab, squares_model: Path, squares: Path, tmp_path: Path) -> None:
+    words = (
+        "eval",
+        squares,
+        "--split",
+        "train",
+        "-m",
+        squares_model,
+        "--classes",
+        *CLASSES,
+        "--device",
+        "cpu",
+    )
     code, out, err = deeplab(*words, "--crf", "v1", "-o", tmp_path)
     assert code == 0, err
     held = {"w1": 4.5, "sigma_alpha": 65.0, "sigma_beta": 4.5, "w2": 3.0, "sigma_gamma": 3.0}
@@ -92,19 +87,31 @@ def test_eval_names_the_parameters(deeplab, model: Path, data: Path, tmp_path: P
     assert "CRF w1=4.5" in out.replace("\n", " ")
     assert "CRF w1=4.5" in (tmp_path / "report.html").read_text()
     counts = np.zeros((3, 3), int)
-    segmenter = Segmenter(model, device="cpu", crf=CRFConfig(**held))
-    for name in (data / "ImageSets" / "Segmentation" / "train.txt").read_text().split():
-        with Image.open(data / "SegmentationClass" / f"{name}.png") as mask:
+    segmenter = Segmenter(squares_model, device="cpu", crf=CRFConfig(**held))
+    for name in (squares / "ImageSets" / "Segmentation" / "train.txt").read_text().split():
+        with Image.open(squares / "SegmentationClass" / f"{name}.png") as mask:
             truth = np.array(mask)
         kept = truth < 3
-        found = segmenter(data / "JPEGImages" / f"{name}.png").labels
+        found = segmenter(squares / "JPEGImages" / f"{name}.png").labels
         np.add.at(counts, (truth[kept], found[kept]), 1)
     assert (counts.sum(0) > 0).sum() > 1, "the model says one class for all"
     assert report["confusion"] == counts.tolist()
 
 
-def test_windows_and_a_crf_exclude_each_other(deeplab, model: Path, data: Path) -> None:
-    words = ("eval", data, "--split", "train", "-m", model, "--classes", *CLASSES, "--window", 16, 16)
+def test_windows_and_a_crf_exclude_each_other(deeplab, squares_model: Path, squares: Path) -> None:
+    words = (
+        "eval",
+        squares,
+        "--split",
+        "train",
+        "-m",
+        squares_model,
+        "--classes",
+        *CLASSES,
+        "--window",
+        16,
+        16,
+    )
     code, _, err = deeplab(*words, "--crf", "v1")
     assert code == 2
     assert "--crf and --window exclude each other" in err

@@ -8,41 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from crf_runs import CLASSES, ColourNetwork, blob, save_model
-from training_runs import make_squares
+from crf_runs import CLASSES, ColourNetwork, blob
 
-from deeplab.cli.app import main
 from deeplab.crf import CRFConfig, SearchRanges
 from deeplab.crf.held_out import HeldOut, choose_photos
 from deeplab.crf.search import best_of, coarse_to_fine
 from deeplab.errors import UserError
 
-
-@pytest.fixture(autouse=True)
-def in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Equal everywhere: also where no compiler is."""
-    monkeypatch.setenv("DEEPLAB_CRF_ENGINE", "torch")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_squares(tmp_path_factory.mktemp("squares") / "data", side=32, photos=3)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
-    return save_model(tmp_path_factory.mktemp("model"), data)
-
-
-@pytest.fixture
-def deeplab(capfd: pytest.CaptureFixture[str]):
-    def run(*words: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stopped:
-            main([str(word) for word in words])
-        out, err = capfd.readouterr()
-        return stopped.value.code or 0, out, err
-
-    return run
+pytestmark = pytest.mark.usefixtures("crf_in_torch")
 
 
 class Photos:
@@ -125,8 +98,10 @@ def test_mistakes_are_explained(arguments: dict[str, object], message: str) -> N
         coarse_to_fine(peak, **arguments)
 
 
-def test_the_command_writes_what_eval_reads(deeplab, model: Path, data: Path, tmp_path: Path) -> None:
-    described = (data, "--split", "train", "-m", model, "--classes", *CLASSES, "--device", "cpu")
+def test_the_command_writes_what_eval_reads(
+    deeplab, squares_model: Path, squares: Path, tmp_path: Path
+) -> None:
+    described = (squares, "--split", "train", "-m", squares_model, "--classes", *CLASSES, "--device", "cpu")
     options = ("--photos", 2, "--grid", 2, "--rounds", 1, "--seed", 5)
     texts = []
     for name in ("one.json", "two.json"):
@@ -156,7 +131,7 @@ def test_the_command_writes_what_eval_reads(deeplab, model: Path, data: Path, tm
         (("--w1", 5, 3, "-o", "x.json"), "range of w1 is 5 to 3"),
     ],
 )
-def test_wrong_options_stop_before_the_work(deeplab, data: Path, words, message: str) -> None:
-    code, _, err = deeplab("crf", "search", data, "-m", "nowhere", *words)
+def test_wrong_options_stop_before_the_work(deeplab, squares: Path, words, message: str) -> None:
+    code, _, err = deeplab("crf", "search", squares, "-m", "nowhere", *words)
     assert code == 2
     assert message in err
