@@ -15,7 +15,7 @@ from torch import nn
 from deeplab.config import Padding
 from deeplab.layers.activations import Activation, make_activation
 from deeplab.layers.norm import NormLayer
-from deeplab.native import depthwise
+from deeplab.native import depthwise, norm_act
 
 ConvPadding = Padding | Literal["none"]
 
@@ -146,7 +146,10 @@ class ConvNormAct(nn.Module):
         self.conv.set_atrous(stride, rate)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.activation(self.norm(self.conv(x)))
+        x = self.conv(x)
+        if norm_act.wins(x, self.norm, self.activation):
+            return norm_act.norm_act(x, self.norm, self.activation)
+        return self.activation(self.norm(x))
 
 
 class SeparableConv(nn.Module):

@@ -1,0 +1,57 @@
+// A vector register's worth of channels at a time: float32 and bfloat16 (as uint16_t) in memory, float32 in registers.
+
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+// wider than the registers, compilers take comparisons apart into single numbers
+#ifdef __AVX512F__
+constexpr int LANES = 16;
+#else
+constexpr int LANES = 8;
+#endif
+
+typedef float Floats __attribute__((vector_size(LANES * 4)));
+typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
+typedef uint16_t Halves __attribute__((vector_size(LANES * 2)));
+
+// `count` channels at a time; the rest of the vector is zero
+template <typename Vector, typename T>
+inline Vector read(const T* from, int64_t count) {
+    Vector found = {};
+    // a constant size where it can be one: the compiler makes a plain load of it
+    if (count == LANES)
+        std::memcpy(&found, from, LANES * sizeof(T));
+    else
+        std::memcpy(&found, from, count * sizeof(T));
+    return found;
+}
+
+template <typename Vector, typename T>
+inline void write(const Vector& values, T* to, int64_t count) {
+    if (count == LANES)
+        std::memcpy(to, &values, LANES * sizeof(T));
+    else
+        std::memcpy(to, &values, count * sizeof(T));
+}
+
+inline Floats load(const float* from, int64_t count) { return read<Floats>(from, count); }
+
+inline Floats load(const uint16_t* from, int64_t count) {
+    return (Floats)(__builtin_convertvector(read<Halves>(from, count), Words) << 16);
+}
+
+inline void store(const Floats& values, float* to, int64_t count) { write(values, to, count); }
+
+inline void store(const Floats& values, uint16_t* to, int64_t count) {
+    const Words bits = (Words)values;
+    const Words nearest = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    // rounding would carry a NaN's bits into the sign
+    const Words kept = (Words)(values == values);
+    write(__builtin_convertvector((nearest & kept) | (0x7fc0u & ~kept), Halves), to, count);
+}
+
+}  // namespace
