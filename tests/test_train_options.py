@@ -17,10 +17,12 @@ from deeplab.backbones import build_backbone
 from deeplab.config import BackboneConfig, NASConfig
 from deeplab.errors import UserError
 from deeplab.layers.norm import BatchNorm2d, norm_layer
+from deeplab.train import learner, run
 from deeplab.train.distributed import World
 from deeplab.train.ema import AveragedWeights
 from deeplab.train.engine import Objective, batch_loss, train_steps, update
 from deeplab.train.failures import explained
+from deeplab.train.keeper import SILENT
 from deeplab.train.learner import announce_progress, make_learner, make_objective
 from deeplab.train.loss_recipe import LossRecipe
 from deeplab.train.norms import training_mode
@@ -204,6 +206,24 @@ def test_a_broken_photo_met_by_a_worker_is_told_without_a_traceback(tmp_path: Pa
     with pytest.raises(UserError) as caught:
         train(squares_recipe(data, steps=2, workers=1), tmp_path / "run", device="cpu")
     assert "JPEGImages/photo" in str(caught.value) and "Traceback" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("instructions", "precision"), [(True, "bfloat16"), (False, "float32")])
+def test_the_run_s_recipe_says_which_precision_auto_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, instructions: bool, precision: str
+) -> None:
+    monkeypatch.setattr(learner, "has_bfloat16", lambda device: instructions)
+    data = make_squares(tmp_path / "data", side=24, photos=4)
+    train(squares_recipe(data, steps=1, batch_size=2, precision="auto"), tmp_path / "run", device="cpu")
+    assert read_recipe(tmp_path / "run" / "recipe.yaml").optimise.precision == precision
+
+
+def test_an_imitated_precision_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "has_bfloat16", lambda device: False)
+    data, news = make_squares(tmp_path / "data", side=24, photos=4), []
+    recipe = squares_recipe(data, steps=1, batch_size=2, precision="bfloat16")
+    train(recipe, tmp_path / "run", device="cpu", watcher=SILENT._replace(on_news=news.append))
+    assert [line for line in news if "imitates it" in line and "optimise.precision=auto" in line]
 
 
 def test_no_batch_at_all_is_an_error() -> None:

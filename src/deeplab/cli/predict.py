@@ -67,6 +67,7 @@ def predict(
     from deeplab.allocator import keep_freed_memory
     from deeplab.crf import crf_parameters
     from deeplab.imaging.photos import find_photos
+    from deeplab.processor import has_bfloat16
     from deeplab.segmenter import Segmenter
 
     if not inputs:
@@ -86,6 +87,12 @@ def predict(
         engine=engine,
         crf=parameters,
     )
+    if precision == "bfloat16" and not has_bfloat16(segmenter.device):
+        print(
+            f"{segmenter.device} has no instructions for bfloat16 and imitates it, slower than float32; "
+            "fix: leave --precision away",
+            file=sys.stderr,
+        )
     entries = _predict_all(segmenter, photos, output)
     _write_index(entries, output / INDEX_NAME)
     failed = sum("error" in entry for entry in entries)

@@ -46,7 +46,7 @@ def _memory_advice(error: RuntimeError, recipe: Recipe) -> str | None:
     if not settings.recompute:
         wishes.append("optimise.recompute: true (same result, slower)")
     if settings.precision == "float32":
-        wishes.append("optimise.precision: bfloat16")
+        wishes.append("optimise.precision: auto (bfloat16 where the device has it)")
     wishes.append(f"a crop below {recipe.augment.crop}")
     return (
         f"memory ran out with optimise.batch_size {settings.batch_size}, accumulate {settings.accumulate}; "

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from deeplab.backbones.nas_operations import set_drop_path_progress
 from deeplab.layers.sync_norm import synchronise
 from deeplab.model import DeepLab
+from deeplab.processor import has_bfloat16
 from deeplab.train.checkpointing import TrainingState, collect_tensors, fill, random_of_rank
 from deeplab.train.distributed import World, gather
 from deeplab.train.ema import AveragedWeights
@@ -25,6 +26,10 @@ from deeplab.train.optimiser import parameter_groups
 from deeplab.train.random_state import capture, restore
 from deeplab.train.recompute import recompute_activations
 
+IMITATED = (
+    "this processor has no instructions for bfloat16 and imitates it, many times slower than float32; "
+    "fix: optimise.precision=auto"
+)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -40,6 +45,13 @@ class Learner(NamedTuple):
     def result(self) -> DeepLab:
         """The model to validate and to save: the moving average if there is one."""
         return self.model if self.average is None else self.average.model
+
+
+def settled(settings: OptimiseRecipe, device: str) -> OptimiseRecipe:
+    """`settings` with the precision that "auto" means on `device`."""
+    if settings.precision != "auto":
+        return settings
+    return settings.model_copy(update={"precision": "bfloat16" if has_bfloat16(device) else "float32"})
 
 
 def make_learner(model: DeepLab, settings: OptimiseRecipe, world: World) -> Learner:

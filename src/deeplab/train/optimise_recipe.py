@@ -24,7 +24,8 @@ class OptimiseRecipe(Strict):
     schedule: how the learning rate goes from there; `power: P` and `warmup_steps: N` beside it are short for
         schedule.power and schedule.slow_start_steps.
     clip_norm: gradients are shortened to this length.
-    precision: of the forward and backward pass; weights and updates are float32.
+    precision: of the forward and backward pass; weights and updates are float32. "auto" is bfloat16 where the
+        device has instructions for it, else float32; the run's recipe.yaml says which.
     freeze_norm: batch norms' running statistics are used and kept ("statistics"), and their scale and
         shift too ("all").
     sync_norm: batch norms see the batches of all processes.
@@ -47,7 +48,7 @@ class OptimiseRecipe(Strict):
     momentum: Share = 0.9
     weight_decay: NonNegative = 4e-5
     clip_norm: Fraction | None = None
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     freeze_norm: FreezeNorm = "none"
     sync_norm: bool = True
     average: Annotated[float, Field(gt=0, lt=1)] | None = None

@@ -13,6 +13,7 @@ from deeplab.data.opening import open_split, resolve
 from deeplab.labels import LabelSpec
 from deeplab.metrics import ConfusionMatrix
 from deeplab.model import DeepLab
+from deeplab.processor import has_bfloat16
 from deeplab.train.batches import UpdateSampler, load_batches
 from deeplab.train.checkpointing import (
     CHECKPOINT_NAME,
@@ -26,11 +27,13 @@ from deeplab.train.failures import explained
 from deeplab.train.folder import claim_folder, hold_folder
 from deeplab.train.keeper import SILENT, Keeper, Watcher
 from deeplab.train.learner import (
+    IMITATED,
     Learner,
     announce_progress,
     go_on_from,
     make_learner,
     make_objective,
+    settled,
 )
 from deeplab.train.random_state import seed_all
 from deeplab.train.recipe import Recipe
@@ -72,7 +75,8 @@ def train(
             is not finite, memory that ran out, or a process that was lost.
     """
     keep_freed_memory()
-    recipe = recipe.model_copy(update={"data": resolve(recipe.data)})
+    known = {"data": resolve(recipe.data), "optimise": settled(recipe.optimise, device)}
+    recipe = recipe.model_copy(update=known)
     with ExitStack() as held, join_processes(device) as world, explained(recipe):
         own_watcher = watcher if world.is_main else SILENT
 
@@ -110,6 +114,8 @@ def _train(
         kept["resumed"].append(state.step)
         watcher.on_news(_resumption(state, recipe, world))
     learner = _make_learner(recipe, state, kept, world)
+    if recipe.optimise.precision == "bfloat16" and not has_bfloat16(world.device):
+        watcher.on_news(IMITATED)
     for difference in () if state else kept["started"].get("differs", ()):
         watcher.on_news(f"the start differs from this model: {difference}")
     record = describe_run(
