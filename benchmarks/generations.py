@@ -1,11 +1,11 @@
 """All four generations of DeepLab by one recipe family, as one table.
 
-    python benchmarks/generations.py DATA --runs runs/generations [--only v3-mobilenet ...] [key=value ...]
+    python benchmarks/generations.py DATA [key=value ...] --runs runs/generations [--only v3-mobilenet ...]
     python benchmarks/generations.py DATA --runs runs/generations --table
 
-Every row is `deeplab train recipes/street.yaml` with the overrides in ROWS, so data, augmentation, number of steps
-and learning-rate policy are the same and the model is what differs; further key=value words go to every row (on a
-GPU: optimise.batch_size=16 optimise.steps=6000 device settings by --device). A run that is there is not repeated. The
+Every row is `deeplab train recipes/street.yaml`, or --recipe, with the overrides in ROWS, so data, augmentation, number
+of steps and learning-rate policy are the same and the model is what differs; further key=value words go to every row
+(on a GPU: optimise.batch_size=16 optimise.steps=6000, and --device cuda). A run that is there is not repeated. The
 table is made from the runs' own records, and says where each row's weights started from; photos a second and the share
 of the time spent waiting for data are medians over the steps.
 """
@@ -19,7 +19,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-RECIPE = Path(__file__).parent.parent / "recipes" / "street.yaml"
+STREET = Path(__file__).parent.parent / "recipes" / "street.yaml"
 
 MOBILENET = ("start=imagenet-mobilenet-v2",)
 VGG = (
@@ -41,14 +41,12 @@ RESNET = (
 )
 NO_DECODER = "model.decoder=null"
 # rates as the papers state them at output stride 8; the rows at 16 have half of them
-LARGE_FOV = ("model.context={kind: fc, rates: [6], channels: 256, dropout: 0.5}", NO_DECODER)
-BRANCHES = (
-    "model.context={kind: none}",
-    "model.classifier_kernel=3",
-    "model.classifier_rates=[3, 6, 9, 12]",
-    NO_DECODER,
-)
-ASPP = ("model.context={kind: aspp, rates: [6, 12, 18], channels: 256, separable: false}", NO_DECODER)
+# v2's forms for networks without fully connected layers (table 4): one atrous classifier, or the sum of four
+ATROUS_CLASSIFIER = ("model.context={kind: none}", "model.classifier_kernel=3", NO_DECODER)
+LARGE_FOV = (*ATROUS_CLASSIFIER, "model.classifier_rates=[6]")
+BRANCHES = (*ATROUS_CLASSIFIER, "model.classifier_rates=[3, 6, 9, 12]")
+# the recipe's own ASPP, with plain convolutions
+ASPP = ("model.context.separable=false", NO_DECODER)
 DECODER: tuple[str, ...] = ()
 
 ROWS: dict[str, tuple[str, ...]] = {
@@ -72,10 +70,10 @@ ROWS: dict[str, tuple[str, ...]] = {
 }
 
 
-def run(name: str, data: Path, folder: Path, device: str, further: list[str]) -> None:
+def run(name: str, recipe: Path, data: Path, folder: Path, *, device: str, further: list[str]) -> None:
     """Train one row, or finish it."""
     words = [f"name={name}", f"data.root={data}", *ROWS[name], *further]
-    command = [sys.executable, "-m", "deeplab", "train", str(RECIPE), *words]
+    command = [sys.executable, "-m", "deeplab", "train", str(recipe), *words]
     command += ["--output", str(folder), "--device", device, *(["--resume"] if folder.exists() else [])]
     subprocess.run(command, check=True)
 
@@ -113,6 +111,7 @@ def main() -> None:
     )
     parser.add_argument("data", type=Path)
     parser.add_argument("further", nargs="*", help="key=value for every row")
+    parser.add_argument("--recipe", type=Path, default=STREET, help="of v3+ on MobileNetV2")
     parser.add_argument("--runs", type=Path, default=Path("runs/generations"))
     parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--device", default="cpu")
@@ -121,7 +120,14 @@ def main() -> None:
     if not arguments.table:
         for name in arguments.only:
             if not (arguments.runs / name / "run.json").is_file():
-                run(name, arguments.data, arguments.runs / name, arguments.device, arguments.further)
+                run(
+                    name,
+                    arguments.recipe,
+                    arguments.data,
+                    arguments.runs / name,
+                    device=arguments.device,
+                    further=arguments.further,
+                )
     print(table(arguments.runs))
 
 

@@ -19,6 +19,8 @@ from harness.cases import PLAIN, Case
 from harness.compare import compare_variants
 from harness.process import Variant
 
+from deeplab.processor import has_bfloat16
+
 CASES = (
     Case("smp-v3plus-mobilenet_v2", 512, 512, batch=4),
     Case("smp-v3plus-resnet50", 512, 512, batch=4),
@@ -61,9 +63,11 @@ def measure(case: Case, options: argparse.Namespace) -> None:
 
 
 def variants(case: Case, folder: Path, options: argparse.Namespace) -> list[Variant]:
-    """The peer's step and ours, in two precisions."""
+    """The peer's step and ours, in float32 and, where the processor has it, in bfloat16."""
     made = []
     for name, precision in PRECISIONS.items():
+        if precision == "bfloat16" and not has_bfloat16("cpu"):
+            continue
         function = "peer" if name.startswith("peer") else "ours"
         python = options.peer_python if function == "peer" else options.python
         arguments = {"folder": str(folder), "case": case._asdict(), "precision": precision}

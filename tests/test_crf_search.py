@@ -12,7 +12,7 @@ from crf_runs import CLASSES, ColourNetwork, blob
 
 from deeplab.crf import CRFConfig, SearchRanges
 from deeplab.crf.held_out import HeldOut, choose_photos
-from deeplab.crf.search import best_of, coarse_to_fine
+from deeplab.crf.search import at_an_edge, best_of, coarse_to_fine
 from deeplab.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("crf_in_torch")
@@ -58,6 +58,14 @@ def test_the_first_round_is_the_whole_grid_and_nothing_is_tried_twice() -> None:
 def test_a_grid_of_one_takes_the_middle() -> None:
     (only,) = coarse_to_fine(peak, grid=1, rounds=1)
     assert only.parameters == CRFConfig(w1=4.5, sigma_alpha=65, sigma_beta=4.5, w2=3, sigma_gamma=3)
+
+
+def test_a_best_value_at_the_edge_of_its_range_is_named() -> None:
+    ranges = SearchRanges(w1=(3, 6), sigma_alpha=(30, 60), sigma_beta=(5, 5), w2=3, sigma_gamma=3)
+    best = best_of(coarse_to_fine(peak, ranges=ranges, rounds=3)).parameters
+    assert at_an_edge(best, ranges) == {"sigma_alpha": 60}, (
+        "the peak is at 81; a range of one value has no edge"
+    )
 
 
 def test_equal_scores_keep_the_first() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from deeplab.processor import has_bfloat16
 from harness.process import Variant
 
 VARIANTS = "harness.inference_variants"
@@ -65,7 +66,7 @@ CURVES = (
 
 
 def variants(case: Case, folder: Path, *, peer_python: str, python: str, full: bool = False) -> list[Variant]:
-    """All that compute the same labels; the first is the reference.
+    """All that compute the same labels; the first is the reference. bfloat16 only where the processor has it.
 
     Args:
         folder: as prepared for the case, see `preparation`.
@@ -80,14 +81,19 @@ def variants(case: Case, folder: Path, *, peer_python: str, python: str, full: b
     def ours(name: str, **arguments: str) -> Variant:
         return Variant(name, VARIANTS, "ours", common | arguments, python)
 
-    return [
+    exact = [
         peer(PLAIN, "peer", precision="float32"),
-        *([peer("peer, eager, bf16", "peer", precision="bfloat16")] if full else []),
         peer("ONNX Runtime", "onnxruntime"),
         peer("OpenVINO", "openvino", precision="f32"),
-        peer("OpenVINO, bf16", "openvino", precision="bf16"),
         ours("ours, torch", engine="torch", precision="float32"),
         ours("ours, OpenVINO", engine="openvino", precision="float32"),
+    ]
+    if not has_bfloat16("cpu"):
+        return exact
+    return [
+        *exact,
+        *([peer("peer, eager, bf16", "peer", precision="bfloat16")] if full else []),
+        peer("OpenVINO, bf16", "openvino", precision="bf16"),
         ours("ours, torch, bf16", engine="torch", precision="bfloat16"),
         ours("ours, OpenVINO, bf16", engine="openvino", precision="bfloat16"),
     ]

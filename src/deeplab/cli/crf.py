@@ -74,7 +74,7 @@ def search(
     """
     from deeplab.allocator import keep_freed_memory
     from deeplab.crf.config import SearchRanges
-    from deeplab.crf.search import best_of, checked_box
+    from deeplab.crf.search import at_an_edge, best_of, checked_box
 
     if photos < 1:
         raise UserError(f"--photos {photos}; allowed: 1 or more")
@@ -90,6 +90,9 @@ def search(
     trials = _tried(held, ranges, grid=grid, rounds=rounds, photos=len(names))
     best = best_of(trials)
     _show(trials, best, without=without)
+    for name, value in at_an_edge(best.parameters, ranges).items():
+        option = f"--{name.replace('_', '-')}"
+        print(f"{name} {value:g} is at the edge of its range: better values may lie beyond, see {option}")
     settings = {
         "model": model,
         "data": str(root),

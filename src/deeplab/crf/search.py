@@ -32,6 +32,16 @@ def best_of(trials: list[Trial]) -> Trial:
     return max(trials, key=lambda trial: trial.mean_iou)
 
 
+def at_an_edge(best: CRFConfig, ranges: SearchRanges) -> dict[str, float]:
+    """Parameters whose best value is the lowest or highest that was allowed, by name: better ones may lie beyond."""
+    return {
+        name: getattr(best, name)
+        for name in ("w1", "sigma_alpha", "sigma_beta")
+        if getattr(ranges, name)[0] < getattr(ranges, name)[1]
+        and getattr(best, name) in getattr(ranges, name)
+    }
+
+
 def coarse_to_fine(
     score: Callable[[CRFConfig], float],
     *,
