@@ -28,6 +28,7 @@ from deeplab.crf import V2_RESNET101, dense_crf
 from deeplab.data.dataset import SegmentationDataset
 from deeplab.data.opening import open_complete
 from deeplab.data.selection import select_classes
+from deeplab.fold import for_inference
 from deeplab.imaging.label_maps import save_label_map
 from deeplab.importers import import_weights
 from deeplab.inference import predict
@@ -78,7 +79,7 @@ def label(row: Row, name: str, data: SegmentationDataset, *, assets: Path, runs:
         return True
     model = import_weights(assets / "weights" / row.file).model.eval()
     model.eight_bit, model.output_stride = row.eight_bit, row.output_stride
-    model = model.to(memory_format=torch.channels_last)
+    model = for_inference(model, device=torch.device("cpu"))
     for index in lacking:
         if time.monotonic() > until:
             return False
