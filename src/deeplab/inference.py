@@ -67,19 +67,17 @@ def predict(
 
 
 @torch.inference_mode()
-def predict_labels(
-    model: DeepLab, images: torch.Tensor, *, scales: tuple[float, ...] = (1.0,), flip: bool = False
-) -> dict[str, torch.Tensor]:
+def predict_labels(model: DeepLab, images: torch.Tensor) -> dict[str, torch.Tensor]:
     """Labels alone at the images' size, by output name: uint8 [N, H, W], uint16 above 256 classes.
 
-    At a single scale no logits are made at the images' size, see `deeplab.native.upsample_argmax`; the labels are
-    those of `predict`, but where two classes are equal up to rounding.
+    No logits are made at the images' size, see `deeplab.native.upsample_argmax`; the labels are those of `predict`,
+    but where two classes are equal up to rounding. For several scales see `deeplab.strips`.
 
     Args:
-        model, images, scales, flip: see `predict`.
+        model, images: see `predict`.
     """
-    if scales != (1.0,) or flip or model.eight_bit:
-        predictions = predict(model, images, scales=scales, flip=flip)
+    if model.eight_bit:
+        predictions = predict(model, images)
         return {
             name: found.labels.to(label_dtype(found.probabilities.shape[1]))
             for name, found in predictions.items()

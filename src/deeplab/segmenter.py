@@ -24,6 +24,7 @@ from deeplab.inference import predict, predict_labels
 from deeplab.labels import LabelSpec
 from deeplab.model import DeepLab
 from deeplab.native.upsample_argmax import label_dtype
+from deeplab.strips import predict_whole
 
 
 @dataclass(frozen=True)
@@ -152,8 +153,11 @@ class Segmenter:
             found = predict(self.model, pixels, **passes)["semantic"]
             labels = found.labels.to(label_dtype(self.model.config.num_classes))
             shares = found.probabilities[0].float().cpu().numpy()
+        elif self.scales == (1.0,) and not self.flip:
+            labels = predict_labels(self.model, pixels)["semantic"]
         else:
-            labels = predict_labels(self.model, pixels, **passes)["semantic"]
+            found = predict_whole(self.model, pixels, **passes, confidence=False).labels[None]
+            labels = found.to(label_dtype(self.model.config.num_classes))
         return Segmentation(
             photo=photo, labels=labels[0].cpu().numpy(), probabilities=shares, spec=self.model.labels
         )

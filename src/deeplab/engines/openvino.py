@@ -61,7 +61,7 @@ def _convert(runtime: Any, model: DeepLab, path: Path) -> None:
         with warnings.catch_warnings():
             # torch's use of its own deprecated names
             warnings.simplefilter("ignore", FutureWarning)
-            program = runtime.convert_model(exported(model), extension=_missing_operators())
+            program = runtime.convert_model(exported(model), extension=missing_operators())
     except Exception as error:
         told = str(error).strip().splitlines()[-1:] or [""]
         raise UserError(
@@ -70,7 +70,7 @@ def _convert(runtime: Any, model: DeepLab, path: Path) -> None:
     runtime.save_model(program, os.fspath(path), compress_to_fp16=False)
 
 
-def _missing_operators() -> list[Any]:
+def missing_operators() -> list[Any]:
     """How sizes are computed in an exported program, as far as OpenVINO's reader does not know it."""
     frontend = require("openvino.frontend", extra=EXTRA)
     ops = require("openvino.opset14", extra=EXTRA)
