@@ -19,6 +19,11 @@ from deeplab.sliding import Window
 pytestmark = pytest.mark.usefixtures("crf_in_torch")
 
 
+def evaluation(data: Path, model: Path) -> tuple[object, ...]:
+    """The command's words for photos of squares."""
+    return ("eval", data, "--split", "train", "-m", model, "--classes", *CLASSES)
+
+
 def test_labels_and_probabilities_are_the_crf_s_own(squares_model: Path, squares: Path) -> None:
     photo = next(iter(sorted((squares / "JPEGImages").iterdir())))
     passes = {"scales": (1.0, 1.5), "flip": True, "device": "cpu"}
@@ -67,18 +72,7 @@ def test_a_crf_finds_the_edges_that_a_coarse_network_blurs() -> None:
 
 
 def test_eval_names_the_parameters(deeplab, squares_model: Path, squares: Path, tmp_path: Path) -> None:
-    words = (
-        "eval",
-        squares,
-        "--split",
-        "train",
-        "-m",
-        squares_model,
-        "--classes",
-        *CLASSES,
-        "--device",
-        "cpu",
-    )
+    words = (*evaluation(squares, squares_model), "--device", "cpu")
     code, out, err = deeplab(*words, "--crf", "v1", "-o", tmp_path)
     assert code == 0, err
     held = {"w1": 4.5, "sigma_alpha": 65.0, "sigma_beta": 4.5, "w2": 3.0, "sigma_gamma": 3.0}
@@ -99,19 +93,7 @@ def test_eval_names_the_parameters(deeplab, squares_model: Path, squares: Path, 
 
 
 def test_windows_and_a_crf_exclude_each_other(deeplab, squares_model: Path, squares: Path) -> None:
-    words = (
-        "eval",
-        squares,
-        "--split",
-        "train",
-        "-m",
-        squares_model,
-        "--classes",
-        *CLASSES,
-        "--window",
-        16,
-        16,
-    )
+    words = (*evaluation(squares, squares_model), "--window", 16, 16)
     code, _, err = deeplab(*words, "--crf", "v1")
     assert code == 2
     assert "--crf and --window exclude each other" in err
