@@ -151,6 +151,23 @@ def test_results_are_kept_case_by_case(tmp_path: Path) -> None:
     assert "5 rounds, 1 dropped for foreign load. Too few were quiet: the quietest were taken." in text
 
 
+def test_the_summary_holds_ours_against_the_best_of_the_others() -> None:
+    from harness import results
+
+    def variant(faster: float) -> dict[str, float]:
+        return {"ms": 200.0 / faster, "faster": faster, "peak_mb": 100}
+
+    variants = {"eager": 1.0, "slow": 2.0, "quick": 4.0, "ours, a": 6.0, "ours, b": 5.0, "quick, bf16": 8.0}
+    case = {
+        "title": "a case",
+        "reference": "eager",
+        "variants": {name: variant(faster) for name, faster in variants.items()},
+    }
+    rows = results.summary({"cases": {"a": case}}).splitlines()[2:]
+    # in bf16 there is nothing of ours
+    assert rows == ["| a case | float32 | 200 ms | 4.00x, 100 MB (quick) | 6.00x, 100 MB (ours, a) | 1.50x |"]
+
+
 def test_curves_join_the_cases_that_differ_in_one_thing(tmp_path: Path) -> None:
     from harness.curves import save_curves
 

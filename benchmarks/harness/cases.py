@@ -87,6 +87,7 @@ def variants(case: Case, folder: Path, *, peer_python: str, python: str, full: b
         peer("OpenVINO", "openvino", precision="f32"),
         ours("ours, torch", engine="torch", precision="float32"),
         ours("ours, OpenVINO", engine="openvino", precision="float32"),
+        ours("ours, ONNX Runtime", engine="onnxruntime", precision="float32"),
     ]
     if not has_bfloat16("cpu"):
         return exact

@@ -48,11 +48,41 @@ def add(path: Path, name: str, result: dict[str, Any], versions: dict[str, str],
 
 
 def tables(content: dict[str, Any]) -> str:
-    """Markdown: where it was measured, and a table a case."""
-    parts = [heading(content)]
+    """Markdown: where it was measured, all cases in one table, and a table a case."""
+    parts = [heading(content), summary(content)]
     for case in content["cases"].values():
         parts.append(f"### {case['title']}, {_threads(case['threads'])}\n\n{case_table(case)}")
     return "\n\n".join(parts) + "\n"
+
+
+def summary(content: dict[str, Any]) -> str:
+    """One row a case and precision: the reference, the best of the others, the best of ours, and ours over theirs."""
+    rows = []
+    for case in content["cases"].values():
+        for precision in ("float32", "bf16"):
+            chosen = {
+                name: each
+                for name, each in case["variants"].items()
+                if name.endswith("bf16") == (precision == "bf16")
+            }
+            ours, others = _best(chosen, ours=True), _best(chosen, ours=False)
+            if ours and others:
+                reference = case["variants"][case["reference"]]
+                ratio = case["variants"][ours]["faster"] / case["variants"][others]["faster"]
+                shown = [_shown(name, case["variants"][name]) for name in (others, ours)]
+                rows.append([case["title"], precision, f"{reference['ms']:.0f} ms", *shown, f"{ratio:.2f}x"])
+    return markdown(
+        ["case", "precision", "peer, eager", "best without us", "ours", "ours over the best"], rows
+    )
+
+
+def _best(variants: dict[str, Any], *, ours: bool) -> str | None:
+    names = [name for name in variants if name.startswith("ours") == ours]
+    return max(names, key=lambda name: variants[name]["faster"], default=None)
+
+
+def _shown(name: str, variant: dict[str, Any]) -> str:
+    return f"{variant['faster']:.2f}x, {variant['peak_mb']} MB ({name})"
 
 
 def heading(content: dict[str, Any]) -> str:
