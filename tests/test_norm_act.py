@@ -81,6 +81,15 @@ def test_values_gradients_and_statistics(
     assert norm.num_batches_tracked == exact.num_batches_tracked == 1
 
 
+def test_values_are_no_farther_from_the_truth_than_pytorchs() -> None:
+    torch.manual_seed(0)
+    norm, x = norm_of(48), image((2, 48, 33, 33), torch.float32)
+    exact = copy.deepcopy(norm).double()(x.double())
+    plain = copy.deepcopy(norm)(x)
+    found = norm_act.norm_act(x, norm, nn.Identity())
+    assert far(found.detach(), exact.detach()) <= 1.5 * far(plain.detach(), exact.detach())
+
+
 def test_a_large_mean_does_not_drown_the_spread() -> None:
     torch.manual_seed(0)
     norm, x = norm_of(32), image((2, 32, 40, 40), torch.float32, mean=1000.0)

@@ -97,6 +97,7 @@ class PackedConv(AtrousConv2d):
         return (
             x.device.type == "cpu"
             and x.dtype in DTYPES
+            and (x.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
             and x.dtype == self.weight.dtype
             and x.dim() == 4
             and x.numel() > 0

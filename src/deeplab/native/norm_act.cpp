@@ -1,8 +1,8 @@
 // Batch norm with the batch's own statistics and the activation behind it, channels last, forward and backward.
 //
-// A photo's pixels are rows of channels. Sums are taken over chunks of rows in float32, around the chunk's first row so
-// that no difference of large squares arises, and over chunks in double and in order: results do not depend on the number
-// of threads.
+// A photo's pixels are rows of channels. Sums are taken over a few rows in float32, squares around the chunk's first row so
+// that no difference of large ones arises, and beyond that in double, as PyTorch's are; over chunks in order, so results
+// do not depend on the number of threads.
 
 #include <algorithm>
 #include <cstdint>
@@ -12,8 +12,10 @@
 
 namespace {
 
-constexpr int64_t CHUNK = 256;  // rows whose sums are float32
-constexpr int64_t TOGETHER = 4;  // rows added at each visit of the sums
+constexpr int64_t CHUNK = 256;   // rows whose sums are one thread's
+constexpr int64_t TOGETHER = 4;  // rows whose sums are float32
+
+typedef double Doubles __attribute__((vector_size(LANES * 8)));
 
 struct Identity {
     static Floats value(Floats z) { return z; }
@@ -65,30 +67,30 @@ void over_chunks(int64_t rows, const Body& body) {
 
 // Two sums a channel over rows begin..end, of what term(row, c, lanes, first, second) adds.
 template <class Term>
-inline __attribute__((always_inline)) void two_sums(int64_t begin, int64_t end, int64_t channels, float* first,
-                                                    float* second, const Term& term) {
-    std::fill(first, first + channels, 0.0f);
-    std::fill(second, second + channels, 0.0f);
+inline __attribute__((always_inline)) void two_sums(int64_t begin, int64_t end, int64_t channels, double* first,
+                                                    double* second, const Term& term) {
+    std::fill(first, first + channels, 0.0);
+    std::fill(second, second + channels, 0.0);
     for (int64_t row = begin; row < end; row += TOGETHER) {
         const int64_t count = std::min(TOGETHER, end - row);
         over_channels(channels, [&](int64_t c, int64_t lanes) __attribute__((always_inline)) {
-            Floats one = load(first + c, lanes), other = load(second + c, lanes);
+            Floats one = {}, other = {};
             if (count == TOGETHER)
                 for (int64_t each = 0; each < TOGETHER; ++each) term(row + each, c, lanes, one, other);
             else
                 for (int64_t each = 0; each < count; ++each) term(row + each, c, lanes, one, other);
-            store(one, first + c, lanes);
-            store(other, second + c, lanes);
+            write(read<Doubles>(first + c, lanes) + __builtin_convertvector(one, Doubles), first + c, lanes);
+            write(read<Doubles>(second + c, lanes) + __builtin_convertvector(other, Doubles), second + c, lanes);
         });
     }
 }
 
 // mean and biased variance of each channel; partial is room for [chunks, 2, channels]
 template <typename T>
-void statistics(int64_t rows, int64_t channels, const T* x, float* partial, float* mean, float* variance) {
+void statistics(int64_t rows, int64_t channels, const T* x, double* partial, float* mean, float* variance) {
     over_chunks(rows, [&](int64_t chunk, int64_t begin, int64_t end) {
         const T* const around = x + begin * channels;
-        float* const sums = partial + chunk * 2 * channels;
+        double* const sums = partial + chunk * 2 * channels;
         two_sums(begin, end, channels, sums, sums + channels,
                  [&](int64_t row, int64_t c, int64_t lanes, Floats& sum, Floats& squares)
                      __attribute__((always_inline)) {
@@ -107,7 +109,7 @@ void statistics(int64_t rows, int64_t channels, const T* x, float* partial, floa
     const auto over_sums = [&](const auto& body) {
         for (int64_t chunk = 0; chunk < chunks; ++chunk) {
             const double count = double(std::min(CHUNK, rows - chunk * CHUNK));
-            const float* const sums = partial + chunk * 2 * channels;
+            const double* const sums = partial + chunk * 2 * channels;
             for (int64_t c = 0; c < channels; ++c) {
                 const double away = sums[c] / count, own = around[chunk * channels + c] + away;
                 body(c, count, own, sums[channels + c] - away * sums[c]);
@@ -144,10 +146,10 @@ struct Forward {
 
 // to_offset = sum of slopes, to_scale = sum of slopes * (x - mean), where slopes are the gradient before the activation
 template <typename T, class Activation>
-void gradient_sums(int64_t rows, int64_t channels, const T* x, const T* gradient, const Forward& forward, float* partial,
+void gradient_sums(int64_t rows, int64_t channels, const T* x, const T* gradient, const Forward& forward, double* partial,
                    float* to_offset, float* to_scale) {
     over_chunks(rows, [&](int64_t chunk, int64_t begin, int64_t end) {
-        float* const sums = partial + chunk * 2 * channels;
+        double* const sums = partial + chunk * 2 * channels;
         two_sums(begin, end, channels, sums, sums + channels,
                  [&](int64_t row, int64_t c, int64_t lanes, Floats& sum, Floats& products)
                      __attribute__((always_inline)) {
@@ -200,7 +202,10 @@ int chosen(int half, int activation, const Body& body) {
 
 }  // namespace
 
-extern "C" void deeplab_norm_statistics(int64_t rows, int64_t channels, int half, const void* x, float* partial,
+// Rows of a chunk: every `partial` is room for two sums a channel and chunk.
+extern "C" int64_t deeplab_norm_chunk() { return CHUNK; }
+
+extern "C" void deeplab_norm_statistics(int64_t rows, int64_t channels, int half, const void* x, double* partial,
                                         float* mean, float* variance) {
     if (half)
         statistics(rows, channels, static_cast<const uint16_t*>(x), partial, mean, variance);
@@ -219,7 +224,7 @@ extern "C" int deeplab_norm_act(int64_t rows, int64_t channels, int half, int ac
 
 extern "C" int deeplab_norm_act_sums(int64_t rows, int64_t channels, int half, int activation, const void* x,
                                      const void* gradient, const float* scale, const float* offset, const float* mean,
-                                     float* partial, float* to_offset, float* to_scale) {
+                                     double* partial, float* to_offset, float* to_scale) {
     return chosen(half, activation, [&](auto number, auto form) {
         using T = decltype(number);
         gradient_sums<T, decltype(form)>(rows, channels, static_cast<const T*>(x), static_cast<const T*>(gradient),

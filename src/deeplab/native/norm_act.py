@@ -3,7 +3,7 @@
 PyTorch keeps the norm's input and its output for the backward pass, besides the activation's output that the next
 convolution keeps, and reads and writes each once more. This keeps the input alone and computes the rest again: a
 quarter to a third less memory for a training step, and some percent less time. Equal to `activation(norm(x))` up to
-the order of sums; statistics and sums are float32 at least, whatever the images are.
+the order of sums, which are kept in float64 as PyTorch's are.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from deeplab.native.build import optional_library
 # by number, as in the C++ source
 ACTIVATIONS = {nn.Identity: 0, nn.ReLU: 1, nn.ReLU6: 2, HardSwish: 3}
 DTYPES = (torch.float32, torch.bfloat16)
-CHUNK = 256
 
 
 def wins(x: torch.Tensor, norm: nn.Module, activation: nn.Module) -> bool:
@@ -120,7 +119,7 @@ def _remember(norm: BatchNorm2d, mean: torch.Tensor, variance: torch.Tensor, *, 
 def _partial(x: torch.Tensor) -> torch.Tensor:
     """Room for two sums a channel and chunk."""
     rows = x.numel() // x.shape[1]
-    return torch.empty(-(-rows // CHUNK), 2, x.shape[1])
+    return torch.empty(-(-rows // library().deeplab_norm_chunk()), 2, x.shape[1], dtype=torch.float64)
 
 
 def _run(
@@ -139,6 +138,7 @@ def library() -> ctypes.CDLL | None:
     if library is None:
         return None
     about, pointer = [ctypes.c_int64, ctypes.c_int64, ctypes.c_int], ctypes.c_void_p
+    library.deeplab_norm_chunk.restype = ctypes.c_int64
     library.deeplab_norm_statistics.argtypes = [*about, *[pointer] * 4]
     library.deeplab_norm_act.argtypes = [*about, ctypes.c_int, *[pointer] * 4]
     library.deeplab_norm_act_sums.argtypes = [*about, ctypes.c_int, *[pointer] * 8]
