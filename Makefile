@@ -59,7 +59,7 @@ $(VENV)/test.done: $(BIN)/python pyproject.toml constraints.txt
 
 .venv-bench/done: pyproject.toml constraints-bench.txt
 	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/pip --disable-pip-version-check install --quiet --constraint constraints-bench.txt --editable '.[demo,openvino,onnx]' transformers tqdm pytest
+	.venv-bench/bin/pip --disable-pip-version-check install --quiet --constraint constraints-bench.txt --editable '.[demo,openvino,onnx,int8]' transformers tqdm pytest
 	.venv-bench/bin/pip --disable-pip-version-check install --quiet --constraint constraints-bench.txt --no-deps torchvision timm segmentation-models-pytorch
 	touch $@
 

@@ -24,8 +24,8 @@ from harness import cases, curves, enlarging, results
 from harness.compare import Compared, compare_variants
 from harness.process import BENCHMARKS, environment
 
-# made-up weights amplify rounding: what bfloat16 does to labels is measured with trained ones, see precision.py
-LEAST_EQUAL = {"float32": 0.9995, "bf16": 0.0}
+# made-up weights amplify rounding: what bfloat16 and int8 do to labels is measured with trained ones, see precision.py
+LEAST_EQUAL = {"float32": 0.9995, "bf16": 0.0, "int8": 0.0}
 
 
 def main() -> None:
@@ -86,7 +86,7 @@ def prepare(
 def equal_labels(found: np.ndarray, expected: np.ndarray, name: str) -> tuple[str, bool]:
     """Share of pixels with the reference's label, and whether that is enough for the variant's precision."""
     share = float((found == expected).mean()) if found.shape == expected.shape else 0.0
-    tolerance = LEAST_EQUAL["bf16" if name.endswith("bf16") else "float32"]
+    tolerance = LEAST_EQUAL[results.precision_of(name)]
     classes = len(np.unique(expected))
     return f"{share:.4%} of labels equal ({classes} classes; at least {tolerance:.2%})", share >= tolerance
 

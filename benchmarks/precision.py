@@ -1,6 +1,8 @@
-"""What engines and bfloat16 change: labels of a trained model on real photos, beside PyTorch's in float32.
+"""What engines, bfloat16 and int8 change: labels of a trained model on real photos, beside PyTorch's in float32.
 
-python benchmarks/precision.py PHOTOS [--model animals] [--most 50]
+    python benchmarks/precision.py PHOTOS [--model animals] [--most 50] [--calibration PHOTOS]
+
+Without photos for --calibration, int8 is left out; they should be others than PHOTOS.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deeplab.cli.predict import CALIBRATION_PHOTOS, spread
 from deeplab.errors import UserError
 from deeplab.imaging.photos import as_photo, find_photos
 from deeplab.segmenter import Segmenter
@@ -18,6 +21,7 @@ WAYS = (
     ("torch", "bfloat16"),
     ("openvino", "float32"),
     ("openvino", "bfloat16"),
+    ("openvino", "int8"),
     ("onnxruntime", "float32"),
 )
 
@@ -30,15 +34,17 @@ def main() -> None:
     parser.add_argument("photos", nargs="+")
     parser.add_argument("--model", default="animals")
     parser.add_argument("--most", type=int, default=50, help="photos to look at")
+    parser.add_argument("--calibration", nargs="+", default=[], help="photos to take int8's ranges from")
     options = parser.parse_args()
     paths = find_photos(options.photos)[: options.most]
     photos = [as_photo(path) for path in paths]
+    calibration = spread(find_photos(options.calibration), CALIBRATION_PHOTOS) if options.calibration else []
     reference = Segmenter(options.model)
     expected = [reference(photo).labels for photo in photos]
     print(f"{len(photos)} photos, {sum(labels.size for labels in expected)} pixels, model {options.model}")
     for engine, precision in WAYS:
         try:
-            segmenter = Segmenter(options.model, engine=engine, precision=precision)
+            segmenter = Segmenter(options.model, engine=engine, precision=precision, calibration=calibration)
         except UserError as error:
             print(f"{engine} {precision}: {error}")
             continue

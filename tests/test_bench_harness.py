@@ -158,6 +158,7 @@ def test_the_summary_holds_ours_against_the_best_of_the_others() -> None:
         return {"ms": 200.0 / faster, "faster": faster, "peak_mb": 100}
 
     variants = {"eager": 1.0, "slow": 2.0, "quick": 4.0, "ours, a": 6.0, "ours, b": 5.0, "quick, bf16": 8.0}
+    variants |= {"quick, int8": 8.0, "ours, int8": 12.0}
     case = {
         "title": "a case",
         "reference": "eager",
@@ -165,7 +166,10 @@ def test_the_summary_holds_ours_against_the_best_of_the_others() -> None:
     }
     rows = results.summary({"cases": {"a": case}}).splitlines()[2:]
     # in bf16 there is nothing of ours
-    assert rows == ["| a case | float32 | 200 ms | 4.00x, 100 MB (quick) | 6.00x, 100 MB (ours, a) | 1.50x |"]
+    assert rows == [
+        "| a case | float32 | 200 ms | 4.00x, 100 MB (quick) | 6.00x, 100 MB (ours, a) | 1.50x |",
+        "| a case | int8 | 200 ms | 8.00x, 100 MB (quick, int8) | 12.00x, 100 MB (ours, int8) | 1.50x |",
+    ]
 
 
 def test_curves_join_the_cases_that_differ_in_one_thing(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from torch_comparison import randomise
 
 from deeplab.config import BackboneConfig, ContextConfig, DecoderConfig, DeepLabConfig
 from deeplab.engines import ENGINES, engine_network, program
+from deeplab.engines.int8 import quantised, write_int8
 from deeplab.errors import UserError
 from deeplab.model import DeepLab
 from deeplab.segmenter import Segmenter
@@ -84,6 +85,40 @@ def test_bfloat16_is_near_and_not_the_same(cache: pytest.MonkeyPatch) -> None:
     assert difference < 0.2
 
 
+def test_int8_is_near_and_made_once_for_the_same_photos(cache: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("nncf")
+    model, images = small_model(), photos(SIZES[0])
+    examples = [*program.as_photos(images).numpy(), *program.as_photos(photos(SIZES[2])).numpy()]
+    with torch.inference_mode():
+        expected = model.low_resolution_logits(images)["semantic"]
+    _, network = engine_network(model, "openvino", device=CPU, precision="int8", calibration=examples)
+    found = network(images)["semantic"].clone()
+    difference = (found - expected).abs().mean() / expected.std()
+    assert 1e-4 < difference < 0.1
+    with cache.context() as patch:
+        patch.setattr("deeplab.engines.int8.write_int8", lambda *of: pytest.fail("converted twice"))
+        name, again = engine_network(
+            small_model(), "auto", device=CPU, precision="int8", calibration=examples
+        )
+        assert name == "openvino"
+        np.testing.assert_array_equal(again(images)["semantic"], found)
+        with pytest.raises(BaseException, match="converted twice"):
+            engine_network(model, "openvino", device=CPU, precision="int8", calibration=examples[:1])
+
+
+def test_int8_without_what_it_needs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, photo = small_model(), np.zeros((33, 33, 3), np.uint8)
+    with pytest.raises(UserError, match="engine torch has no precision int8; fix: engine openvino"):
+        Segmenter(model, precision="int8", calibration=[photo])
+    with pytest.raises(UserError, match="in int8 runs one pass; fix: no scales and no flip"):
+        Segmenter(model, precision="int8", engine="auto", flip=True, calibration=[photo])
+    with pytest.raises(UserError, match="there are none; fix: --calibration FOLDER"):
+        quantised(model, Path("network.xml"), [])
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    with pytest.raises(UserError, match=r"nncf.*\[int8\]"):
+        write_int8(Path("network.xml"), [photo], Path("int8.xml"))
+
+
 def test_a_missing_runtime_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     for engine, extra in (("openvino", "openvino"), ("onnxruntime", "onnx")):
         monkeypatch.setitem(sys.modules, engine, None)
@@ -97,7 +132,7 @@ def test_what_an_engine_cannot_run_is_said() -> None:
         engine_network(model, "tensorrt", device=CPU)
     with pytest.raises(UserError, match="the device is meta; fix: engine torch"):
         engine_network(model, "openvino", device=torch.device("meta"))
-    for engine, precisions in (("openvino", "float32, bfloat16"), ("onnxruntime", "float32")):
+    for engine, precisions in (("openvino", "float32, bfloat16, int8"), ("onnxruntime", "float32")):
         with pytest.raises(UserError, match=f"'float16'; allowed: {precisions}$"):
             engine_network(model, engine, device=CPU, precision="float16")
     model._eight_bit = True
@@ -111,7 +146,7 @@ def test_torch_is_no_stand_in() -> None:
 
 
 def test_auto_goes_on_to_pytorch_where_nothing_else_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(model: DeepLab, *, precision: str) -> None:
+    def refuse(model: DeepLab, **options: object) -> None:
         raise UserError("cannot")
 
     monkeypatch.setattr("deeplab.engines.find_spec", lambda name: "found")
@@ -154,7 +189,7 @@ def test_a_segmenter_names_its_engine_and_labels_alike(monkeypatch: pytest.Monke
     """The stand-in is asked for photos' logits, at the stride that was chosen, and for nothing else."""
     model, asked = small_model(), []
 
-    def stand_in(source: DeepLab, *, precision: str) -> program.Network:
+    def stand_in(source: DeepLab, *, precision: str, calibration: list[np.ndarray]) -> program.Network:
         def network(images: torch.Tensor) -> dict[str, torch.Tensor]:
             asked.append((source.output_stride, precision, tuple(images.shape)))
             return source.low_resolution_logits(images)

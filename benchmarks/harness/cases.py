@@ -10,6 +10,7 @@ from harness.process import Variant
 
 VARIANTS = "harness.inference_variants"
 PLAIN = "peer, eager"
+INT8_PROGRAM = "labels-int8.xml"
 CURVE_NETWORK = "smp-v3plus-mobilenet_v2"
 TITLES = {
     "smp-v3plus-mobilenet_v2": "v3+ MobileNetV2 (segmentation_models.pytorch)",
@@ -89,10 +90,15 @@ def variants(case: Case, folder: Path, *, peer_python: str, python: str, full: b
         ours("ours, OpenVINO", engine="openvino", precision="float32"),
         ours("ours, ONNX Runtime", engine="onnxruntime", precision="float32"),
     ]
+    int8 = [
+        peer("OpenVINO, int8", "openvino", precision="f32", program=INT8_PROGRAM),
+        ours("ours, OpenVINO, int8", engine="openvino", precision="int8"),
+    ]
     if not has_bfloat16("cpu"):
-        return exact
+        return [*exact, *int8]
     return [
         *exact,
+        *int8,
         *([peer("peer, eager, bf16", "peer", precision="bfloat16")] if full else []),
         peer("OpenVINO, bf16", "openvino", precision="bf16"),
         ours("ours, torch, bf16", engine="torch", precision="bfloat16"),

@@ -49,7 +49,7 @@ def onnxruntime(*, folder: str, case: dict[str, Any]) -> Labels:
     return lambda: session.run(None, feed)[0]
 
 
-def openvino(*, folder: str, case: dict[str, Any], precision: str) -> Labels:
+def openvino(*, folder: str, case: dict[str, Any], precision: str, program: str = "labels.xml") -> Labels:
     """The whole task as one OpenVINO program."""
     import openvino
 
@@ -58,8 +58,8 @@ def openvino(*, folder: str, case: dict[str, Any], precision: str) -> Labels:
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": _threads(),
     }
-    program = openvino.Core().compile_model(str(Path(folder) / "labels.xml"), "CPU", settings)
-    request, photos = program.create_infer_request(), _photos(folder)
+    compiled = openvino.Core().compile_model(str(Path(folder) / program), "CPU", settings)
+    request, photos = compiled.create_infer_request(), _photos(folder)
     return lambda: request.infer([photos], share_inputs=True, share_outputs=True)[0]
 
 
@@ -69,8 +69,9 @@ def ours(*, folder: str, case: dict[str, Any], engine: str, precision: str) -> L
     from deeplab.segmenter import Segmenter
 
     keep_freed_memory()
-    segmenter = Segmenter(Path(folder) / "ours", engine=engine, precision=precision)
     photos = _photos(folder)
+    calibration = list(photos) if precision == "int8" else ()
+    segmenter = Segmenter(Path(folder) / "ours", engine=engine, precision=precision, calibration=calibration)
     return lambda: np.stack([segmenter(photo).labels for photo in photos])
 
 

@@ -19,11 +19,12 @@ import torch
 from PIL import Image
 from torch import nn
 
+from deeplab.engines.int8 import write_int8
 from deeplab.engines.openvino import openvino_network
 from deeplab.fold import folded
 from deeplab.importers import import_weights
 from deeplab.model import DeepLab
-from harness.cases import Case
+from harness.cases import INT8_PROGRAM, Case
 from harness.peer_networks import build, logits_of, make_up_weights
 
 # of the standard deviation of the peer's logits
@@ -127,8 +128,9 @@ def _programs(ours: DeepLab, photos: np.ndarray, folder: Path) -> None:
             openvino.convert_model(program), str(folder / "labels.xml"), compress_to_fp16=False
         )
         torch.onnx.export(program, example, str(folder / "labels.onnx"), external_data=False, verbose=False)
+    write_int8(folder / "labels.xml", list(photos), folder / INT8_PROGRAM)
     # into the cache, as a first use does
-    openvino_network(folded(ours).eval())
+    openvino_network(folded(ours).eval(), precision="int8", calibration=list(photos))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from typing import Any
 from harness.machine import machine
 from harness.rounds import Comparison
 
+LOWER = ("bf16", "int8")
+
 
 def case_result(
     title: str,
@@ -59,11 +61,9 @@ def summary(content: dict[str, Any]) -> str:
     """One row a case and precision: the reference, the best of the others, the best of ours, and ours over theirs."""
     rows = []
     for case in content["cases"].values():
-        for precision in ("float32", "bf16"):
+        for precision in ("float32", *LOWER):
             chosen = {
-                name: each
-                for name, each in case["variants"].items()
-                if name.endswith("bf16") == (precision == "bf16")
+                name: each for name, each in case["variants"].items() if precision_of(name) == precision
             }
             ours, others = _best(chosen, ours=True), _best(chosen, ours=False)
             if ours and others:
@@ -74,6 +74,12 @@ def summary(content: dict[str, Any]) -> str:
     return markdown(
         ["case", "precision", "peer, eager", "best without us", "ours", "ours over the best"], rows
     )
+
+
+def precision_of(variant: str) -> str:
+    """float32, or what the variant's name ends with."""
+    ending = variant.rpartition(", ")[2]
+    return ending if ending in LOWER else "float32"
 
 
 def _best(variants: dict[str, Any], *, ours: bool) -> str | None:

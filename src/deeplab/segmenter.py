@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from PIL import Image
 from deeplab.checkpoint import DEFAULT_MODEL, load
 from deeplab.crf import CRFConfig
 from deeplab.crf.labels import marginals_of
-from deeplab.engines import let_run
+from deeplab.engines import INT8, let_run
 from deeplab.errors import UserError
 from deeplab.fold import Precision, for_inference
 from deeplab.imaging.label_maps import save_label_map
@@ -83,18 +85,21 @@ class Segmenter:
         output_stride: 4, 8, 16 or 32; None is the model's own.
         scales, flip: run at several sizes and mirrored, and average (slower, a little better).
         device: "auto" takes a CUDA GPU if there is one; else as torch names them.
-        precision: "float32", or "bfloat16": up to twice as fast, labels change at some edges.
+        precision: "float32", "bfloat16": up to twice as fast where the processor has instructions for it, labels
+            change at some edges; "int8": faster again, with engine "openvino" or "auto" only (extra `int8`).
         engine: "torch", "openvino" or "onnxruntime" run the network (extras `openvino`, `onnx`), or "auto", the
             fastest that is installed; see `deeplab.engines`.
         crf: snap labels to the photo's edges by the fully connected CRF with these parameters, on the CPU;
             probabilities are then its marginals.
+        calibration: for int8, some dozens of photos like those that the model will see.
 
     Attributes:
         model: a copy made ready for inference, see `deeplab.fold`; the one given is left as it is.
         engine: what runs its network.
 
     Raises:
-        UserError: no such model, device, output stride, precision or engine, or a scale that is not positive.
+        UserError: no such model, device, output stride, precision or engine, a scale that is not positive, or int8
+            without photos to calibrate with.
     """
 
     def __init__(
@@ -105,15 +110,18 @@ class Segmenter:
         scales: tuple[float, ...] = (1.0,),
         flip: bool = False,
         device: str = "auto",
-        precision: Precision = "float32",
+        precision: Precision | Literal["int8"] = "float32",
         engine: str = "torch",
         crf: CRFConfig | None = None,
+        calibration: Sequence[PhotoLike] = (),
     ) -> None:
         if not scales or min(scales) <= 0:
             raise UserError(f"scales {scales}: give positive factors, like 0.75 1 1.25")
         self.device = pick_device(device)
         network = model if isinstance(model, DeepLab) else load(model)
-        self.model = for_inference(network, device=self.device, precision=precision)
+        # what the engine does not compute stays in float32
+        rest = "float32" if precision == INT8 else precision
+        self.model = for_inference(network, device=self.device, precision=rest)
         if output_stride is not None:
             try:
                 self.model.output_stride = output_stride
@@ -128,6 +136,7 @@ class Segmenter:
             device=self.device,
             precision=precision,
             one_pass=self.scales == (1.0,) and not flip,
+            calibration=[as_photo(photo) for photo in calibration],
         )
         self.crf = crf
 

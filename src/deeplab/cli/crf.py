@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from deeplab.crf.held_out import HeldOut
     from deeplab.crf.search import Trial
 
-crf = App(name="crf", help="Find parameters of the fully connected CRF for a model.")
+crf = App(name="crf", help="Find parameters of the fully connected CRF for a model.", help_format="markdown")
 
 
 @crf.command

@@ -8,7 +8,7 @@ from cyclopts import App
 
 from deeplab.cli.stored_data import RECOGNISED, StoredData
 
-data = App(name="data", help="Check data sets, and bring them into other forms.")
+data = App(name="data", help="Check data sets, and bring them into other forms.", help_format="markdown")
 data.command(
     "deeplab.cli.data_check:check", name="check", help="Find what is wrong with a data set, before training."
 )

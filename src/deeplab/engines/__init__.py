@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
+import numpy as np
 import torch
 
 from deeplab.engines.onnxruntime import onnxruntime_network
@@ -14,7 +15,7 @@ from deeplab.errors import UserError
 from deeplab.fold import folded
 from deeplab.model import DeepLab
 
-TORCH, AUTO = "torch", "auto"
+TORCH, AUTO, INT8 = "torch", "auto", "int8"
 # by what is faster
 ENGINES: dict[str, Callable[..., Network]] = {
     "openvino": openvino_network,
@@ -23,7 +24,14 @@ ENGINES: dict[str, Callable[..., Network]] = {
 
 
 def let_run(
-    engine: str, model: DeepLab, given: DeepLab, *, device: torch.device, precision: str, one_pass: bool
+    engine: str,
+    model: DeepLab,
+    given: DeepLab,
+    *,
+    device: torch.device,
+    precision: str,
+    one_pass: bool,
+    calibration: Sequence[np.ndarray] = (),
 ) -> str:
     """Have an engine compute `model.low_resolution_logits` for photos (uint8); returns its name.
 
@@ -36,13 +44,14 @@ def let_run(
     Raises:
         UserError: as `engine_network`, or the engine would have to run several passes.
     """
-    if not one_pass and engine in ENGINES:
-        raise UserError(f"engine {engine} runs one pass; fix: engine {TORCH}, or no scales and no flip")
-    if engine == TORCH or not one_pass:
+    if not one_pass and (engine in ENGINES or precision == INT8):
+        instead = "" if precision == INT8 else f"engine {TORCH}, or "
+        raise UserError(f"{_asked(engine, precision)} runs one pass; fix: {instead}no scales and no flip")
+    if not one_pass or (engine == TORCH and precision != INT8):
         return TORCH
     source = folded(given).eval()
     source.output_stride = model.output_stride
-    found = engine_network(source, engine, device=device, precision=precision)
+    found = engine_network(source, engine, device=device, precision=precision, calibration=calibration)
     if found is None:
         return TORCH
     name, network = found
@@ -52,7 +61,12 @@ def let_run(
 
 
 def engine_network(
-    model: DeepLab, engine: str, *, device: torch.device, precision: str = "float32"
+    model: DeepLab,
+    engine: str,
+    *,
+    device: torch.device,
+    precision: str = "float32",
+    calibration: Sequence[np.ndarray] = (),
 ) -> tuple[str, Network] | None:
     """A runtime's name and its stand-in for `model.low_resolution_logits`, or None where PyTorch is to run it.
 
@@ -62,22 +76,31 @@ def engine_network(
         model: in eval mode.
         engine: torch, openvino or onnxruntime; or auto, the fastest one installed that can run this model.
         device: where PyTorch would run it; the other engines run on processors.
-        precision: see `openvino_network`; engines know different ones.
+        precision, calibration: see `openvino_network`; engines know different precisions.
 
     Raises:
-        UserError: no such engine, or it is not installed or cannot run this model there; never with auto.
+        UserError: no such engine, or it is not installed or cannot run this model there; with auto only where
+            PyTorch cannot stand in, which is int8.
     """
     allowed = f"allowed: {AUTO}, {TORCH}, {', '.join(ENGINES)}"
     if engine not in (AUTO, TORCH, *ENGINES):
         raise UserError(f"no engine {engine!r}; {allowed}")
+    if precision == INT8:
+        if engine == TORCH:
+            raise UserError(f"engine {TORCH} has no precision {INT8}; fix: engine openvino")
+        engine = "openvino" if engine == AUTO else engine
     if engine == TORCH:
         return None
     unfit = _unfit(model, device)
     if engine == AUTO:
         return None if unfit else _fastest(model, precision)
     if unfit:
-        raise UserError(f"engine {engine}: {unfit}; fix: engine {TORCH}")
-    return engine, ENGINES[engine](model, precision=precision)
+        raise UserError(f"{_asked(engine, precision)}: {unfit}; fix: engine {TORCH}, float32")
+    return engine, ENGINES[engine](model, precision=precision, calibration=calibration)
+
+
+def _asked(engine: str, precision: str) -> str:
+    return f"engine {engine}" + f" in {INT8}" * (precision == INT8)
 
 
 def _unfit(model: DeepLab, device: torch.device) -> str:

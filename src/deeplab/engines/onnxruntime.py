@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from deeplab.engines.program import Network, as_logits, as_photos, converted, exported, output_names
@@ -17,7 +19,9 @@ from deeplab.model import DeepLab
 EXTRA = "onnx"
 
 
-def onnxruntime_network(model: DeepLab, *, precision: str = "float32") -> Network:
+def onnxruntime_network(
+    model: DeepLab, *, precision: str = "float32", calibration: Sequence[np.ndarray] = ()
+) -> Network:
     """A stand-in for `model.low_resolution_logits`, for uint8 images [N, channels, H, W] of any size.
 
     Runs on as many threads as torch has when it is made. The first time a model is used takes some seconds, which
@@ -26,6 +30,7 @@ def onnxruntime_network(model: DeepLab, *, precision: str = "float32") -> Networ
     Args:
         model: in eval mode; later changes to it are not seen.
         precision: float32; its processors' kernels know no other.
+        calibration: not used in this precision.
 
     Raises:
         UserError: the extra is not installed, another precision, or the model cannot be converted.

@@ -1,23 +1,29 @@
-"""OpenVINO runs the network (extra `openvino`): x86 and ARM processors, float32 or bfloat16."""
+"""OpenVINO runs the network (extra `openvino`): x86 and ARM processors, float32, bfloat16 or int8."""
 
 from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from deeplab.engines.int8 import quantised
 from deeplab.engines.program import Network, as_logits, as_photos, converted, exported, output_names
 from deeplab.errors import UserError, require
 from deeplab.model import DeepLab
 
-PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+# what is left in floating point beside int8 is float32
+PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 EXTRA = "openvino"
 
 
-def openvino_network(model: DeepLab, *, precision: str = "float32") -> Network:
+def openvino_network(
+    model: DeepLab, *, precision: str = "float32", calibration: Sequence[np.ndarray] = ()
+) -> Network:
     """A stand-in for `model.low_resolution_logits`, for uint8 images [N, channels, H, W] of any size.
 
     Runs on as many threads as torch has when it is made. The first time a model is used takes some seconds, which
@@ -25,10 +31,12 @@ def openvino_network(model: DeepLab, *, precision: str = "float32") -> Network:
 
     Args:
         model: in eval mode; later changes to it are not seen.
-        precision: float32, or bfloat16 for the arithmetic inside; logits are float32.
+        precision: float32, or bfloat16 or int8 for the arithmetic inside; logits are float32.
+        calibration: for int8, photos, uint8 [H, W, channels] of any size; see `quantised`.
 
     Raises:
-        UserError: the extra is not installed, another precision, or OpenVINO cannot convert this model.
+        UserError: the extra is not installed, another precision, no photos for int8, or OpenVINO cannot convert
+            this model.
     """
     if precision not in PRECISIONS:
         raise UserError(f"engine openvino has no precision {precision!r}; allowed: {', '.join(PRECISIONS)}")
@@ -39,6 +47,8 @@ def openvino_network(model: DeepLab, *, precision: str = "float32") -> Network:
         runtime=f"openvino {runtime.__version__}",
         convert=lambda path: _convert(runtime, model, path),
     )
+    if precision == "int8":
+        path = quantised(model, path, calibration)
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         # left to itself it takes bfloat16 wherever the processor has it

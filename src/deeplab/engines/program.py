@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -63,15 +64,23 @@ def exported(model: DeepLab) -> torch.export.ExportedProgram:
         )
 
 
-def converted(model: DeepLab, name: str, *, runtime: str, convert: Callable[[Path], None]) -> Path:
+def converted(
+    model: DeepLab,
+    name: str,
+    *,
+    runtime: str,
+    convert: Callable[[Path], None],
+    photos: Sequence[np.ndarray] = (),
+) -> Path:
     """The file `name` of the model's folder in the cache, made by `convert` if it is not there.
 
     Args:
         name: file to return.
         runtime: name and version of what converts and runs it.
         convert: writes `name`, and any files beside it, at the path it is given.
+        photos: what else the program depends on.
     """
-    folder = cache_folder() / "engines" / _key(model, runtime)
+    folder = cache_folder() / "engines" / _key(model, runtime, photos)
     if not (folder / name).exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
@@ -87,12 +96,15 @@ def converted(model: DeepLab, name: str, *, runtime: str, convert: Callable[[Pat
     return folder / name
 
 
-def _key(model: DeepLab, runtime: str) -> str:
-    """Changes with whatever changes the program: architecture, stride, weights, versions."""
+def _key(model: DeepLab, runtime: str, photos: Sequence[np.ndarray]) -> str:
+    """Changes with whatever changes the program: architecture, stride, weights, versions, photos."""
     digest = hashlib.blake2b(digest_size=12)
     about = {**describe(model), "output_stride": model.output_stride}
     digest.update(json.dumps([runtime, torch.__version__, about], sort_keys=True).encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    for photo in photos:
+        digest.update(str(photo.shape).encode())
+        digest.update(np.ascontiguousarray(photo))
     return digest.hexdigest()
