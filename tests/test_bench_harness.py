@@ -189,14 +189,17 @@ def test_curves_join_the_cases_that_differ_in_one_thing(tmp_path: Path) -> None:
 def test_the_steps_of_a_training_comparison_are_checked() -> None:
     import train_step
 
-    expected = np.array([2.0, 1.0, -1.0, 0.5], np.float32)
-    assert train_step.same_step(expected, expected, "ours")[1]
-    off = expected * np.array([1.001, 1, 1, 1], np.float32)
-    assert (
-        not train_step.same_step(off, expected, "ours")[1]
-        and train_step.same_step(off, expected, "ours, bf16")[1]
+    judge = np.array([2.0, 1.0, -1.0, 0.5])
+    peers = judge + np.array([0, 0, 0, 0.025])
+    assert train_step.same_step(peers, peers, "peer, eager", judge=judge) == (
+        "loss 0.0e+00 off float64 (at most 1e-04), gradients 1.0e-02",
+        True,
     )
-    turned = np.array([2.0, 1.0, -0.9, 0.5], np.float32)
-    told, agrees = train_step.same_step(turned, expected, "ours")
-    # 0.1 of 2.5
-    assert not agrees and "gradients 4.0e-02 (at most 3e-02)" in told
+    off = judge * [1.001, 1, 1, 1]
+    assert not train_step.same_step(off, peers, "ours", judge=judge)[1]
+    assert train_step.same_step(off, peers, "ours, bf16", judge=judge)[1]
+    # 0.1 of 2.5, where the peer is 0.025 off
+    told, agrees = train_step.same_step(judge + np.array([0, 0, 0.1, 0]), peers, "ours", judge=judge)
+    assert not agrees and "gradients 4.0e-02 (the peer's in float32 1.0e-02)" in told
+    assert train_step.same_step(judge + np.array([0, 0, 0.03, 0]), peers, "ours", judge=judge)[1]
+    assert train_step.same_step(judge[:3], peers, "ours", judge=judge) == ("2 gradients for 3", False)

@@ -11,6 +11,8 @@ from harness.process import Variant
 VARIANTS = "harness.inference_variants"
 PLAIN = "peer, eager"
 INT8_PROGRAM = "labels-int8.xml"
+# loss and gradients of a training step in float64
+JUDGE = "float64.npy"
 CURVE_NETWORK = "smp-v3plus-mobilenet_v2"
 TITLES = {
     "smp-v3plus-mobilenet_v2": "v3+ MobileNetV2 (segmentation_models.pytorch)",

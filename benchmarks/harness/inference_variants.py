@@ -25,7 +25,7 @@ def peer(*, folder: str, case: dict[str, Any], precision: str) -> Labels:
     model = build(case["network"], case["classes"])
     model.load_state_dict(torch.load(Path(folder) / "peer.pth", weights_only=True))
     logits = logits_of(case["network"], model)
-    photos, about = _photos(folder), json.loads((Path(folder) / "ready.json").read_text())
+    photos, about = _photos(folder), json.loads((Path(folder) / "about.json").read_text())
     mean, std = (torch.tensor(about[name]).view(-1, 1, 1) for name in ("mean", "std"))
     lower = precision == "bfloat16"
 

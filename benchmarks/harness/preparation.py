@@ -2,14 +2,13 @@
 
     python -m harness.preparation inference|training FOLDER NETWORK HEIGHT WIDTH CLASSES BATCH
 
-Training needs no programs. In the peers' environment; stops if our logits are not the peer's. It is a process of its
-own because converting takes memory that would count against the variants.
+Training needs no programs, but a step in float64 to judge by. In the peers' environment; stops if our logits are not
+the peer's. It is a process of its own because converting takes memory that would count against the variants.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -24,12 +23,13 @@ from deeplab.engines.openvino import openvino_network
 from deeplab.fold import folded
 from deeplab.importers import import_weights
 from deeplab.model import DeepLab
-from harness.cases import INT8_PROGRAM, Case
+from harness.cases import INT8_PROGRAM, JUDGE, Case
 from harness.peer_networks import build, logits_of, make_up_weights
+from harness.training_variants import peer
 
 # of the standard deviation of the peer's logits
 LOGITS_TOLERANCE = 1e-3
-READY = "ready.json"
+READY = "ready"
 
 
 class PhotoToLabels(nn.Module):
@@ -59,12 +59,13 @@ def prepare(case: Case, folder: Path, *, programs: bool) -> None:
     np.save(folder / "photos.npy", photos)
     difference = _weights(case, photos, folder)
     ours = DeepLab.from_pretrained(folder / "ours")
+    pixels = {"mean": ours.config.pixels.mean, "std": ours.config.pixels.std}
+    (folder / "about.json").write_text(json.dumps({"logits_difference": difference, **pixels}))
     if programs:
         _programs(ours, photos, folder)
-    pixels = {"mean": ours.config.pixels.mean, "std": ours.config.pixels.std}
-    beside = folder / f".{READY}"
-    beside.write_text(json.dumps({"logits_difference": difference, **pixels}))
-    os.replace(beside, folder / READY)
+    else:
+        np.save(folder / JUDGE, peer(folder=str(folder), case=case._asdict(), precision="float64")())
+    (folder / READY).touch()
     print(f"{case.name}: our logits are the peer's within {difference:.1e} of their standard deviation")
 
 

@@ -1,7 +1,7 @@
 """Ways to do a training step: each function builds one and returns it.
 
-The first call of what is returned gives the loss and the gradients before any update, flattened in the order of our
-parameters; what is timed are the calls after it, which give the loss alone.
+The first call of what is returned gives the loss and the gradients before any update, float64 [numbers] in the order
+of our parameters; what is timed are the calls after it, which give the loss alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ KEPT = 100_000
 
 
 def peer(*, folder: str, case: dict[str, Any], precision: str) -> Step:
-    """The peer's network in eager PyTorch, `cross_entropy` of its full-size logits, SGD."""
+    """The peer's network in eager PyTorch, `cross_entropy` of its full-size logits, SGD.
+
+    In bfloat16 it runs under autocast; in float64 as a whole, to judge others by.
+    """
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -32,14 +35,16 @@ def peer(*, folder: str, case: dict[str, Any], precision: str) -> Step:
     _without_dropout(model.train())
     logits = logits_of(case["network"], model)
     images, labels = _batch(folder)
-    about = json.loads((Path(folder) / "ready.json").read_text())
+    about = json.loads((Path(folder) / "about.json").read_text())
     mean, std = (torch.tensor(about[name]).view(-1, 1, 1) for name in ("mean", "std"))
     lower = precision == "bfloat16"
+    exact = torch.float64 if precision == "float64" else torch.float32
+    model.to(exact)
 
     def loss() -> Any:
         with torch.autocast("cpu", torch.bfloat16, enabled=lower):
-            found = logits((images.float() - mean) / std)
-        return cross_entropy(found.float(), labels.long(), ignore_index=IGNORED)
+            found = logits((images.to(exact) - mean) / std)
+        return cross_entropy(found.to(exact), labels.long(), ignore_index=IGNORED)
 
     return _steps(model, loss, lambda: _as_ours(model, folder))
 
@@ -82,7 +87,7 @@ def _steps(model: Any, loss: Callable[[], Any], gradients: Callable[[], dict[str
         optimiser.zero_grad(set_to_none=True)
         value = loss()
         value.backward()
-        result = np.array([value.item()], np.float32)
+        result = np.array([value.item()])
         if first:
             first = False
             result = np.concatenate([result, _flattened(gradients())])
@@ -111,7 +116,7 @@ def _as_ours(model: Any, folder: str) -> dict[str, Any]:
 
     state = dict(model.state_dict())
     for name, value in model.named_parameters():
-        state[name] = value.grad if value.grad is not None else torch.zeros_like(value)
+        state[name] = (value.grad if value.grad is not None else torch.zeros_like(value)).float()
     path = Path(folder) / "gradients.pth"
     torch.save(state, path)
     imported = import_weights(path).model
