@@ -58,12 +58,10 @@ def measure(case: cases.Case | enlarging.Enlarging, options: argparse.Namespace)
         variants = enlarging.variants(case, peer_python=options.peer_python, python=options.python)
     else:
         folder = options.work / case.name
-        prepare(case, folder, options)
+        prepare(case, folder, options, purpose="curve" if case in cases.CURVES else "inference")
         if options.prepare:
             return
-        variants = cases.variants(
-            case, folder, peer_python=options.peer_python, python=options.python, full=options.full
-        )
+        variants = cases.variants(case, folder, peer_python=options.peer_python, python=options.python)
     compared: Compared = compare_variants(
         case.title, variants, check=equal_labels, threads=threads, seconds=options.seconds
     )

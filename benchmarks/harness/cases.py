@@ -59,6 +59,7 @@ CASES = (
     Case("transformers-mobilenet_v2", 513, 513),
 )
 
+# fewer variants: the peer, the best of the others, ours
 # image side 256 to 4096 (the peer takes no other than multiples of 16), classes 2 to 150, batch 1 to 16, threads 1 to 2
 CURVES = (
     *(Case(CURVE_NETWORK, side, side) for side in (256, 768, 1024, 2048, 4096)),
@@ -68,13 +69,12 @@ CURVES = (
 )
 
 
-def variants(case: Case, folder: Path, *, peer_python: str, python: str, full: bool = False) -> list[Variant]:
+def variants(case: Case, folder: Path, *, peer_python: str, python: str) -> list[Variant]:
     """All that compute the same labels; the first is the reference. bfloat16 only where the processor has it.
 
     Args:
         folder: as prepared for the case, see `preparation`.
         peer_python, python: interpreters of the peers' environment and of ours.
-        full: also bfloat16 in the peer's own framework.
     """
     common = {"folder": str(folder), "case": case._asdict()}
 
@@ -84,24 +84,25 @@ def variants(case: Case, folder: Path, *, peer_python: str, python: str, full: b
     def ours(name: str, **arguments: str) -> Variant:
         return Variant(name, VARIANTS, "ours", common | arguments, python)
 
-    exact = [
+    few = [
         peer(PLAIN, "peer", precision="float32"),
-        peer("ONNX Runtime", "onnxruntime"),
         peer("OpenVINO", "openvino", precision="f32"),
         ours("ours, torch", engine="torch", precision="float32"),
         ours("ours, OpenVINO", engine="openvino", precision="float32"),
-        ours("ours, ONNX Runtime", engine="onnxruntime", precision="float32"),
     ]
-    int8 = [
+    if case in CURVES:
+        return few
+    more = [
+        *few,
+        peer("ONNX Runtime", "onnxruntime"),
+        ours("ours, ONNX Runtime", engine="onnxruntime", precision="float32"),
         peer("OpenVINO, int8", "openvino", precision="f32", program=INT8_PROGRAM),
         ours("ours, OpenVINO, int8", engine="openvino", precision="int8"),
     ]
     if not has_bfloat16("cpu"):
-        return [*exact, *int8]
+        return more
     return [
-        *exact,
-        *int8,
-        *([peer("peer, eager, bf16", "peer", precision="bfloat16")] if full else []),
+        *more,
         peer("OpenVINO, bf16", "openvino", precision="bf16"),
         ours("ours, torch, bf16", engine="torch", precision="bfloat16"),
         ours("ours, OpenVINO, bf16", engine="openvino", precision="bfloat16"),

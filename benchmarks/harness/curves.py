@@ -30,7 +30,7 @@ def save_curves(content: Mapping[str, Any], folder: Path) -> list[Path]:
     paths = []
     for axis in AXES:
         curve = Curve(axis, _lines(content, axis))
-        if any(len(points) > 1 for points in curve.lines.values()):
+        if curve.lines:
             path = folder / f"curve_{axis}.svg"
             beside = folder / f".{path.name}.{os.getpid()}"
             beside.write_text(drawn(curve))
@@ -45,7 +45,7 @@ def _lines(content: Mapping[str, Any], axis: str) -> dict[str, list[tuple[float,
     for case in sorted(cases, key=lambda case: _value(case, axis)):
         for name, variant in content["cases"].get(case.name, {}).get("variants", {}).items():
             lines.setdefault(name, []).append((_value(case, axis), variant["faster"]))
-    return lines
+    return {name: points for name, points in lines.items() if len(points) > 1}
 
 
 def _lies_on(case: Case, axis: str) -> bool:

@@ -1,6 +1,6 @@
 """What the variants of a case need, made once: weights for peer and us, the photo, programs with argmax in the graph.
 
-    python -m harness.preparation inference|training FOLDER NETWORK HEIGHT WIDTH CLASSES BATCH
+    python -m harness.preparation inference|curve|training FOLDER NETWORK HEIGHT WIDTH CLASSES BATCH
 
 Training needs no programs, but a step in float64 to judge by. In the peers' environment; stops if our logits are not
 the peer's. It is a process of its own because converting takes memory that would count against the variants.
@@ -47,10 +47,10 @@ def main() -> None:
     """See the module."""
     purpose, folder, network, *numbers = sys.argv[1:]
     case = Case(network, *map(int, numbers))
-    prepare(case, Path(folder), programs=purpose == "inference")
+    prepare(case, Path(folder), purpose)
 
 
-def prepare(case: Case, folder: Path, *, programs: bool) -> None:
+def prepare(case: Case, folder: Path, purpose: str) -> None:
     """Fill `folder`; nothing is done if it is full."""
     if (folder / READY).exists():
         return
@@ -61,8 +61,8 @@ def prepare(case: Case, folder: Path, *, programs: bool) -> None:
     ours = DeepLab.from_pretrained(folder / "ours")
     pixels = {"mean": ours.config.pixels.mean, "std": ours.config.pixels.std}
     (folder / "about.json").write_text(json.dumps({"logits_difference": difference, **pixels}))
-    if programs:
-        _programs(ours, photos, folder)
+    if purpose != "training":
+        _programs(ours, photos, folder, only_openvino=purpose == "curve")
     else:
         np.save(folder / JUDGE, peer(folder=str(folder), case=case._asdict(), precision="float64")())
     (folder / READY).touch()
@@ -116,7 +116,7 @@ def _imported(network: str, theirs: nn.Module, folder: Path) -> DeepLab:
     return import_weights(folder / "peer.pth").model
 
 
-def _programs(ours: DeepLab, photos: np.ndarray, folder: Path) -> None:
+def _programs(ours: DeepLab, photos: np.ndarray, folder: Path, *, only_openvino: bool) -> None:
     """The whole task for ONNX Runtime and OpenVINO, at the fixed size that suits them best."""
     import openvino
 
@@ -128,9 +128,12 @@ def _programs(ours: DeepLab, photos: np.ndarray, folder: Path) -> None:
         openvino.save_model(
             openvino.convert_model(program), str(folder / "labels.xml"), compress_to_fp16=False
         )
+        # into the cache, as a first use does
+        openvino_network(folded(ours).eval())
+        if only_openvino:
+            return
         torch.onnx.export(program, example, str(folder / "labels.onnx"), external_data=False, verbose=False)
     write_int8(folder / "labels.xml", list(photos), folder / INT8_PROGRAM)
-    # into the cache, as a first use does
     openvino_network(folded(ours).eval(), precision="int8", calibration=list(photos))
 
 
