@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from deeplab.config import Padding
+from deeplab.layers import dense_conv
 from deeplab.layers.activations import Activation, make_activation
 from deeplab.layers.norm import NormLayer
 from deeplab.native import depthwise, norm_act
@@ -79,12 +80,18 @@ class AtrousConv2d(nn.Conv2d):
             if done:
                 return x
         if self._even_pad and (self.padding_rule != "same" or self.stride == (1, 1)):
-            return super().forward(x)
+            return self._convolve(x, self.padding)
         (top, bottom), (left, right) = self._pads(x.shape[-2], x.shape[-1])
         if not torch.compiler.is_exporting() and (top, left) == (bottom, right):
-            return F.conv2d(x, self.weight, self.bias, self.stride, (top, left), self.dilation, self.groups)
-        x = F.pad(x, (left, right, top, bottom))
-        return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+            return self._convolve(x, (top, left))
+        return self._convolve(F.pad(x, (left, right, top, bottom)), (0, 0))
+
+    def _convolve(self, x: torch.Tensor, padding: tuple[int, int]) -> torch.Tensor:
+        if dense_conv.wins(x, self.weight, stride=self.stride, groups=self.groups):
+            return dense_conv.dense_conv(
+                x, self.weight, self.bias, stride=self.stride, padding=padding, rate=self.dilation
+            )
+        return F.conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
     def _depthwise(self, x: torch.Tensor) -> tuple[torch.Tensor, bool]:
         """The result and True where our own kernel wins; else what oneDNN may have, and False."""
