@@ -1,6 +1,6 @@
 """From photos to label maps, beside what peers' libraries and plain runtimes take: the tables of docs/speed.md.
 
-    python benchmarks/bench.py [--case PATTERN] [--full] [--threads 2] [--seconds 30]
+    python benchmarks/bench.py [--case PATTERN] [--full] [--threads 2] [--seconds 12]
 
 Results go to --output as JSON, case by case, and are printed as tables (--tables only prints them). Weights are made
 up, the same on all sides; what is compared is said in `harness.cases`. Needs what constraints-bench.txt lists.
@@ -58,7 +58,7 @@ def measure(case: cases.Case | enlarging.Enlarging, options: argparse.Namespace)
         variants = enlarging.variants(case, peer_python=options.peer_python, python=options.python)
     else:
         folder = options.work / case.name
-        prepare(case, folder, options, purpose="curve" if case in cases.CURVES else "inference")
+        prepare(case, folder, options)
         if options.prepare:
             return
         variants = cases.variants(case, folder, peer_python=options.peer_python, python=options.python)
@@ -104,7 +104,7 @@ def parser_of(text: str, *, seconds: float) -> argparse.ArgumentParser:
 
 
 def _options() -> argparse.Namespace:
-    parser = parser_of(__doc__, seconds=30)
+    parser = parser_of(__doc__, seconds=12)
     parser.add_argument("--full", action="store_true", help="also sides, classes, batches and threads")
     parser.add_argument("--tables", action="store_true", help="only print what was measured before")
     options = parser.parse_args()

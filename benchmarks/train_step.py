@@ -1,6 +1,6 @@
 """A training step (forward, loss, backward, update) beside the peer's: the second table of docs/speed.md.
 
-    python benchmarks/train_step.py [--case PATTERN] [--threads 2] [--seconds 60]
+    python benchmarks/train_step.py [--case PATTERN] [--threads 2] [--seconds 30]
 
 512x512, batch 4, the same weights on both sides. Before anything is timed losses are compared, and gradients with those
 of the peer's network in float64: ours may not be much farther from them than the peer's own. Results go into the same
@@ -37,7 +37,7 @@ PRECISIONS = {PLAIN: "float32", "peer, eager, bf16": "bfloat16", "ours": "float3
 
 def main() -> None:
     """See the module."""
-    options = bench.parser_of(__doc__, seconds=60).parse_args()
+    options = bench.parser_of(__doc__, seconds=30).parse_args()
     options.work = options.work.resolve()
     for case in CASES:
         if fnmatch.fnmatch(case.name, options.case):

@@ -49,17 +49,23 @@ class Case(NamedTuple):
         return f"{TITLES[self.network]}, {self.height}x{self.width}{extra}"
 
 
-CASES = (
+INT8 = (
     Case("smp-v3plus-mobilenet_v2", 512, 512),
     Case("smp-v3plus-resnet50", 512, 512),
+)
+# long ones, without the runtime that came second on them
+LARGE = (
     Case("smp-v3plus-mobilenet_v2", 1024, 2048),
     Case("smp-v3plus-resnet50", 1024, 2048),
+)
+CASES = (
+    *INT8,
+    *LARGE,
     Case("torchvision-v3-resnet50", 513, 513),
     Case("torchvision-v3-mobilenet_v3_large", 513, 513),
     Case("transformers-mobilenet_v2", 513, 513),
 )
 
-# fewer variants: the peer, the best of the others, ours
 # image side 256 to 4096 (the peer takes no other than multiples of 16), classes 2 to 150, batch 1 to 16, threads 1 to 2
 CURVES = (
     *(Case(CURVE_NETWORK, side, side) for side in (256, 768, 1024, 2048, 4096)),
@@ -84,26 +90,28 @@ def variants(case: Case, folder: Path, *, peer_python: str, python: str) -> list
     def ours(name: str, **arguments: str) -> Variant:
         return Variant(name, VARIANTS, "ours", common | arguments, python)
 
-    few = [
+    chosen = [
         peer(PLAIN, "peer", precision="float32"),
         peer("OpenVINO", "openvino", precision="f32"),
         ours("ours, torch", engine="torch", precision="float32"),
         ours("ours, OpenVINO", engine="openvino", precision="float32"),
     ]
     if case in CURVES:
-        return few
-    more = [
-        *few,
-        peer("ONNX Runtime", "onnxruntime"),
-        ours("ours, ONNX Runtime", engine="onnxruntime", precision="float32"),
-        peer("OpenVINO, int8", "openvino", precision="f32", program=INT8_PROGRAM),
-        ours("ours, OpenVINO, int8", engine="openvino", precision="int8"),
-    ]
-    if not has_bfloat16("cpu"):
-        return more
-    return [
-        *more,
-        peer("OpenVINO, bf16", "openvino", precision="bf16"),
-        ours("ours, torch, bf16", engine="torch", precision="bfloat16"),
-        ours("ours, OpenVINO, bf16", engine="openvino", precision="bfloat16"),
-    ]
+        return chosen
+    if case not in LARGE:
+        chosen += [
+            peer("ONNX Runtime", "onnxruntime"),
+            ours("ours, ONNX Runtime", engine="onnxruntime", precision="float32"),
+        ]
+    if case in INT8:
+        chosen += [
+            peer("OpenVINO, int8", "openvino", precision="f32", program=INT8_PROGRAM),
+            ours("ours, OpenVINO, int8", engine="openvino", precision="int8"),
+        ]
+    if has_bfloat16("cpu"):
+        chosen += [
+            peer("OpenVINO, bf16", "openvino", precision="bf16"),
+            ours("ours, torch, bf16", engine="torch", precision="bfloat16"),
+            ours("ours, OpenVINO, bf16", engine="openvino", precision="bfloat16"),
+        ]
+    return chosen

@@ -1,6 +1,6 @@
 """What the variants of a case need, made once: weights for peer and us, the photo, programs with argmax in the graph.
 
-    python -m harness.preparation inference|curve|training FOLDER NETWORK HEIGHT WIDTH CLASSES BATCH
+    python -m harness.preparation inference|training FOLDER NETWORK HEIGHT WIDTH CLASSES BATCH
 
 Training needs no programs, but a step in float64 to judge by. In the peers' environment; stops if our logits are not
 the peer's. It is a process of its own because converting takes memory that would count against the variants.
@@ -19,11 +19,12 @@ from PIL import Image
 from torch import nn
 
 from deeplab.engines.int8 import write_int8
+from deeplab.engines.onnxruntime import onnxruntime_network
 from deeplab.engines.openvino import openvino_network
 from deeplab.fold import folded
 from deeplab.importers import import_weights
 from deeplab.model import DeepLab
-from harness.cases import INT8_PROGRAM, JUDGE, Case
+from harness.cases import CURVES, INT8, INT8_PROGRAM, JUDGE, LARGE, Case
 from harness.peer_networks import build, logits_of, make_up_weights
 from harness.training_variants import peer
 
@@ -47,10 +48,10 @@ def main() -> None:
     """See the module."""
     purpose, folder, network, *numbers = sys.argv[1:]
     case = Case(network, *map(int, numbers))
-    prepare(case, Path(folder), purpose)
+    prepare(case, Path(folder), programs=purpose == "inference")
 
 
-def prepare(case: Case, folder: Path, purpose: str) -> None:
+def prepare(case: Case, folder: Path, *, programs: bool) -> None:
     """Fill `folder`; nothing is done if it is full."""
     if (folder / READY).exists():
         return
@@ -61,8 +62,8 @@ def prepare(case: Case, folder: Path, purpose: str) -> None:
     ours = DeepLab.from_pretrained(folder / "ours")
     pixels = {"mean": ours.config.pixels.mean, "std": ours.config.pixels.std}
     (folder / "about.json").write_text(json.dumps({"logits_difference": difference, **pixels}))
-    if purpose != "training":
-        _programs(ours, photos, folder, only_openvino=purpose == "curve")
+    if programs:
+        _programs(case, ours, photos, folder)
     else:
         np.save(folder / JUDGE, peer(folder=str(folder), case=case._asdict(), precision="float64")())
     (folder / READY).touch()
@@ -116,25 +117,27 @@ def _imported(network: str, theirs: nn.Module, folder: Path) -> DeepLab:
     return import_weights(folder / "peer.pth").model
 
 
-def _programs(ours: DeepLab, photos: np.ndarray, folder: Path, *, only_openvino: bool) -> None:
-    """The whole task for ONNX Runtime and OpenVINO, at the fixed size that suits them best."""
+def _programs(case: Case, ours: DeepLab, photos: np.ndarray, folder: Path) -> None:
+    """What the case's variants run, at the fixed size that suits others best; ours goes into the cache."""
     import openvino
 
     example = (torch.from_numpy(photos),)
-    module = PhotoToLabels(ours).eval()
+    module, network = PhotoToLabels(ours).eval(), folded(ours).eval()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(module, example)
         openvino.save_model(
             openvino.convert_model(program), str(folder / "labels.xml"), compress_to_fp16=False
         )
-        # into the cache, as a first use does
-        openvino_network(folded(ours).eval())
-        if only_openvino:
-            return
-        torch.onnx.export(program, example, str(folder / "labels.onnx"), external_data=False, verbose=False)
-    write_int8(folder / "labels.xml", list(photos), folder / INT8_PROGRAM)
-    openvino_network(folded(ours).eval(), precision="int8", calibration=list(photos))
+        openvino_network(network)
+        if case not in (*CURVES, *LARGE):
+            torch.onnx.export(
+                program, example, str(folder / "labels.onnx"), external_data=False, verbose=False
+            )
+            onnxruntime_network(network)
+    if case in INT8:
+        write_int8(folder / "labels.xml", list(photos), folder / INT8_PROGRAM)
+        openvino_network(network, precision="int8", calibration=list(photos))
 
 
 if __name__ == "__main__":
