@@ -6,10 +6,11 @@
     python benchmarks/data_speed.py ROOT SPLIT --peers PEERS/bin/python
 
 A sample is: photo and mask decoded, scaled by one of seven factors 0.5..2, padded, cropped, flipped, normalised; see
-`data_variants`. Each variant is a process of one thread; they take turns, processor time is what counts (others
-may be at work on the machine), and ratios are medians over rounds.
-Before anything is timed the compiled crop must give the plain one's values. The peers' resizing differs from ours,
-and from each other's, by up to half a pixel's shift: their values are compared with nothing.
+`data_variants`. With data.keep_decoded photo and mask are mapped from disk, as in every epoch after the first. Each
+variant is a process of one thread; they take turns, processor time is what counts (others may be at work on the
+machine), and ratios are medians over rounds.
+Before anything is timed the crops of our ways must have equal values. The peers' resizing differs from ours, and from
+each other's, by up to half a pixel's shift: their values are compared with nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from harness.rounds import LEAST_SECONDS
 from deeplab.data.opening import open_complete
 
 LEAST_ROUNDS = 5
-OURS, PLAIN = "deeplab", "deeplab, no compiler"
+OURS, PLAIN, KEPT = "deeplab", "deeplab, no compiler", "deeplab, data.keep_decoded"
 PEERS = {
     "torchvision transforms v2": "torchvision_v2",
     "albumentations": "albumentations",
@@ -56,16 +57,17 @@ def main() -> None:
         "pairs": [tuple(str(Path(file).resolve()) for file in pair) for pair in pairs],
         "side": options.side,
     }
-    variants = [
-        Variant(OURS, "data_variants", "ours", common),
-        Variant(PLAIN, "data_variants", "ours", common | {"compiled": False}),
-        *(
-            Variant(name, "data_variants", function, common, options.peers)
-            for name, function in PEERS.items()
-        ),
-    ]
     print(f"{machine()['processor']}; {len(pairs)} pairs of {options.root.name}, crops of {options.side}")
     with tempfile.TemporaryDirectory() as folder:
+        variants = [
+            Variant(OURS, "data_variants", "ours", common),
+            Variant(PLAIN, "data_variants", "ours", common | {"compiled": False}),
+            Variant(KEPT, "data_variants", "ours", common | {"kept": folder}),
+            *(
+                Variant(name, "data_variants", function, common, options.peers)
+                for name, function in PEERS.items()
+            ),
+        ]
         rounds = measure(variants, Path(folder), seconds=options.seconds)
     print_table(rounds, pairs=len(pairs))
 
@@ -86,8 +88,8 @@ def measure(variants: list[Variant], folder: Path, *, seconds: float) -> list[di
             continue
         if variant.name == OURS:
             expected = crop
-        if variant.name == PLAIN and not np.array_equal(crop, expected):
-            raise SystemExit("the compiled crop differs from the plain one: nothing is timed")
+        if variant.name in (PLAIN, KEPT) and not np.array_equal(crop, expected):
+            raise SystemExit(f"the crop of {variant.name!r} differs: nothing is timed")
         if crop.shape != expected.shape or crop.dtype != np.float32 or np.abs(crop).max() > 1.001:
             raise SystemExit(f"{variant.name} gives {crop.dtype} {crop.shape} up to {np.abs(crop).max():.2f}")
         workers.append(worker)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -41,13 +42,17 @@ def choices() -> Iterator[Choice]:
         yield Choice(scale, rng.random(), rng.random(), bool(rng.random() < 0.5))
 
 
-def ours(*, pairs: Pairs, side: int, compiled: bool = True) -> Crop:
-    """This package's data set with its training transform, then the network's normalisation."""
+def ours(*, pairs: Pairs, side: int, compiled: bool = True, kept: str | None = None) -> Crop:
+    """This package's data set with its training transform, then the network's normalisation.
+
+    With a folder for `kept`, photos are decoded by the first call only.
+    """
     import torch
 
     from deeplab.allocator import keep_freed_memory
     from deeplab.data.augment import TrainAugment
     from deeplab.data.dataset import SegmentationDataset
+    from deeplab.data.decoded import DecodedFiles
     from deeplab.data.layouts.masks import read_indices
     from deeplab.data.stored import Item, StoredSplit
     from deeplab.normalise import normalise
@@ -59,7 +64,11 @@ def ours(*, pairs: Pairs, side: int, compiled: bool = True) -> Crop:
         os.environ["DEEPLAB_KERNELS"] = "plain"
     items = tuple(Item(str(index), *pair) for index, pair in enumerate(pairs))
     split = StoredSplit(classes=tuple(map(str, range(IGNORED))), items=items, read=read_indices)
-    dataset = SegmentationDataset(split, transform=TrainAugment(crop_size=(side, side)))
+    dataset = SegmentationDataset(
+        split,
+        transform=TrainAugment(crop_size=(side, side)),
+        kept=DecodedFiles(Path(kept)) if kept else None,
+    )
     middle = torch.full((1, 3, 1, 1), MIDDLE)
     draws = iter(range(1 << 40))
 

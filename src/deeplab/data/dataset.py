@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from deeplab.data.augment import to_tensors
+from deeplab.data.decoded import DecodedFiles
 from deeplab.data.source import Source, check_sample
 
 Sample = tuple[torch.Tensor, torch.Tensor]
@@ -36,6 +37,7 @@ class SegmentationDataset(Dataset[Sample]):
         label_map: np.ndarray | None = None,
         transform: Transform | None = None,
         seed: int = 0,
+        kept: DecodedFiles | None = None,
     ) -> None:
         """Make samples of `source`; no file is opened before it is asked for.
 
@@ -44,11 +46,13 @@ class SegmentationDataset(Dataset[Sample]):
             label_map: uint8 [256], applied to every mask; see `deeplab.data.selection.select_classes`.
             transform: (image uint8 [H, W, 3], label uint8 [H, W], generator) to the sample.
             seed: of all random choices.
+            kept: where decoded samples are kept; None decodes each time. Kept ones are not writable.
         """
         self.source = source
         self.label_map = label_map
         self.transform = transform
         self.seed = seed
+        self.kept = kept
 
     def __len__(self) -> int:
         return len(self.source)
@@ -63,6 +67,11 @@ class SegmentationDataset(Dataset[Sample]):
 
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Sample `index` as decoded: (image uint8 [H, W, 3], label uint8 [H, W] after `label_map`)."""
+        if self.kept is None:
+            return self._decode(index)
+        return self.kept.fetch(self.source.files(index), lambda: self._decode(index))
+
+    def _decode(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         image, label = self.source.photo(index), self.source.label(index)
         check_sample(self.source, index, image=image, label=label)
         return image, label if self.label_map is None else self.label_map[label]

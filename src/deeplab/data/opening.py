@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deeplab import __version__
+from deeplab.cache import cache_folder
+from deeplab.data.decoded import DecodedFiles
 from deeplab.data.layouts import LAYOUTS, recognise
 from deeplab.data.recipe import DataRecipe
 from deeplab.data.selection import select_classes
@@ -65,7 +68,7 @@ def split_names(root: str | Path, *, layout: str = "auto") -> tuple[str, ...]:
 def open_split(
     data: DataRecipe, split: str, *, transform: Transform | None = None, seed: int = 0
 ) -> SegmentationDataset:
-    """The photos and masks of one split, with the recipe's classes.
+    """The photos and masks of one split, with the recipe's classes; with a transform, kept decoded if it says so.
 
     Raises:
         UserError: as `open_source`; also if a file of the split is missing, or the split is empty.
@@ -75,7 +78,12 @@ def open_split(
     source = open_complete(data.root, split, layout=data.layout, labels=data.labels, names=data.names)
     keep = data.classes or source.classes
     table = select_classes(source.classes, keep, other=data.other)
-    return SegmentationDataset(source, label_map=table, transform=transform, seed=seed)
+    kept = None
+    if data.keep_decoded and transform is not None:
+        # whatever changes the labels of an unchanged file
+        about = data.model_dump_json(include={"layout", "labels", "names", "classes", "other"})
+        kept = DecodedFiles(cache_folder() / "decoded", f"{__version__} {about}")
+    return SegmentationDataset(source, label_map=table, transform=transform, seed=seed, kept=kept)
 
 
 def open_complete(

@@ -1,0 +1,79 @@
+"""Photos and masks kept decoded on disk: later epochs map them into memory, and a crop touches its own rows only."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from deeplab.errors import UserError
+
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class DecodedFiles:
+    """A folder of such pairs, 4 bytes a pixel; it may be deleted at any time.
+
+    Attributes:
+        folder: made if missing.
+        about: what the decoded pairs depend on beside their files.
+    """
+
+    folder: Path
+    about: str = ""
+
+    def fetch(self, files: tuple[str, str], decode: Callable[[], Pair]) -> Pair:
+        """The pair as it was kept, or from `decode` and kept from now on.
+
+        Args:
+            files: photo and mask on disk; a file that changes is decoded again.
+            decode: gives (image uint8 [H, W, 3], label uint8 [H, W]).
+
+        Returns:
+            what `decode` gives; kept arrays are mapped files and not writable.
+
+        Raises:
+            UserError: the samples are no files of their own, or there is no room for them.
+        """
+        key = self._key(files)
+        paths = [self.folder / f"{key}.{part}.npy" for part in ("photo", "mask")]
+        try:
+            image, label = (np.load(path, mmap_mode="r") for path in paths)
+        except FileNotFoundError:
+            image, label = decode()
+            for path, array in zip(paths, (image, label), strict=True):
+                _save(path, array)
+        return image, label
+
+    def _key(self, files: tuple[str, str]) -> str:
+        about = [self.about]
+        for name in files:
+            try:
+                state = os.stat(name)
+            except FileNotFoundError:
+                raise UserError(
+                    f"data.keep_decoded: {name} is no file of its own, as samples in shards and records are; "
+                    "fix: data.keep_decoded=false"
+                ) from None
+            about += [os.path.abspath(name), str(state.st_size), str(state.st_mtime_ns)]
+        return hashlib.blake2b("\0".join(about).encode(), digest_size=16).hexdigest()
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("wb") as file:
+            np.save(file, array)
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise UserError(
+            f"data.keep_decoded: {path} could not be written ({error.strerror}); decoded photos take 4 bytes a "
+            f"pixel; fix: make room, set DEEPLAB_CACHE to another disk, or data.keep_decoded=false"
+        ) from None
