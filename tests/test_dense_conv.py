@@ -14,12 +14,12 @@ torch.set_num_threads(1)
 
 # out, in, kernel, stride, rate, height, width; maps narrower and wider than what one product takes
 CASES = {
-    "3x3": (5, 16, 3, 1, 1, 9, 7),
-    "rate": (4, 17, 3, 1, (2, 3), 12, 40),
-    "stride on even sizes": (6, 16, 3, 2, 1, 10, 14),
-    "wide": (3, 16, 3, 1, 1, 3, 700),
-    "many rows": (3, 16, 3, 1, 1, 70, 33),
-    "7x7 with stride": (3, 16, 7, 2, 1, 21, 20),
+    "3x3": (32, 16, 3, 1, 1, 9, 7),
+    "rate": (33, 17, 3, 1, (2, 3), 12, 40),
+    "stride on even sizes": (40, 16, 3, 2, 1, 10, 14),
+    "wide": (32, 16, 3, 1, 1, 3, 700),
+    "many rows": (32, 16, 3, 1, 1, 70, 33),
+    "7x7 with stride": (32, 16, 7, 2, 1, 21, 20),
     "1x1": (256, 256, 1, 1, 1, 5, 6),
 }
 
@@ -60,12 +60,13 @@ def _gradients(layer: AtrousConv2d, x: torch.Tensor, wanted: torch.Tensor) -> li
 
 
 def test_elsewhere_the_plain_convolution_runs(avx2: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    weight = torch.zeros(16, 16, 3, 3, requires_grad=True)
+    weight = torch.zeros(32, 16, 3, 3, requires_grad=True)
     x = torch.zeros(1, 16, 8, 8).contiguous(memory_format=torch.channels_last)
     place = {"stride": (1, 1), "groups": 1}
     assert dense_conv.wins(x, weight, **place)
     assert not dense_conv.wins(x, weight.detach(), **place)
     assert not dense_conv.wins(x.contiguous(), weight, **place)
+    assert not dense_conv.wins(x, weight[:31], **place)
     assert not dense_conv.wins(x, weight[..., :1, :1], **place)
     assert not dense_conv.wins(x.bfloat16(), weight, **place)
     with torch.no_grad():
@@ -78,8 +79,8 @@ def test_elsewhere_the_plain_convolution_runs(avx2: None, monkeypatch: pytest.Mo
 
 def test_a_model_trains_on_it_like_on_the_plain_one(avx2: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The image needs no gradient, frozen weights need none."""
-    first, second = (AtrousConv2d(16, 16, kernel=3).to(memory_format=torch.channels_last) for _ in "ab")
-    x = torch.randn(2, 16, 9, 9).contiguous(memory_format=torch.channels_last)
+    first, second = (AtrousConv2d(32, 32, kernel=3).to(memory_format=torch.channels_last) for _ in "ab")
+    x = torch.randn(2, 32, 9, 9).contiguous(memory_format=torch.channels_last)
     first.weight.requires_grad_(False)
     second(first(x)).square().sum().backward()
     assert first.weight.grad is None

@@ -16,8 +16,8 @@ from torch.autograd.function import once_differentiable
 OUTPUTS = 512
 # of weights in a 1x1 kernel; oneDNN does as well with fewer
 LEAST_WEIGHTS = 1 << 16
-# of channels, as what is copied at a time
-LEAST_CHANNELS = 16
+# for larger kernels: channels, as what is copied at a time; and outputs, for which what was copied is used
+LEAST_CHANNELS, LEAST_OUTPUTS = 16, 32
 
 Pair = tuple[int, int]
 
@@ -48,7 +48,7 @@ def _faster(shape: torch.Size, stride: Pair) -> bool:
     outputs, channels, *kernel = shape
     if kernel == [1, 1]:
         return stride == (1, 1) and outputs * channels >= LEAST_WEIGHTS
-    return channels >= LEAST_CHANNELS
+    return channels >= LEAST_CHANNELS and outputs >= LEAST_OUTPUTS
 
 
 def dense_conv(
