@@ -37,7 +37,8 @@ def main() -> None:
             names = ", ".join(case.name for case in every_case(full=options.full))
             raise SystemExit(f"no case is called {options.case!r}; there are: {names}")
         for case in chosen:
-            measure(case, options)
+            if not (options.prepare and isinstance(case, enlarging.Enlarging)):
+                measure(case, options)
     if not options.prepare:
         content = json.loads(options.output.read_text())
         print(results.tables(content))
