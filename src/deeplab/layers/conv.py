@@ -80,13 +80,13 @@ class AtrousConv2d(nn.Conv2d):
             if done:
                 return x
         if self._even_pad and (self.padding_rule != "same" or self.stride == (1, 1)):
-            return self._convolve(x, self.padding)
+            return self._dense(x, self.padding)
         (top, bottom), (left, right) = self._pads(x.shape[-2], x.shape[-1])
         if not torch.compiler.is_exporting() and (top, left) == (bottom, right):
-            return self._convolve(x, (top, left))
-        return self._convolve(F.pad(x, (left, right, top, bottom)), (0, 0))
+            return self._dense(x, (top, left))
+        return self._dense(F.pad(x, (left, right, top, bottom)), (0, 0))
 
-    def _convolve(self, x: torch.Tensor, padding: tuple[int, int]) -> torch.Tensor:
+    def _dense(self, x: torch.Tensor, padding: tuple[int, int]) -> torch.Tensor:
         if dense_conv.wins(x, self.weight, stride=self.stride, groups=self.groups):
             return dense_conv.dense_conv(
                 x, self.weight, self.bias, stride=self.stride, padding=padding, rate=self.dilation
