@@ -202,6 +202,8 @@ def test_a_process_that_dies_ends_the_others(tmp_path: Path) -> None:
     )
     ended = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+         # torchrun looks whether all live, and would end rank 0 before it has said why
+         "--monitor-interval", "5",
          str(tmp_path / "dying.py"), "train", str(recipe), "-o", str(tmp_path / "run")],
         capture_output=True,
         text=True,
