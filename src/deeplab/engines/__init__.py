@@ -40,6 +40,7 @@ def let_run(
         model: what PyTorch would run; keeps computing everything else.
         given: the model in float32 that it was made from.
         one_pass: photos are run at one size and not mirrored; engines know nothing else.
+        calibration: see `openvino_network`.
 
     Raises:
         UserError: as `engine_network`, or the engine would have to run several passes.
