@@ -1,86 +1,119 @@
-"""Weights' gradients by matrix products: those of float64, whatever the stride, padding, rate and kernel."""
+"""Dense convolutions by our own kernel: values and gradients of float64, for any stride, padding, rate and kernel."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from deeplab.layers import dense_conv
+from deeplab.layers.activations import HardSwish
 from deeplab.layers.conv import AtrousConv2d
+from deeplab.layers.packed_conv import PackedConv
+from deeplab.native import dense_conv
 
 torch.set_num_threads(1)
 
 
-# out, in, kernel, stride, rate, height, width; maps narrower and wider than what one product takes
+# out, in, kernel, stride, rate, height, width: whole and partial panels of outputs, vectors and tiles,
+# depths within one part and in several, sums few enough for bands and too many
 CASES = {
-    "3x3": (32, 16, 3, 1, 1, 9, 7),
+    "3x3": (32, 16, 3, 1, 1, 9, 8),
     "rate": (33, 17, 3, 1, (2, 3), 12, 40),
-    "stride on even sizes": (40, 16, 3, 2, 1, 10, 14),
+    "rate beyond the map": (16, 16, 3, 1, 12, 9, 8),
+    "stride on even sizes": (40, 16, 3, 2, 1, 16, 18),
     "wide": (32, 16, 3, 1, 1, 3, 700),
-    "many rows": (32, 16, 3, 1, 1, 70, 33),
-    "7x7 with stride": (32, 16, 7, 2, 1, 21, 20),
-    "1x1": (256, 256, 1, 1, 1, 5, 6),
+    "many taps and bands": (24, 20, 7, 2, 1, 71, 66),
+    "deep": (18, 600, 3, 1, 1, 9, 10),
+    "many sums": (150, 320, 3, 1, 1, 8, 9),
+    "1x1": (256, 256, 1, 1, 1, 9, 8),
+    "1x1 narrow": (16, 24, 1, 1, 1, 33, 33),
+    "1x1 with stride": (24, 40, 1, 2, 1, 21, 20),
+    "few weights": (16, 16, 1, 1, 1, 9, 8),
 }
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def avx2(monkeypatch: pytest.MonkeyPatch) -> None:
+    if dense_conv.library() is None:
+        pytest.skip("no C++ compiler")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+
+
+def _channels_last(*shape: int) -> torch.Tensor:
+    return torch.randn(shape).contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("rule", ["same", "symmetric"])
 @pytest.mark.parametrize("case", CASES)
-def test_gradients_are_those_of_float64(
-    case: str, rule: str, avx2: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_values_and_gradients_are_those_of_float64(case: str, rule: str) -> None:
     outputs, channels, kernel, stride, rate, height, width = CASES[case]
     torch.manual_seed(0)
     layer = AtrousConv2d(
         channels, outputs, kernel=kernel, stride=stride, rate=rate, bias=True, padding_rule=rule
     )
-    x = torch.randn(2, channels, height, width).contiguous(memory_format=torch.channels_last)
+    x = _channels_last(2, channels, height, width)
+    assert dense_conv.wins(x, layer.weight, stride=layer.stride)
     wanted = torch.randn_like(layer(x))
-    taken = []
-    plain = dense_conv.weight_gradient
-    monkeypatch.setattr(dense_conv, "weight_gradient", lambda *of: taken.append(1) or plain(*of))
-    found = _gradients(layer, x, wanted)
-    assert taken
-    monkeypatch.setattr(dense_conv, "wins", lambda *of, **how: False)
-    expected = _gradients(layer.double(), x.double(), wanted.double())
+    found = _all_of(layer, x, wanted)
+    expected = _all_of(layer.double(), x.double(), wanted.double())
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one.double(), other, rtol=0, atol=1e-5 * other.abs().max().item())
 
 
-def _gradients(layer: AtrousConv2d, x: torch.Tensor, wanted: torch.Tensor) -> list[torch.Tensor]:
+def _all_of(layer: AtrousConv2d, x: torch.Tensor, wanted: torch.Tensor) -> list[torch.Tensor]:
     layer.zero_grad()
     x = x.clone().requires_grad_()
-    (layer(x) * wanted).sum().backward()
-    return [x.grad, layer.weight.grad.clone(), layer.bias.grad.clone()]
+    y = layer(x)
+    (y * wanted).sum().backward()
+    return [y.detach(), x.grad, layer.weight.grad.clone(), layer.bias.grad.clone()]
 
 
-def test_elsewhere_the_plain_convolution_runs(avx2: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    weight = torch.zeros(32, 16, 3, 3, requires_grad=True)
-    x = torch.zeros(1, 16, 8, 8).contiguous(memory_format=torch.channels_last)
-    place = {"stride": (1, 1), "groups": 1}
-    assert dense_conv.wins(x, weight, **place)
-    assert not dense_conv.wins(x, weight.detach(), **place)
-    assert not dense_conv.wins(x.contiguous(), weight, **place)
-    assert not dense_conv.wins(x, weight[:31], **place)
-    assert not dense_conv.wins(x, weight[..., :1, :1], **place)
-    assert not dense_conv.wins(x.bfloat16(), weight, **place)
-    with torch.no_grad():
-        assert not dense_conv.wins(x, weight, **place)
+def test_results_do_not_depend_on_the_number_of_threads() -> None:
+    torch.manual_seed(0)
+    layer = AtrousConv2d(40, 50, kernel=3, bias=True)
+    x = _channels_last(2, 40, 33, 33)
+    wanted = torch.randn_like(layer(x))
+    alone = _all_of(layer, x, wanted)
+    torch.set_num_threads(3)
+    try:
+        together = _all_of(layer, x, wanted)
+    finally:
+        torch.set_num_threads(1)
+    for one, other in zip(alone, together, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_weights_are_read_in_any_memory_layout() -> None:
+    weight, x = torch.randn(16, 20, 3, 3), _channels_last(1, 20, 9, 9)
+    place = dense_conv.Place((1, 1), (1, 1), ((1, 1), (1, 1)))
+    expected = dense_conv.dense_conv(x, weight, None, place)
+    for other in (
+        weight.contiguous(memory_format=torch.channels_last),
+        weight.transpose(2, 3).contiguous().transpose(2, 3),
+        weight.transpose(0, 1).contiguous().transpose(0, 1),
+    ):
+        assert torch.equal(dense_conv.dense_conv(x, other, None, place), expected)
+
+
+def test_elsewhere_the_plain_convolution_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, x = torch.zeros(32, 16, 3, 3, requires_grad=True), _channels_last(1, 16, 8, 8)
+    assert dense_conv.wins(x, weight, stride=(1, 1))
+    assert not dense_conv.wins(x, weight, stride=(2, 2))
+    assert not dense_conv.wins(x.contiguous(), weight, stride=(1, 1))
+    assert not dense_conv.wins(x, weight[:15], stride=(1, 1))
+    assert not dense_conv.wins(x.bfloat16(), weight, stride=(1, 1))
     with torch.autocast("cpu", torch.bfloat16):
-        assert not dense_conv.wins(x, weight, **place)
+        assert not dense_conv.wins(x, weight, stride=(1, 1))
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    assert not dense_conv.wins(x, weight, **place)
+    assert not dense_conv.wins(x, weight, stride=(1, 1))
 
 
-def test_a_model_trains_on_it_like_on_the_plain_one(avx2: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The image needs no gradient, frozen weights need none."""
+def test_frozen_weights_and_images_without_gradient() -> None:
     first, second = (AtrousConv2d(32, 32, kernel=3).to(memory_format=torch.channels_last) for _ in "ab")
-    x = torch.randn(2, 32, 9, 9).contiguous(memory_format=torch.channels_last)
+    x = _channels_last(2, 32, 9, 9)
     first.weight.requires_grad_(False)
     second(first(x)).square().sum().backward()
     assert first.weight.grad is None
@@ -88,3 +121,18 @@ def test_a_model_trains_on_it_like_on_the_plain_one(avx2: None, monkeypatch: pyt
     second.weight.grad = None
     F.conv2d(first(x), second.weight, padding=1).square().sum().backward()
     torch.testing.assert_close(found, second.weight.grad, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("activation", [nn.Identity(), nn.ReLU(), nn.ReLU6(), HardSwish()])
+@torch.no_grad()
+def test_packed_convolutions_bound_values_and_follow_their_weights(activation: nn.Module) -> None:
+    torch.manual_seed(0)
+    conv = AtrousConv2d(40, 21, kernel=1, bias=True)
+    packed = PackedConv.of(conv, activation)
+    for size in (9, 12):
+        x = 6 * _channels_last(1, 40, size, size)
+        torch.testing.assert_close(packed(x), activation(F.conv2d(x, conv.weight, conv.bias)))
+    conv.bias.add_(1)
+    torch.testing.assert_close(packed(x), activation(F.conv2d(x, conv.weight, conv.bias)))
+    x[0, 0, 3, 4] = math.nan
+    assert packed(x)[0, :, 3, 4].isnan().all()

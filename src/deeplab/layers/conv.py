@@ -13,10 +13,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from deeplab.config import Padding
-from deeplab.layers import dense_conv
 from deeplab.layers.activations import Activation, make_activation
 from deeplab.layers.norm import NormLayer
-from deeplab.native import depthwise, norm_act
+from deeplab.native import dense_conv, depthwise, norm_act
 
 ConvPadding = Padding | Literal["none"]
 
@@ -79,19 +78,20 @@ class AtrousConv2d(nn.Conv2d):
             x, done = self._depthwise(x)
             if done:
                 return x
+        elif dense_conv.wins(x, self.weight, stride=self.stride):
+            return dense_conv.dense_conv(x, self.weight, self.bias, self._place(x))
         if self._even_pad and (self.padding_rule != "same" or self.stride == (1, 1)):
-            return self._dense(x, self.padding)
+            return self._convolve(x, self.padding)
         (top, bottom), (left, right) = self._pads(x.shape[-2], x.shape[-1])
         if not torch.compiler.is_exporting() and (top, left) == (bottom, right):
-            return self._dense(x, (top, left))
-        return self._dense(F.pad(x, (left, right, top, bottom)), (0, 0))
+            return self._convolve(x, (top, left))
+        return self._convolve(F.pad(x, (left, right, top, bottom)), (0, 0))
 
-    def _dense(self, x: torch.Tensor, padding: tuple[int, int]) -> torch.Tensor:
-        if dense_conv.wins(x, self.weight, stride=self.stride, groups=self.groups):
-            return dense_conv.dense_conv(
-                x, self.weight, self.bias, stride=self.stride, padding=padding, rate=self.dilation
-            )
+    def _convolve(self, x: torch.Tensor, padding: tuple[int, int]) -> torch.Tensor:
         return F.conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+
+    def _place(self, x: torch.Tensor) -> dense_conv.Place:
+        return dense_conv.Place(self.stride, self.dilation, self._pads(x.shape[-2], x.shape[-1]))
 
     def _depthwise(self, x: torch.Tensor) -> tuple[torch.Tensor, bool]:
         """The result and True where our own kernel wins; else what oneDNN may have, and False."""

@@ -1,20 +1,22 @@
-"""A convolution for inference on the CPU: weights laid out once for oneDNN, the activation inside.
+"""A convolution for inference on the CPU: weights laid out once, the activation inside.
 
-`torch.nn.functional.conv2d` rearranges weights at every call, and its activation is a second pass over memory. The
-operators used here are those that PyTorch's own compiler generates calls to; weights are laid out for the very size
-of the input, as oneDNN would lay out others anew at every call.
+`torch.nn.functional.conv2d` rearranges weights at every call, and its activation is a second pass over memory. Where
+our own kernel does not win, the operators are those that PyTorch's own compiler generates calls to; their weights are
+laid out for the very size of the input, as oneDNN would lay out others anew at every call.
 """
 
 from __future__ import annotations
 
-from typing import Self
+import math
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import nn
 
 from deeplab.layers.activations import Clip6, HardSwish
 from deeplab.layers.conv import AtrousConv2d
-from deeplab.native import depthwise
+from deeplab.native import dense_conv, depthwise
 
 # what oneDNN calls them, and the bounds that it wants to know
 FUSED: dict[type[nn.Module], tuple[str, list[float]]] = {
@@ -25,7 +27,17 @@ FUSED: dict[type[nn.Module], tuple[str, list[float]]] = {
     HardSwish: ("hardswish", []),
     nn.Sigmoid: ("sigmoid", []),
 }
+# the same as bounds of a sum
+BOUNDS: dict[type[nn.Module], tuple[float, float]] = {
+    nn.Identity: dense_conv.UNBOUNDED,
+    nn.ReLU: (0.0, math.inf),
+    nn.ReLU6: (0.0, 6.0),
+    Clip6: (-6.0, 6.0),
+}
 DTYPES = (torch.float32, torch.bfloat16)
+
+
+T = TypeVar("T")
 
 
 class PackedConv(AtrousConv2d):
@@ -35,7 +47,7 @@ class PackedConv(AtrousConv2d):
     """
 
     activation: nn.Module
-    _packed: tuple[tuple[object, ...], torch.Tensor] | None
+    _packed: tuple[tuple[object, ...], Any] | None
 
     @classmethod
     def of(cls, conv: AtrousConv2d, activation: nn.Module) -> Self:
@@ -63,34 +75,37 @@ class PackedConv(AtrousConv2d):
                     x, weight, bias, stride=self.stride, rate=self.dilation, pads=pads
                 )
                 return self.activation(found)
-        return self._convolve(x, *pads)
+        elif dense_conv.wins(x, self.weight, stride=self.stride):
+            return self._by_own_kernel(x)
+        return self._by_onednn(x, *pads)
 
-    def _convolve(self, x: torch.Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> torch.Tensor:
+    def _by_own_kernel(self, x: torch.Tensor) -> torch.Tensor:
+        packed = self._laid_out((), lambda: dense_conv.pack(self.weight, self.bias))
+        bounds = BOUNDS.get(type(self.activation))
+        if bounds is None:
+            return self.activation(dense_conv.bounded_conv(x, packed, self._place(x)))
+        return dense_conv.bounded_conv(x, packed, self._place(x), bounds)
+
+    def _by_onednn(self, x: torch.Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> torch.Tensor:
         padding = [rows[0], columns[0]]
         if rows[0] != rows[1] or columns[0] != columns[1]:
             x = nn.functional.pad(x, (*columns, *rows))
             padding = [0, 0]
         name, bounds = FUSED[type(self.activation)]
         place = (padding, self.stride, self.dilation, self.groups)
-        return torch.ops.mkldnn._convolution_pointwise(
-            x, self._weight_for(x, padding), self.bias, *place, name, bounds, ""
+        size = list(x.shape)
+        weight = self._laid_out(
+            (*size, *padding, self.stride, self.dilation),
+            lambda: torch.ops.mkldnn._reorder_convolution_weight(self.weight.detach(), *place, size),
         )
+        return torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *place, name, bounds, "")
 
-    def _weight_for(self, x: torch.Tensor, padding: list[int]) -> torch.Tensor:
-        weight = self.weight.detach()
-        key = (
-            x.shape,
-            *padding,
-            self.stride,
-            self.dilation,
-            weight.dtype,
-            weight.data_ptr(),
-            self.weight._version,
-        )
+    def _laid_out(self, place: tuple[object, ...], lay_out: Callable[[], T]) -> T:
+        """What `lay_out` makes of the weights as they are now, kept for a place."""
+        kept = [(each.dtype, each.data_ptr(), each._version) for each in self.parameters()]
+        key = (*place, *kept)
         if self._packed is None or self._packed[0] != key:
-            place = (padding, self.stride, self.dilation, self.groups)
-            packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *place, list(x.shape))
-            self._packed = (key, packed)
+            self._packed = (key, lay_out())
         return self._packed[1]
 
     def _can_run(self, x: torch.Tensor) -> bool:

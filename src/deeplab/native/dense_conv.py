@@ -1,0 +1,240 @@
+"""Dense convolution, channels last: `dense_conv.cpp` as an autograd function, for processors with AVX2 and no AVX-512.
+
+There oneDNN (torch 2.13) takes up to a third longer for values and the image's gradient of narrow 1x1 layers, and
+two to three times as long for the weights' gradient of 3x3 kernels; with AVX-512 its own code is as fast as the
+processor. Equal to `torch.nn.functional.conv2d` up to the order of sums.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
+
+from deeplab.native.build import optional_library
+from deeplab.native.depthwise import Pads, taps, taps_back
+
+# with fewer, oneDNN does as well: positions of the output, channels in and out, weights whose gradient is asked for
+LEAST_PLACES, LEAST_CHANNELS, LEAST_WEIGHTS = 64, 16, 1 << 12
+UNBOUNDED = (-math.inf, math.inf)
+Pair = tuple[int, int]
+
+
+class Place(NamedTuple):
+    """How a convolution's kernel moves: vertically and horizontally."""
+
+    stride: Pair
+    rate: Pair
+    pads: Pads
+
+
+def wins(x: torch.Tensor, weight: torch.Tensor, *, stride: Pair) -> bool:
+    """Whether `dense_conv` and `bounded_conv` can run, and are faster than oneDNN, for weights of one group.
+
+    Eager calls on the CPU, float32, channels last.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and min(weight.shape[:2]) >= LEAST_CHANNELS
+        and x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and x.dim() == 4
+        and x.numel() // x.shape[1] >= LEAST_PLACES * math.prod(stride)
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and type(x) is torch.Tensor
+        and not torch.is_autocast_enabled("cpu")
+        and torch.backends.cpu.get_cpu_capability() == "AVX2"
+        and library() is not None
+    )
+
+
+def dense_conv(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, place: Place
+) -> torch.Tensor:
+    """Convolution where it `wins`.
+
+    Args:
+        x: float32 [N, in, H, W], channels last.
+        weight: float32 [out, in, K, L].
+        bias: float32 [out] or None.
+        place: strides, rates, and zeros around the image.
+
+    Returns:
+        float32 [N, out, H', W'], channels last.
+    """
+    return _Dense.apply(x, weight, bias, place)
+
+
+def bounded_conv(
+    x: torch.Tensor, packed: Packed, place: Place, bounds: tuple[float, float] = UNBOUNDED
+) -> torch.Tensor:
+    """As `dense_conv` without gradients, of packed weights; values beyond the bounds become these."""
+    tables = [
+        taps(*each)
+        for each in zip(x.shape[2:], packed.kernel, place.stride, place.rate, place.pads, strict=True)
+    ]
+    return _correlate(x, packed, bounds, tables)
+
+
+class Packed(NamedTuple):
+    """Weights as the kernel reads them: panels of outputs, in them taps, in them channels; and the biases."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    outputs: int
+    kernel: tuple[int, int]
+
+
+def pack(weight: torch.Tensor, bias: torch.Tensor | None) -> Packed:
+    """Weights [out, in, K, L] and biases [out], for inputs of any size."""
+    weight = weight.detach()
+    outputs, channels, height, width = weight.shape
+    # one step from tap to tap
+    if weight.stride(2) != width * weight.stride(3):
+        weight = weight.contiguous()
+    panel = library().deeplab_dense_panel()
+    whole = -(-outputs // panel) * panel
+    packed = weight.new_empty(whole * channels * height * width)
+    library().deeplab_dense_pack(
+        outputs,
+        channels,
+        height * width,
+        (ctypes.c_int64 * 3)(weight.stride(0), weight.stride(1), weight.stride(3)),
+        weight.data_ptr(),
+        packed.data_ptr(),
+    )
+    biases = weight.new_zeros(whole)
+    if bias is not None:
+        biases[:outputs] = bias.detach()
+    return Packed(packed, biases, outputs, (height, width))
+
+
+class _Dense(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, place: Place
+    ) -> torch.Tensor:
+        ctx.place = place
+        ctx.save_for_backward(x, weight)
+        return bounded_conv(x, pack(weight, bias), place)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        of_x = of_weight = of_bias = None
+        if ctx.needs_input_grad[0]:
+            of_x = _image_gradient(x, weight, gradient, ctx.place)
+        if ctx.needs_input_grad[1]:
+            of_weight = _weight_gradient(x, weight, gradient, ctx.place)
+        if ctx.needs_input_grad[2]:
+            of_bias = gradient.sum((0, 2, 3))
+        return of_x, of_weight, of_bias, None
+
+
+def _image_gradient(
+    x: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor, place: Place
+) -> torch.Tensor:
+    if place.stride != (1, 1):
+        # most taps of most pixels would read zeros
+        return _by_onednn(x, weight, gradient, place, (True, False, False))
+    axes = zip(x.shape[2:], weight.shape[2:], place.stride, place.rate, place.pads, strict=True)
+    return _correlate(
+        gradient, pack(weight.transpose(0, 1), None), UNBOUNDED, [taps_back(*each) for each in axes]
+    )
+
+
+def _weight_gradient(
+    x: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor, place: Place
+) -> torch.Tensor:
+    if weight.numel() < LEAST_WEIGHTS:
+        return _by_onednn(x, weight, gradient, place, (False, True, False))
+    outputs, channels, *kernel = weight.shape
+    axes = zip(x.shape[2:], kernel, place.stride, place.rate, place.pads, strict=True)
+    rows, columns = (taps(*each) for each in axes)
+    sizes = _sizes(x, outputs, gradient.shape[2:], kernel)
+    found = x.new_zeros(library().deeplab_dense_bands(sizes), outputs, *kernel, channels)
+    library().deeplab_dense_weight(
+        sizes,
+        torch.get_num_threads(),
+        x.data_ptr(),
+        gradient.data_ptr(),
+        rows.ctypes.data,
+        columns.ctypes.data,
+        found.data_ptr(),
+    )
+    return (found[0] if len(found) == 1 else found.sum(0)).permute(0, 3, 1, 2)
+
+
+def _by_onednn(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    gradient: torch.Tensor,
+    place: Place,
+    wanted: tuple[bool, bool, bool],
+) -> torch.Tensor:
+    (top, bottom), (left, right) = place.pads
+    even = (top, left) == (bottom, right)
+    padded = x if even else F.pad(x, (left, right, top, bottom))
+    found = torch.ops.aten.convolution_backward(
+        gradient,
+        padded,
+        weight,
+        None,
+        place.stride,
+        (top, left) if even else (0, 0),
+        place.rate,
+        False,
+        (0, 0),
+        1,
+        wanted,
+    )
+    if wanted[0] and not even:
+        return found[0][:, :, top : top + x.shape[2], left : left + x.shape[3]]
+    return found[0] if wanted[0] else found[1]
+
+
+def _correlate(
+    source: torch.Tensor, packed: Packed, bounds: tuple[float, float], tables: list[Any]
+) -> torch.Tensor:
+    rows, columns = tables
+    shape = (source.shape[0], packed.outputs, len(rows), len(columns))
+    target = torch.empty(shape, memory_format=torch.channels_last)
+    library().deeplab_dense(
+        _sizes(source, packed.outputs, shape[2:], packed.kernel),
+        torch.get_num_threads(),
+        source.data_ptr(),
+        packed.weight.data_ptr(),
+        packed.bias.data_ptr(),
+        *bounds,
+        rows.ctypes.data,
+        columns.ctypes.data,
+        target.data_ptr(),
+    )
+    return target
+
+
+def _sizes(source: torch.Tensor, outputs: int, size: Any, kernel: Any) -> ctypes.Array:
+    images, channels, height, width = source.shape
+    return (ctypes.c_int64 * 9)(images, channels, height, width, outputs, *size, *kernel)
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    library = optional_library("deeplab.native", ("dense_conv.cpp", "lanes.hpp"))
+    if library is None:
+        return None
+    pointer, number, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+    library.deeplab_dense_panel.restype = library.deeplab_dense_bands.restype = number
+    library.deeplab_dense_bands.argtypes = [pointer]
+    library.deeplab_dense_pack.argtypes = [number, number, number, *[pointer] * 3]
+    library.deeplab_dense.argtypes = [pointer, number, *[pointer] * 3, real, real, *[pointer] * 3]
+    library.deeplab_dense_weight.argtypes = [pointer, number, *[pointer] * 5]
+    return library
