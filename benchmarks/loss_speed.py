@@ -11,14 +11,13 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import platform
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from harness.worker import peak_memory_mb
 
 from deeplab.native import upsample_loss
 from deeplab.train.losses import segmentation_cross_entropy
@@ -109,14 +108,9 @@ def _own_peak(name: str, size: str, share: float) -> float:
     # a small batch first: libraries and threads are not the loss
     WAYS[name](*_batch("1x3x33x33x129x129"), share)
     logits, labels = _batch(size)
-    before = _peak_megabytes()
+    before = peak_memory_mb()
     WAYS[name](logits, labels, share)
-    return _peak_megabytes() - before
-
-
-def _peak_megabytes() -> float:
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kilobytes / 1000 * (0.001 if sys.platform == "darwin" else 1.024)
+    return peak_memory_mb() - before
 
 
 def _batch(size: str) -> tuple[torch.Tensor, torch.Tensor]:

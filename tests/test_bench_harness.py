@@ -180,9 +180,9 @@ def test_curves_join_the_cases_that_differ_in_one_thing(tmp_path: Path) -> None:
     cases = {f"{network}-{size}": {"variants": {"ours": {"faster": ratio}}} for size, ratio in ratios.items()}
     paths = save_curves({"cases": cases}, tmp_path)
     assert [path.name for path in paths] == ["curve_side.svg", "curve_classes.svg"]
-    # from (50, 350) to (470, 50); the top is 1.05 times the largest
-    assert '<polyline points="50.0,207.1 470.0,64.3"' in paths[0].read_text()
-    assert '<polyline points="50.0,207.1 470.0,64.3"' in paths[1].read_text()
+    # from (50, 350) to (470, 50); the top is the largest, a whole number of steps
+    assert '<polyline points="50.0,200.0 470.0,50.0"' in paths[0].read_text()
+    assert '<polyline points="50.0,200.0 470.0,50.0"' in paths[1].read_text()
     assert ">256</text>" in paths[0].read_text() and ">150</text>" in paths[1].read_text()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -64,7 +65,9 @@ def _value(case: Case, axis: str) -> float:
 def drawn(curve: Curve) -> str:
     """The chart as SVG; values of the axis at equal distances, ratios from 0."""
     values = sorted({value for points in curve.lines.values() for value, _ in points})
-    top = max(ratio for points in curve.lines.values() for _, ratio in points) * 1.05
+    highest = max(ratio for points in curve.lines.values() for _, ratio in points)
+    step = max(1, round(highest / 5))
+    top = step * math.ceil(highest / step)
     right = WIDTH - LEGEND
 
     def place(value: float, ratio: float) -> tuple[float, float]:
@@ -75,9 +78,9 @@ def drawn(curve: Curve) -> str:
     for value in values:
         x, y = place(value, 0)
         parts.append(_text(x, y + 18, f"{value:g}", anchor="middle"))
-    for ratio in (0.0, top / 2, top):
+    for ratio in range(0, top + 1, step):
         x, y = place(values[0], ratio)
-        parts.append(_text(x - 8, y + 4, f"{ratio:.1f}", anchor="end"))
+        parts.append(_text(x - 8, y + 4, str(ratio), anchor="end"))
         parts.append(f'<line x1="{x}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}" stroke="#dddddd"/>')
     for index, (name, points) in enumerate(curve.lines.items()):
         colour = COLOURS[index % len(COLOURS)]

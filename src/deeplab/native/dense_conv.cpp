@@ -18,8 +18,8 @@ namespace {
 constexpr int TILE = 6;
 constexpr int VECTORS = 2;
 constexpr int PANEL = VECTORS * LANES;
-constexpr int64_t DEPTH = 512;        // products added up before sums go back to memory: a panel of weights stays in L1
-constexpr int64_t BLOCK = 24 * TILE;  // places that a panel of weights is used for: their inputs stay in L2
+constexpr int64_t DEPTH = 512;         // products added up before sums go back to memory
+constexpr int64_t BLOCK = 24 * TILE;   // places that a panel of weights is used for: their inputs stay in L2
 constexpr int64_t GROUP = 16 * PANEL;  // outputs (in the weights' gradient: channels) whose sums stay in L2
 // of the weights' gradient: places laid out together, bands of places, and sums up to which there are bands
 constexpr int64_t LAID_OUT = 256, MOST_BANDS = 16, MOST_SUMS = 1 << 17;
@@ -38,6 +38,8 @@ struct Tables {
 };
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+inline int64_t in_panels(int64_t count) { return ceil_div(count, PANEL) * PANEL; }
 
 // Channels that the taps read for places begin..end: found[tap * step + place - begin]; `zeros` in the padding.
 void locate(const Shape& shape, const Tables& tables, const float* source, const float* zeros, int64_t first_tap,
@@ -173,7 +175,7 @@ void add_part(const Part& part, const float* const* places, int64_t count, const
             std::memcpy(target.finished + place * target.stride, target.sums + place * PANEL, width * sizeof(float));
 }
 
-// target[place, o] = ending(sum over tap, c of source[place's tap, c] * weight[tap, c, o]); weights as `pack` leaves them
+// target[place, o] = ending(sum over tap, c of source[place's tap, c] * weight[tap, c, o]), weights as `pack` has them
 void correlate(const Shape& shape, const Tables& tables, const float* source, const float* packed, const Ending& ending,
                int64_t threads, float* target) {
     const int64_t taps = shape.taps(), depth = taps * shape.channels, tiles = ceil_div(shape.places(), TILE);
@@ -184,7 +186,7 @@ void correlate(const Shape& shape, const Tables& tables, const float* source, co
 #pragma omp parallel
     {
         std::vector<const float*> places(taps * BLOCK);
-        std::vector<float> sums(BLOCK * GROUP);
+        std::vector<float> sums(BLOCK * std::min(GROUP, in_panels(shape.outputs)));
 #pragma omp for schedule(static)
         for (int64_t block = 0; block < blocks; ++block) {
             const int64_t begin = block * tiles / blocks * TILE;
@@ -220,7 +222,7 @@ void pack(int64_t outputs, int64_t channels, int64_t taps, const int64_t* stride
     }
 }
 
-// body(to, stride, whole vectors) for `rows` rows of `width` sums at `to`, `stride` apart; by way of a copy where they are
+// body(to, stride, whole vectors) for `rows` rows of `width` sums at `to`, `stride` apart, by way of a copy where they are
 // not TILE rows of whole vectors
 template <class Body>
 inline __attribute__((always_inline)) void in_tile(float* to, int64_t stride, int64_t rows, int64_t width,
@@ -302,10 +304,10 @@ void add_outer(const Share& share, int64_t first, int64_t last, const float* con
         for (int64_t channel = first; channel < last; channel += PANEL) {
             const int64_t width = std::min<int64_t>(PANEL, last - channel);
             const float* const panel = panels + (channel - first) * LAID_OUT;
-            in_tile(found + output * stride + channel, stride, rows, width,
-                    [&](float* to, int64_t apart, auto wide) __attribute__((always_inline)) {
-                                 add_products<decltype(wide)::value>(count, slopes, panel, to, apart);
-                             });
+            const auto add = [&](float* to, int64_t apart, auto wide) __attribute__((always_inline)) {
+                add_products<decltype(wide)::value>(count, slopes, panel, to, apart);
+            };
+            in_tile(found + output * stride + channel, stride, rows, width, add);
         }
     }
 }
@@ -320,7 +322,7 @@ void weight_gradient(const Shape& shape, const Tables& tables, const float* sour
     for (size_t index = 0; index < all.size(); ++index) {
         const Share& share = all[index];
         std::vector<const float*> places(LAID_OUT);
-        std::vector<float> panels(LAID_OUT * GROUP), slopes(LAID_OUT * TILE);
+        std::vector<float> panels(LAID_OUT * std::min(GROUP, in_panels(shape.channels))), slopes(LAID_OUT * TILE);
         const int64_t end = (share.band + 1) * shape.places() / count;
         for (int64_t begin = share.band * shape.places() / count; begin < end; begin += LAID_OUT) {
             const int64_t here = std::min(LAID_OUT, end - begin);
