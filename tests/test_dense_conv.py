@@ -111,6 +111,13 @@ def test_elsewhere_the_plain_convolution_runs(monkeypatch: pytest.MonkeyPatch) -
     assert not dense_conv.wins(x, weight, stride=(1, 1))
 
 
+def test_other_channels_than_the_weights_are_an_error() -> None:
+    layer = AtrousConv2d(32, 32, kernel=3)
+    for conv in (layer, PackedConv.of(layer, nn.ReLU())):
+        with torch.no_grad(), pytest.raises(RuntimeError, match=r"channels|convolution"):
+            conv(_channels_last(1, 16, 9, 9))
+
+
 def test_frozen_weights_and_images_without_gradient() -> None:
     first, second = (AtrousConv2d(32, 32, kernel=3).to(memory_format=torch.channels_last) for _ in "ab")
     x = _channels_last(2, 32, 9, 9)

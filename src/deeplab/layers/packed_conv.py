@@ -35,8 +35,6 @@ BOUNDS: dict[type[nn.Module], tuple[float, float]] = {
     Clip6: (-6.0, 6.0),
 }
 DTYPES = (torch.float32, torch.bfloat16)
-
-
 T = TypeVar("T")
 
 

@@ -34,7 +34,7 @@ class Place(NamedTuple):
 
 
 def wins(x: torch.Tensor, weight: torch.Tensor, *, stride: Pair) -> bool:
-    """Whether `dense_conv` and `bounded_conv` can run, and are faster than oneDNN, for weights of one group.
+    """Whether `dense_conv` and `bounded_conv` can run, and are faster than oneDNN.
 
     Eager calls on the CPU, float32, channels last.
     """
@@ -45,6 +45,7 @@ def wins(x: torch.Tensor, weight: torch.Tensor, *, stride: Pair) -> bool:
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and x.dim() == 4
+        and x.shape[1] == weight.shape[1]
         and x.numel() // x.shape[1] >= LEAST_PLACES * math.prod(stride)
         and x.is_contiguous(memory_format=torch.channels_last)
         and type(x) is torch.Tensor
