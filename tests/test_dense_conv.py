@@ -12,7 +12,7 @@ from torch import nn
 from deeplab.layers.activations import HardSwish
 from deeplab.layers.conv import AtrousConv2d
 from deeplab.layers.packed_conv import PackedConv
-from deeplab.native import dense_conv
+from deeplab.native import dense_conv, winograd
 
 torch.set_num_threads(1)
 
@@ -24,7 +24,7 @@ CASES = {
     "rate": (33, 17, 3, 1, (2, 3), 12, 40),
     "rate beyond the map": (16, 16, 3, 1, 12, 9, 8),
     "stride on even sizes": (40, 16, 3, 2, 1, 16, 18),
-    "wide": (32, 16, 3, 1, 1, 3, 700),
+    "wide": (32, 17, 3, 1, 1, 3, 700),
     "many taps and bands": (24, 20, 7, 2, 1, 71, 66),
     "deep": (18, 600, 3, 1, 1, 9, 10),
     "many sums": (150, 320, 3, 1, 1, 8, 9),
@@ -32,6 +32,14 @@ CASES = {
     "1x1 narrow": (16, 24, 1, 1, 1, 33, 33),
     "1x1 with stride": (24, 40, 1, 2, 1, 21, 20),
     "few weights": (16, 16, 1, 1, 1, 9, 8),
+}
+# of the same, those for Winograd's way: squares that reach beyond the map and many of them, half a panel of outputs,
+# several groups of outputs, depths in several parts
+WINOGRAD = {
+    "3x3": (32, 16, 3, 1, 1, 16, 19),
+    "rates": (48, 16, 3, 1, (2, 3), 33, 34),
+    "many squares": (16, 32, 3, 1, 1, 70, 69),
+    "deep and wide": (144, 528, 3, 1, 1, 15, 16),
 }
 
 
@@ -49,13 +57,34 @@ def _channels_last(*shape: int) -> torch.Tensor:
 @pytest.mark.parametrize("rule", ["same", "symmetric"])
 @pytest.mark.parametrize("case", CASES)
 def test_values_and_gradients_are_those_of_float64(case: str, rule: str) -> None:
-    outputs, channels, kernel, stride, rate, height, width = CASES[case]
+    _compare_with_float64(*CASES[case], rule=rule, by_winograd=False)
+
+
+@pytest.mark.parametrize("rule", ["same", "none"])
+@pytest.mark.parametrize("case", WINOGRAD)
+def test_values_and_gradients_by_winograd_are_those_of_float64(case: str, rule: str) -> None:
+    _compare_with_float64(*WINOGRAD[case], rule=rule, by_winograd=True)
+
+
+def _compare_with_float64(
+    outputs: int,
+    channels: int,
+    kernel: int,
+    stride: int,
+    rate: int | tuple[int, int],
+    height: int,
+    width: int,
+    *,
+    rule: str,
+    by_winograd: bool,
+) -> None:
     torch.manual_seed(0)
     layer = AtrousConv2d(
         channels, outputs, kernel=kernel, stride=stride, rate=rate, bias=True, padding_rule=rule
     )
     x = _channels_last(2, channels, height, width)
     assert dense_conv.wins(x, layer.weight, stride=layer.stride)
+    assert winograd.suits(x, layer.weight, **layer._place(x)._asdict()) == by_winograd
     wanted = torch.randn_like(layer(x))
     found = _all_of(layer, x, wanted)
     expected = _all_of(layer.double(), x.double(), wanted.double())
@@ -71,10 +100,11 @@ def _all_of(layer: AtrousConv2d, x: torch.Tensor, wanted: torch.Tensor) -> list[
     return [y.detach(), x.grad, layer.weight.grad.clone(), layer.bias.grad.clone()]
 
 
-def test_results_do_not_depend_on_the_number_of_threads() -> None:
+@pytest.mark.parametrize("channels", [40, 48], ids=["directly", "by Winograd"])
+def test_results_do_not_depend_on_the_number_of_threads(channels: int) -> None:
     torch.manual_seed(0)
-    layer = AtrousConv2d(40, 50, kernel=3, bias=True)
-    x = _channels_last(2, 40, 33, 33)
+    layer = AtrousConv2d(channels, 80, kernel=3, bias=True)
+    x = _channels_last(2, channels, 33, 33)
     wanted = torch.randn_like(layer(x))
     alone = _all_of(layer, x, wanted)
     torch.set_num_threads(3)
@@ -86,8 +116,9 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
-def test_weights_are_read_in_any_memory_layout() -> None:
-    weight, x = torch.randn(16, 20, 3, 3), _channels_last(1, 20, 9, 9)
+@pytest.mark.parametrize("channels", [20, 32], ids=["directly", "by Winograd"])
+def test_weights_are_read_in_any_memory_layout(channels: int) -> None:
+    weight, x = torch.randn(16, channels, 3, 3), _channels_last(1, channels, 24, 24)
     place = dense_conv.Place((1, 1), (1, 1), ((1, 1), (1, 1)))
     expected = dense_conv.dense_conv(x, weight, None, place)
     for other in (
@@ -109,6 +140,16 @@ def test_elsewhere_the_plain_convolution_runs(monkeypatch: pytest.MonkeyPatch) -
         assert not dense_conv.wins(x, weight, stride=(1, 1))
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     assert not dense_conv.wins(x, weight, stride=(1, 1))
+
+
+def test_winograd_only_where_it_saves_products() -> None:
+    weight, x, pads = torch.zeros(32, 32, 3, 3), _channels_last(1, 32, 33, 33), ((1, 1), (1, 1))
+    assert winograd.suits(x, weight, stride=(1, 1), rate=(1, 1), pads=pads)
+    assert not winograd.suits(x, weight, stride=(2, 2), rate=(1, 1), pads=pads)
+    assert not winograd.suits(x, weight, stride=(1, 1), rate=(12, 12), pads=((12, 12), (12, 12)))
+    assert not winograd.suits(x[:, :, :16, :16], weight, stride=(1, 1), rate=(1, 1), pads=pads)
+    assert not winograd.suits(x, weight[:24], stride=(1, 1), rate=(1, 1), pads=pads)
+    assert not winograd.suits(x, weight[..., :1, :1], stride=(1, 1), rate=(1, 1), pads=((0, 0), (0, 0)))
 
 
 def test_other_channels_than_the_weights_are_an_error() -> None:
@@ -143,3 +184,46 @@ def test_packed_convolutions_bound_values_and_follow_their_weights(activation: n
     torch.testing.assert_close(packed(x), activation(F.conv2d(x, conv.weight, conv.bias)))
     x[0, 0, 3, 4] = math.nan
     assert packed(x)[0, :, 3, 4].isnan().all()
+
+
+@pytest.mark.parametrize("activation", [nn.Identity(), nn.ReLU(), nn.ReLU6(), HardSwish()])
+@torch.no_grad()
+def test_packed_convolutions_by_winograd_bound_values_and_follow_their_weights(activation: nn.Module) -> None:
+    torch.manual_seed(0)
+    conv = AtrousConv2d(32, 48, kernel=3, bias=True)
+    packed = PackedConv.of(conv, activation)
+    # the last is too small for it
+    for size in (24, 33, 9):
+        x = 6 * _channels_last(1, 32, size, size)
+        expected = activation(F.conv2d(x, conv.weight, conv.bias, padding=1))
+        torch.testing.assert_close(packed(x), expected, rtol=1e-5, atol=2e-5)
+    x = _channels_last(1, 32, 24, 24)
+    conv.bias.add_(1)
+    expected = activation(F.conv2d(x, conv.weight, conv.bias, padding=1))
+    torch.testing.assert_close(packed(x), expected, rtol=1e-5, atol=1e-5)
+    x[0, 0, 9, 10] = math.nan
+    nan = packed(x).isnan().any(1)[0]
+    assert nan[8:11, 9:12].all() and not nan[:8].any() and not nan[12:].any()
+
+
+# whole panels, one vector, a rest; by Winograd; by oneDNN, which takes narrow ones
+@pytest.mark.parametrize("shape", [(64, 48, 1), (64, 24, 1), (40, 21, 3), (32, 48, 3), (12, 10, 3)])
+@pytest.mark.parametrize("activation", [nn.Identity(), nn.ReLU()])
+@torch.no_grad()
+def test_what_is_joined_is_added_before_the_activation(
+    shape: tuple[int, int, int], activation: nn.Module
+) -> None:
+    torch.manual_seed(0)
+    channels, outputs, kernel = shape
+    conv = AtrousConv2d(channels, outputs, kernel=kernel, bias=True)
+    packed = PackedConv.of(conv, nn.Identity())
+    x, other = _channels_last(2, channels, 21, 22), _channels_last(2, outputs, 21, 22)
+    before = other.clone()
+    expected = activation(other + F.conv2d(x, conv.weight, conv.bias, padding=kernel // 2))
+    torch.testing.assert_close(packed.joined(x, other, activation), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        packed.joined(x, other.contiguous(), activation), expected, rtol=1e-5, atol=1e-5
+    )
+    assert torch.equal(other, before)
+    with pytest.raises(RuntimeError):
+        packed.joined(x, other[:, :, :20], activation)

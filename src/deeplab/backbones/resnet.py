@@ -12,7 +12,6 @@ from collections.abc import Collection
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from deeplab.atrous import plan_strides
@@ -26,6 +25,7 @@ UNITS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3
 LITE = (18, 34)  # depths of two-convolution units
 DEPTHS = (64, 128, 256, 512)
 BETA_STEM = {18: (16, 16, 32), 50: (64, 64, 128), 101: (64, 64, 128)}
+RELU = nn.ReLU(inplace=True)
 
 
 class Unit(nn.Module):
@@ -58,17 +58,27 @@ class Unit(nn.Module):
         """Change stride and rate inside the residual branch."""
         raise NotImplementedError
 
-    def residual(self, x: torch.Tensor) -> torch.Tensor:
-        """The branch, before addition and activation: the decoder's end point."""
+    def hidden(self, x: torch.Tensor) -> torch.Tensor:
+        """What the last convolution of the residual branch reads."""
         raise NotImplementedError
 
-    def add(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        """The unit's output from its input and its residual."""
+    def last(self) -> ConvNormAct:
+        """The residual branch's last convolution: linear."""
+        raise NotImplementedError
+
+    def skipped(self, x: torch.Tensor) -> torch.Tensor:
+        """What the residual is added to."""
         if self.shortcut is not None:
-            x = self.shortcut(x)
-        elif self.stride > 1:
-            x = x[:, :, :: self.stride, :: self.stride]
-        return F.relu(x + residual)
+            return self.shortcut(x)
+        return x[:, :, :: self.stride, :: self.stride] if self.stride > 1 else x
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last().joined(self.hidden(x), self.skipped(x), RELU)
+
+    def with_residual(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The output and the residual before addition and activation, the decoder's end point."""
+        residual = self.last()(self.hidden(x))
+        return RELU(self.skipped(x) + residual), residual
 
 
 class Bottleneck(Unit):
@@ -90,8 +100,11 @@ class Bottleneck(Unit):
         self.conv1.set_atrous(stride if entry else 1, 1)
         self.conv2.set_atrous(1 if entry else stride, rate)
 
-    def residual(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv3(self.conv2(self.conv1(x)))
+    def hidden(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv2(self.conv1(x))
+
+    def last(self) -> ConvNormAct:
+        return self.conv3
 
 
 class LiteUnit(Unit):
@@ -112,8 +125,11 @@ class LiteUnit(Unit):
         self.conv1.set_atrous(stride if first else 1, rate)
         self.conv2.set_atrous(1 if first else stride, rate)
 
-    def residual(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv2(self.conv1(x))
+    def hidden(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv1(x)
+
+    def last(self) -> ConvNormAct:
+        return self.conv2
 
 
 class ResNet(Backbone):
@@ -192,10 +208,10 @@ class ResNet(Backbone):
         for number, block in enumerate(self.blocks):
             stride = 4 << number
             for index, unit in enumerate(block):
-                residual = unit.residual(x)
                 if stride in low_level and self.strides_at == "last" and index == len(block) - 2:
-                    taps[stride] = residual
-                x = unit.add(x, residual)
+                    x, taps[stride] = unit.with_residual(x)
+                else:
+                    x = unit(x)
             if stride in low_level and self.strides_at != "last":
                 taps[stride] = x
         return x, taps

@@ -87,6 +87,10 @@ class AtrousConv2d(nn.Conv2d):
             return self._convolve(x, (top, left))
         return self._convolve(F.pad(x, (left, right, top, bottom)), (0, 0))
 
+    def joined(self, x: torch.Tensor, other: torch.Tensor, activation: nn.Module) -> torch.Tensor:
+        """`activation(other + self(x))`, for shapes that agree."""
+        return activation(other + self(x))
+
     def _convolve(self, x: torch.Tensor, padding: tuple[int, int]) -> torch.Tensor:
         return F.conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
@@ -157,6 +161,12 @@ class ConvNormAct(nn.Module):
         if norm_act.wins(x, self.norm, self.activation):
             return norm_act.norm_act(x, self.norm, self.activation)
         return self.activation(self.norm(x))
+
+    def joined(self, x: torch.Tensor, other: torch.Tensor, activation: nn.Module) -> torch.Tensor:
+        """`activation(other + self(x))`, for shapes that agree: the end of a residual unit."""
+        if isinstance(self.norm, nn.Identity) and isinstance(self.activation, nn.Identity):
+            return self.conv.joined(x, other, activation)
+        return activation(other + self(x))
 
 
 class SeparableConv(nn.Module):

@@ -62,8 +62,7 @@ class MobileBlock(nn.Module):
 
     def narrow(self, x: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         """Projection of `hidden`, plus the block's input `x` where there is a skip."""
-        out = self.project(hidden)
-        return x + out if self.skip else out
+        return self.project.joined(hidden, x, nn.Identity()) if self.skip else self.project(hidden)
 
 
 class InvertedResidual(MobileBlock):

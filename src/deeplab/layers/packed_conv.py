@@ -16,7 +16,7 @@ from torch import nn
 
 from deeplab.layers.activations import Clip6, HardSwish
 from deeplab.layers.conv import AtrousConv2d
-from deeplab.native import dense_conv, depthwise
+from deeplab.native import dense_conv, depthwise, winograd
 
 # what oneDNN calls them, and the bounds that it wants to know
 FUSED: dict[type[nn.Module], tuple[str, list[float]]] = {
@@ -64,8 +64,8 @@ class PackedConv(AtrousConv2d):
         if not self._can_run(x):
             return self.activation(super().forward(x))
         x = x.contiguous(memory_format=torch.channels_last)
-        pads = self._pads(x.shape[-2], x.shape[-1])
         if self.groups > 1:
+            pads = self._pads(x.shape[-2], x.shape[-1])
             weight = self.weight.float()
             if depthwise.wins(x, weight, stride=self.stride, rate=self.dilation, dtype=x.dtype):
                 bias = None if self.bias is None else self.bias.float()
@@ -74,29 +74,57 @@ class PackedConv(AtrousConv2d):
                 )
                 return self.activation(found)
         elif dense_conv.wins(x, self.weight, stride=self.stride):
-            return self._by_own_kernel(x)
-        return self._by_onednn(x, *pads)
+            return self._by_own_kernel(x, self.activation)
+        return self._by_onednn(x, self.activation)
 
-    def _by_own_kernel(self, x: torch.Tensor) -> torch.Tensor:
-        packed = self._laid_out((), lambda: dense_conv.pack(self.weight, self.bias))
-        bounds = BOUNDS.get(type(self.activation))
+    def joined(self, x: torch.Tensor, other: torch.Tensor, activation: nn.Module) -> torch.Tensor:
+        fits = (
+            self._can_run(x)
+            and self.groups == 1
+            and type(self.activation) is nn.Identity
+            and type(activation) in (nn.Identity, nn.ReLU)
+            and x.dtype == other.dtype
+            and type(other) is torch.Tensor
+            and other.is_contiguous(memory_format=torch.channels_last)
+        )
+        if not fits:
+            return super().joined(x, other, activation)
+        x = x.contiguous(memory_format=torch.channels_last)
+        if dense_conv.wins(x, self.weight, stride=self.stride):
+            return self._by_own_kernel(x, activation, other)
+        return self._by_onednn(x, activation, other)
+
+    def _by_own_kernel(
+        self, x: torch.Tensor, activation: nn.Module, other: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        place = self._place(x)
+        kernel = winograd if winograd.suits(x, self.weight, **place._asdict()) else dense_conv
+        packed = self._laid_out((kernel,), lambda: kernel.pack(self.weight, self.bias))
+        bounds = BOUNDS.get(type(activation))
         if bounds is None:
-            return self.activation(dense_conv.bounded_conv(x, packed, self._place(x)))
-        return dense_conv.bounded_conv(x, packed, self._place(x), bounds)
+            return activation(dense_conv.bounded_conv(x, packed, place, added=other))
+        return dense_conv.bounded_conv(x, packed, place, bounds, other)
 
-    def _by_onednn(self, x: torch.Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> torch.Tensor:
+    def _by_onednn(
+        self, x: torch.Tensor, activation: nn.Module, other: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        rows, columns = self._pads(x.shape[-2], x.shape[-1])
         padding = [rows[0], columns[0]]
         if rows[0] != rows[1] or columns[0] != columns[1]:
             x = nn.functional.pad(x, (*columns, *rows))
             padding = [0, 0]
-        name, bounds = FUSED[type(self.activation)]
+        name, bounds = FUSED[type(activation)]
         place = (padding, self.stride, self.dilation, self.groups)
         size = list(x.shape)
         weight = self._laid_out(
             (*size, *padding, self.stride, self.dilation),
             lambda: torch.ops.mkldnn._reorder_convolution_weight(self.weight.detach(), *place, size),
         )
-        return torch.ops.mkldnn._convolution_pointwise(x, weight, self.bias, *place, name, bounds, "")
+        convolve = torch.ops.mkldnn._convolution_pointwise
+        if other is None:
+            return convolve(x, weight, self.bias, *place, name, bounds, "")
+        behind = None if name == "none" else name
+        return convolve.binary(x, other, weight, self.bias, *place, "add", None, behind, bounds, "")
 
     def _laid_out(self, place: tuple[object, ...], lay_out: Callable[[], T]) -> T:
         """What `lay_out` makes of the weights as they are now, kept for a place."""

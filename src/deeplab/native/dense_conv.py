@@ -1,4 +1,6 @@
-"""Dense convolution, channels last: `dense_conv.cpp` as an autograd function, for processors with AVX2 and no AVX-512.
+"""Dense convolution, channels last, as an autograd function, for processors with AVX2 and no AVX-512.
+
+By `dense_conv.cpp`, or by `winograd.py` where that suits.
 
 There oneDNN (torch 2.13) takes up to a third longer for values and the image's gradient of narrow 1x1 layers, and
 two to three times as long for the weights' gradient of 3x3 kernels; with AVX-512 its own code is as fast as the
@@ -16,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+from deeplab.native import winograd
 from deeplab.native.build import optional_library
 from deeplab.native.depthwise import Pads, taps, taps_back
 
@@ -73,14 +76,23 @@ def dense_conv(
 
 
 def bounded_conv(
-    x: torch.Tensor, packed: Packed, place: Place, bounds: tuple[float, float] = UNBOUNDED
+    x: torch.Tensor,
+    packed: Packed | winograd.Packed,
+    place: Place,
+    bounds: tuple[float, float] = UNBOUNDED,
+    added: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """As `dense_conv` without gradients, of packed weights; values beyond the bounds become these."""
+    """As `dense_conv` without gradients, of packed weights, plus `added`; values beyond the bounds become these.
+
+    `added` has the result's shape and is channels last.
+    """
+    if isinstance(packed, winograd.Packed):
+        return winograd.bounded_conv(x, packed, rate=place.rate, pads=place.pads, bounds=bounds, added=added)
     tables = [
         taps(*each)
         for each in zip(x.shape[2:], packed.kernel, place.stride, place.rate, place.pads, strict=True)
     ]
-    return _correlate(x, packed, bounds, tables)
+    return _correlate(x, packed, bounds, tables, added)
 
 
 class Packed(NamedTuple):
@@ -121,9 +133,10 @@ class _Dense(torch.autograd.Function):
     def forward(
         ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, place: Place
     ) -> torch.Tensor:
-        ctx.place = place
+        ctx.place, ctx.by_winograd = place, winograd.suits(x, weight, **place._asdict())
         ctx.save_for_backward(x, weight)
-        return bounded_conv(x, pack(weight, bias), place)
+        packed = winograd.pack(weight, bias) if ctx.by_winograd else pack(weight, bias)
+        return bounded_conv(x, packed, place)
 
     @staticmethod
     @once_differentiable
@@ -131,9 +144,14 @@ class _Dense(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         of_x = of_weight = of_bias = None
-        if ctx.needs_input_grad[0]:
+        moves = {"rate": ctx.place.rate, "pads": ctx.place.pads}
+        if ctx.needs_input_grad[0] and ctx.by_winograd:
+            of_x = winograd.image_gradient(x, weight, gradient, **moves)
+        elif ctx.needs_input_grad[0]:
             of_x = _image_gradient(x, weight, gradient, ctx.place)
-        if ctx.needs_input_grad[1]:
+        if ctx.needs_input_grad[1] and ctx.by_winograd:
+            of_weight = winograd.weight_gradient(x, gradient, **moves)
+        elif ctx.needs_input_grad[1]:
             of_weight = _weight_gradient(x, weight, gradient, ctx.place)
         if ctx.needs_input_grad[2]:
             of_bias = gradient.sum((0, 2, 3))
@@ -203,17 +221,24 @@ def _by_onednn(
 
 
 def _correlate(
-    source: torch.Tensor, packed: Packed, bounds: tuple[float, float], tables: list[Any]
+    source: torch.Tensor,
+    packed: Packed,
+    bounds: tuple[float, float],
+    tables: list[Any],
+    added: torch.Tensor | None = None,
 ) -> torch.Tensor:
     rows, columns = tables
     shape = (source.shape[0], packed.outputs, len(rows), len(columns))
     target = torch.empty(shape, memory_format=torch.channels_last)
+    if added is not None and added.shape != shape:
+        raise RuntimeError(f"added is {tuple(added.shape)}, the convolution {shape}")
     library().deeplab_dense(
         _sizes(source, packed.outputs, shape[2:], packed.kernel),
         torch.get_num_threads(),
         source.data_ptr(),
         packed.weight.data_ptr(),
         packed.bias.data_ptr(),
+        None if added is None else added.data_ptr(),
         *bounds,
         rows.ctypes.data,
         columns.ctypes.data,
@@ -229,13 +254,13 @@ def _sizes(source: torch.Tensor, outputs: int, size: Any, kernel: Any) -> ctypes
 
 @cache
 def library() -> ctypes.CDLL | None:
-    library = optional_library("deeplab.native", ("dense_conv.cpp", "lanes.hpp"))
+    library = optional_library("deeplab.native", ("dense_conv.cpp", "products.hpp", "lanes.hpp"))
     if library is None:
         return None
     pointer, number, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
     library.deeplab_dense_panel.restype = library.deeplab_dense_bands.restype = number
     library.deeplab_dense_bands.argtypes = [pointer]
     library.deeplab_dense_pack.argtypes = [number, number, number, *[pointer] * 3]
-    library.deeplab_dense.argtypes = [pointer, number, *[pointer] * 3, real, real, *[pointer] * 3]
+    library.deeplab_dense.argtypes = [pointer, number, *[pointer] * 4, real, real, *[pointer] * 3]
     library.deeplab_dense_weight.argtypes = [pointer, number, *[pointer] * 5]
     return library

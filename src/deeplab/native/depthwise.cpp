@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "lanes.hpp"
+#include "taps.hpp"
 
 namespace {
 
@@ -18,58 +19,31 @@ struct Shape {
     int64_t images, channels, source_height, source_width, height, width;
 };
 
-// One tap of one output position: where it reads, and its weights (or their gradient).
-template <typename T, typename W>
-struct Tap {
-    const T* source;
-    W* weight;
-};
-
-// The taps of an output position that do not fall into the padding; returns their number.
-template <typename T, typename W, int K>
-int collect(const Shape& shape, const T* plane, W* weight, const int32_t* row, const int32_t* column,
-            Tap<T, W>* found) {
-    int count = 0;
+// Where the rows of a plane begin that an output row's taps read; null in the padding.
+template <typename T, int K>
+void find_lines(const Shape& shape, const T* plane, const int32_t* row, const T** lines) {
     for (int ky = 0; ky < K; ++ky)
-        for (int kx = 0; kx < K; ++kx)
-            if (row[ky] >= 0 && column[kx] >= 0)
-                found[count++] = {plane + (row[ky] * shape.source_width + column[kx]) * shape.channels,
-                                  weight + (ky * K + kx) * shape.channels};
-    return count;
-}
-
-// The sum over `count` taps at `lanes` channels from c on. An inlined call with constants is unrolled.
-template <typename T>
-inline __attribute__((always_inline)) void sum_taps(const Tap<T, const float>* taps, int count, const float* bias,
-                                                    int64_t c, int64_t lanes, T* target) {
-    Floats sum = bias ? load(bias + c, lanes) : Floats{};
-    for (int tap = 0; tap < count; ++tap)
-        sum += load(taps[tap].weight + c, lanes) * load(taps[tap].source + c, lanes);
-    store(sum, target + c, lanes);
+        lines[ky] = row[ky] < 0 ? nullptr : plane + row[ky] * shape.source_width * shape.channels;
 }
 
 // target[n, y, x, c] = bias[c] + sum over taps of weight[tap, c] * source[n, rows[y, ky], columns[x, kx], c]
 template <typename T, int K>
 void correlate(const Shape& shape, const T* source, const float* weight, const float* bias, const int32_t* rows,
                const int32_t* columns, T* target) {
-    const int64_t channels = shape.channels, whole = channels / LANES * LANES;
+    const int64_t channels = shape.channels;
 #pragma omp parallel for schedule(static)
     for (int64_t line = 0; line < shape.images * shape.height; ++line) {
         const T* const plane = source + line / shape.height * shape.source_height * shape.source_width * channels;
-        const int32_t* const row = rows + line % shape.height * K;
+        const T* lines[K];
+        find_lines<T, K>(shape, plane, rows + line % shape.height * K, lines);
         for (int64_t x = 0; x < shape.width; ++x) {
             T* const out = target + (line * shape.width + x) * channels;
             Tap<T, const float> taps[K * K];
-            const int count = collect<T, const float, K>(shape, plane, weight, row, columns + x * K, taps);
-            if (count == K * K)
-                for (int64_t c = 0; c < whole; c += LANES) sum_taps(taps, K * K, bias, c, LANES, out);
-            else
-                for (int64_t c = 0; c < whole; c += LANES) sum_taps(taps, count, bias, c, LANES, out);
-            // half a vector is what most networks' widths leave over
-            if (channels - whole == LANES / 2)
-                sum_taps(taps, count, bias, whole, LANES / 2, out);
-            else if (whole < channels)
-                sum_taps(taps, count, bias, whole, channels - whole, out);
+            const int count = collect<T, const float, K>(lines, channels, weight, columns + x * K, taps);
+            sum_channels<T, K>(taps, count, bias, channels,
+                               [&](int64_t c, int64_t lanes, const Floats& sum) __attribute__((always_inline)) {
+                                   store(sum, out + c, lanes);
+                               });
         }
     }
 }
@@ -94,10 +68,12 @@ template <typename T, int K>
 void line_products(const Shape& shape, const T* plane, const T* slopes, const int32_t* row, const int32_t* columns,
                    float* sums) {
     const int64_t channels = shape.channels, whole = channels / LANES * LANES;
+    const T* lines[K];
+    find_lines<T, K>(shape, plane, row, lines);
     for (int64_t x = 0; x < shape.width;) {
         Tap<T, float> taps[K * K];
         const int32_t* const column = columns + x * K;
-        const int count = collect<T, float, K>(shape, plane, sums, row, column, taps);
+        const int count = collect<T, float, K>(lines, channels, sums, column, taps);
         // a run of outputs with the same taps, each as far from the last as the first two
         const bool runs = x + RUN <= shape.width && column[0] >= 0 && columns[(x + RUN) * K - 1] >= 0;
         const int64_t steps = runs ? RUN : 1, stride = runs ? (column[K] - column[0]) * channels : 0;

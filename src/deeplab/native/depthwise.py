@@ -198,7 +198,7 @@ def _weight_gradient(
 
 @cache
 def library() -> ctypes.CDLL | None:
-    library = optional_library("deeplab.native", ("depthwise.cpp", "lanes.hpp"))
+    library = optional_library("deeplab.native", ("depthwise.cpp", "taps.hpp", "lanes.hpp"))
     if library is None:
         return None
     pointer, number = ctypes.c_void_p, ctypes.c_int
