@@ -23,12 +23,17 @@ from torch.profiler import ProfilerActivity, profile
 from deeplab.allocator import keep_freed_memory
 from deeplab.checkpoint import load
 from deeplab.layers.packed_conv import PackedConv
+from deeplab.layers.packed_separable import PackedInvertedResidual, PackedSeparableConv
 from deeplab.model import DeepLab
 from deeplab.segmenter import Segmenter
 from deeplab.train.engine import batch_loss
 
 WARM, RUNS = 3, 10
 SHOWN = 12
+BLOCKS = {
+    PackedInvertedResidual: "MobileNet blocks, in one pass",
+    PackedSeparableConv: "separable convolutions, in one pass",
+}
 
 
 def main() -> None:
@@ -66,16 +71,21 @@ def prediction(name: str, height: int, width: int) -> Counter[str]:
     spent: Counter[str] = Counter()
     network = segmenter.model.low_resolution_logits
     segmenter.model.low_resolution_logits = timed(network, "network", spent)
+    blocks = [layer for layer in segmenter.model.modules() if type(layer) in BLOCKS]
+    for block in blocks:
+        block.forward = timed(block.forward, BLOCKS[type(block)], spent)
+    inside = {id(layer) for block in blocks for layer in block.modules()}
     for layer in segmenter.model.modules():
-        if isinstance(layer, PackedConv):
+        if isinstance(layer, PackedConv) and id(layer) not in inside:
             layer.forward = timed(layer.forward, kind_of(layer), spent)
+            layer.joined = timed(layer.joined, kind_of(layer), spent)
     whole = timed(segmenter, "whole", spent)
     for _ in range(RUNS):
         whole(photo)
-    total, inside = spent.pop("whole"), spent.pop("network")
+    total, within = spent.pop("whole"), spent.pop("network")
     layers = sum(spent.values())
-    spent["the network's rest: normalising, resizing, concatenating"] = inside - layers
-    spent["upsampling with argmax, photo in, labels out"] = total - inside
+    spent["the network's rest: normalising, resizing, concatenating"] = within - layers
+    spent["upsampling with argmax, photo in, labels out"] = total - within
     return Counter({kind: seconds / RUNS for kind, seconds in spent.items()})
 
 

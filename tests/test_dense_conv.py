@@ -84,7 +84,7 @@ def _compare_with_float64(
     )
     x = _channels_last(2, channels, height, width)
     assert dense_conv.wins(x, layer.weight, stride=layer.stride)
-    assert winograd.suits(x, layer.weight, **layer._place(x)._asdict()) == by_winograd
+    assert winograd.suits(x, layer.weight, **layer.place_of(x)._asdict()) == by_winograd
     wanted = torch.randn_like(layer(x))
     found = _all_of(layer, x, wanted)
     expected = _all_of(layer.double(), x.double(), wanted.double())

@@ -13,11 +13,14 @@ import torch
 from torch import nn
 
 from deeplab.errors import UserError
-from deeplab.layers.conv import AtrousConv2d, ConvNormAct
+from deeplab.layers.conv import AtrousConv2d, ConvNormAct, SeparableConv
+from deeplab.layers.inverted_residual import InvertedResidual
 from deeplab.layers.packed_conv import FUSED, PackedConv
+from deeplab.layers.packed_separable import PackedInvertedResidual, PackedSeparableConv
 from deeplab.model import DeepLab
 
 Precision = Literal["float32", "bfloat16"]
+ONE_PASS = {SeparableConv: PackedSeparableConv, InvertedResidual: PackedInvertedResidual}
 
 
 def for_inference(model: DeepLab, *, device: torch.device, precision: Precision = "float32") -> DeepLab:
@@ -92,3 +95,8 @@ def _pack(model: nn.Module) -> None:
         for name, child in layer.named_children():
             if type(child) is AtrousConv2d:
                 setattr(layer, name, PackedConv.of(child, nn.Identity()))
+    # when all that they consist of is packed
+    for layer in list(model.modules()):
+        for name, child in layer.named_children():
+            if type(child) in ONE_PASS:
+                setattr(layer, name, ONE_PASS[type(child)].of(child))

@@ -70,8 +70,11 @@ class MobileNet(Backbone):
         taps = {}
         x = self.stem(x)
         for index, block in enumerate(self.blocks):
-            hidden = block.widen(x)
-            x = block.narrow(x, hidden)
-            if index in wanted:
-                taps[wanted[index]] = hidden if self.low_level_at == "inside" else x
+            if index in wanted and self.low_level_at == "inside":
+                taps[wanted[index]] = hidden = block.widen(x)
+                x = block.narrow(x, hidden)
+            else:
+                x = block(x)
+            if index in wanted and self.low_level_at == "outputs":
+                taps[wanted[index]] = x
         return self.last(x), taps

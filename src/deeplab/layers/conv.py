@@ -79,7 +79,7 @@ class AtrousConv2d(nn.Conv2d):
             if done:
                 return x
         elif dense_conv.wins(x, self.weight, stride=self.stride):
-            return dense_conv.dense_conv(x, self.weight, self.bias, self._place(x))
+            return dense_conv.dense_conv(x, self.weight, self.bias, self.place_of(x))
         if self._even_pad and (self.padding_rule != "same" or self.stride == (1, 1)):
             return self._convolve(x, self.padding)
         (top, bottom), (left, right) = self._pads(x.shape[-2], x.shape[-1])
@@ -94,7 +94,8 @@ class AtrousConv2d(nn.Conv2d):
     def _convolve(self, x: torch.Tensor, padding: tuple[int, int]) -> torch.Tensor:
         return F.conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
-    def _place(self, x: torch.Tensor) -> dense_conv.Place:
+    def place_of(self, x: torch.Tensor) -> dense_conv.Place:
+        """How the kernel moves over x."""
         return dense_conv.Place(self.stride, self.dilation, self._pads(x.shape[-2], x.shape[-1]))
 
     def _depthwise(self, x: torch.Tensor) -> tuple[torch.Tensor, bool]:

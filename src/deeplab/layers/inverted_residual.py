@@ -56,6 +56,9 @@ class MobileBlock(nn.Module):
         """Change stride and rate of whichever convolution looks around."""
         raise NotImplementedError
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.narrow(x, self.widen(x))
+
     def widen(self, x: torch.Tensor) -> torch.Tensor:
         """Expansion and spatial convolution: the decoder's end point."""
         raise NotImplementedError
@@ -108,12 +111,16 @@ class InvertedResidual(MobileBlock):
     def set_spatial_atrous(self, stride: int, rate: int) -> None:
         self.depthwise.set_atrous(stride, rate)
 
-    def widen(self, x: torch.Tensor) -> torch.Tensor:
+    def padded(self, x: torch.Tensor) -> torch.Tensor:
+        """What the expansion reads: by padding rule 'block' with a border of zeros."""
         conv = self.depthwise.conv
-        if conv.padding_rule == "none":
-            # the kernels are odd: as much before as behind
-            x = F.pad(x, [conv.kernel_size[0] // 2 * conv.dilation[0]] * 4)
-        return self.depthwise(self.expand(x))
+        if conv.padding_rule != "none":
+            return x
+        # the kernels are odd: as much before as behind
+        return F.pad(x, [conv.kernel_size[0] // 2 * conv.dilation[0]] * 4)
+
+    def widen(self, x: torch.Tensor) -> torch.Tensor:
+        return self.depthwise(self.expand(self.padded(x)))
 
     def narrow(self, x: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         return super().narrow(x, self.squeeze_excite(hidden))

@@ -61,7 +61,7 @@ class PackedConv(AtrousConv2d):
         return packed
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not self._can_run(x):
+        if not self.can_run(x):
             return self.activation(super().forward(x))
         x = x.contiguous(memory_format=torch.channels_last)
         if self.groups > 1:
@@ -79,7 +79,7 @@ class PackedConv(AtrousConv2d):
 
     def joined(self, x: torch.Tensor, other: torch.Tensor, activation: nn.Module) -> torch.Tensor:
         fits = (
-            self._can_run(x)
+            self.can_run(x)
             and self.groups == 1
             and type(self.activation) is nn.Identity
             and type(activation) in (nn.Identity, nn.ReLU)
@@ -97,9 +97,9 @@ class PackedConv(AtrousConv2d):
     def _by_own_kernel(
         self, x: torch.Tensor, activation: nn.Module, other: torch.Tensor | None = None
     ) -> torch.Tensor:
-        place = self._place(x)
+        place = self.place_of(x)
         kernel = winograd if winograd.suits(x, self.weight, **place._asdict()) else dense_conv
-        packed = self._laid_out((kernel,), lambda: kernel.pack(self.weight, self.bias))
+        packed = self.laid_out((kernel,), lambda: kernel.pack(self.weight, self.bias))
         bounds = BOUNDS.get(type(activation))
         if bounds is None:
             return activation(dense_conv.bounded_conv(x, packed, place, added=other))
@@ -116,7 +116,7 @@ class PackedConv(AtrousConv2d):
         name, bounds = FUSED[type(activation)]
         place = (padding, self.stride, self.dilation, self.groups)
         size = list(x.shape)
-        weight = self._laid_out(
+        weight = self.laid_out(
             (*size, *padding, self.stride, self.dilation),
             lambda: torch.ops.mkldnn._reorder_convolution_weight(self.weight.detach(), *place, size),
         )
@@ -126,7 +126,7 @@ class PackedConv(AtrousConv2d):
         behind = None if name == "none" else name
         return convolve.binary(x, other, weight, self.bias, *place, "add", None, behind, bounds, "")
 
-    def _laid_out(self, place: tuple[object, ...], lay_out: Callable[[], T]) -> T:
+    def laid_out(self, place: tuple[object, ...], lay_out: Callable[[], T]) -> T:
         """What `lay_out` makes of the weights as they are now, kept for a place."""
         kept = [(each.dtype, each.data_ptr(), each._version) for each in self.parameters()]
         key = (*place, *kept)
@@ -134,7 +134,8 @@ class PackedConv(AtrousConv2d):
             self._packed = (key, lay_out())
         return self._packed[1]
 
-    def _can_run(self, x: torch.Tensor) -> bool:
+    def can_run(self, x: torch.Tensor) -> bool:
+        """Whether packed weights may be used for x at all."""
         return (
             x.device.type == "cpu"
             and x.dtype in DTYPES

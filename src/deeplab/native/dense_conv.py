@@ -37,24 +37,29 @@ class Place(NamedTuple):
 
 
 def wins(x: torch.Tensor, weight: torch.Tensor, *, stride: Pair) -> bool:
-    """Whether `dense_conv` and `bounded_conv` can run, and are faster than oneDNN.
+    """Whether `dense_conv` and `bounded_conv` can run, and are faster than oneDNN."""
+    return (
+        can_run(x)
+        and min(weight.shape[:2]) >= LEAST_CHANNELS
+        and weight.dtype == torch.float32
+        and x.shape[1] == weight.shape[1]
+        and x.numel() // x.shape[1] >= LEAST_PLACES * math.prod(stride)
+        and library() is not None
+    )
 
-    Eager calls on the CPU, float32, channels last.
-    """
+
+def can_run(x: torch.Tensor) -> bool:
+    """Whether it is an eager call on such a processor for an image of float32 [N, C, H, W], channels last."""
     return (
         not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
-        and min(weight.shape[:2]) >= LEAST_CHANNELS
         and x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
+        and x.dtype == torch.float32
         and x.dim() == 4
-        and x.shape[1] == weight.shape[1]
-        and x.numel() // x.shape[1] >= LEAST_PLACES * math.prod(stride)
         and x.is_contiguous(memory_format=torch.channels_last)
         and type(x) is torch.Tensor
         and not torch.is_autocast_enabled("cpu")
         and torch.backends.cpu.get_cpu_capability() == "AVX2"
-        and library() is not None
     )
 
 

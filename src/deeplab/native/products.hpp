@@ -146,6 +146,8 @@ void add_part(const Part& part, const Rows& rows, int64_t count, const float* pa
               const Target& target) {
     int64_t place = 0;
     for (; place + TILE <= count; place += TILE) add_part<TILE, WIDE>(part, rows, panel, ending, target, place);
+    // fewer rows take nearly as long as a tile
+    for (; place + 3 <= count; place += 3) add_part<3, WIDE>(part, rows, panel, ending, target, place);
     for (; place < count; ++place) add_part<1, WIDE>(part, rows, panel, ending, target, place);
 }
 

@@ -1,0 +1,211 @@
+// A depthwise convolution and the 1x1 convolution behind it, and before it the 1x1 expansion of MobileNets, in one pass,
+// channels last: what lies between them stays near the processor, a few rows of a few columns at a time.
+//
+// Which row (column) a tap reads for an output row (column), or -1 for padding, comes in as a table, as in depthwise.cpp.
+// Every sum has a fixed order: results do not depend on the number of threads.
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "products.hpp"
+#include "taps.hpp"
+
+namespace {
+
+constexpr int LARGEST_KERNEL = 5;
+// what is between the convolutions, in floats a thread: it stays in L2
+constexpr int64_t BETWEEN = 80 << 10;
+// that are projected together, where rows are short
+constexpr int64_t PLACES = 16 * TILE;
+
+struct Shape {
+    int64_t images, channels, source_height, source_width, hidden, outputs, height, width;
+};
+
+struct Tables {
+    const int32_t *rows, *columns;
+};
+
+// A 1x1 convolution of packed weights.
+struct Pointwise {
+    const float* weight;
+    Ending ending;
+    int64_t channels, outputs;
+    std::vector<Part> parts;
+
+    // target[place] = its values for `count` places, `outputs` apart; `sums` is room for PANEL a place
+    void run(const float* const* places, int64_t count, float* sums, const float* added, float* target) const {
+        for (int64_t output = 0; output < outputs; output += PANEL)
+            for (const Part& part : parts)
+                add_part(part, {places, nullptr}, count, weight + output * channels + part.from * PANEL,
+                         {ending.bias + output, ending.least, ending.most},
+                         {sums, target + output, outputs, added ? added + output : nullptr},
+                         std::min<int64_t>(PANEL, outputs - output));
+    }
+};
+
+struct Depthwise {
+    const float* weight;  // [tap, channel]
+    Ending ending;
+};
+
+// Columns of outputs, and those that they read.
+struct Columns {
+    int64_t begin, end, first, last;
+
+    int64_t read() const { return ceil_div(last - first, TILE) * TILE; }
+};
+
+// Rows of a table's outputs begin..end that are read: the least, and one more than the greatest.
+template <int K>
+void reach(const int32_t* table, int64_t begin, int64_t end, int64_t* least, int64_t* most) {
+    *least = INT32_MAX, *most = 0;
+    for (const int32_t* each = table + begin * K; each < table + end * K; ++each)
+        if (*each >= 0) *least = std::min<int64_t>(*least, *each), *most = std::max<int64_t>(*most, *each + 1);
+    *least = std::min(*least, *most);
+}
+
+template <int K>
+int64_t span(const Tables& tables, int64_t height) {
+    int64_t found = 1;
+    for (int64_t y = 0; y < height; ++y) {
+        int64_t least, most;
+        reach<K>(tables.rows, y, y + 1, &least, &most);
+        found = std::max(found, most - least);
+    }
+    return found;
+}
+
+// Columns so few that what is between the convolutions is no more than BETWEEN, if that leaves some.
+template <int K>
+std::vector<Columns> columns_of(const Shape& shape, const Tables& tables, int64_t lines) {
+    const int64_t most = std::max<int64_t>(4 * TILE, BETWEEN / (shape.hidden * lines));
+    const int64_t each = ceil_div(ceil_div(shape.width, ceil_div(shape.width, most)), TILE) * TILE;
+    std::vector<Columns> found;
+    for (int64_t begin = 0; begin < shape.width; begin += each) {
+        Columns columns = {begin, std::min(shape.width, begin + each), 0, 0};
+        reach<K>(tables.columns, columns.begin, columns.end, &columns.first, &columns.last);
+        found.push_back(columns);
+    }
+    return found;
+}
+
+// The last few rows of the expansion, each computed when it is first read.
+class Expanded {
+   public:
+    Expanded(const Pointwise& pointwise, int64_t rows, int64_t places)
+        : pointwise(pointwise), held(rows, -1), places(places), values(rows * places * pointwise.outputs),
+          sums(places * PANEL), pixels(places) {}
+
+    // Row y of a plane, where `columns` begin; rows are asked for in order, and no further apart than there is room for.
+    const float* row(const float* plane, int64_t width, int64_t y, const Columns& columns) {
+        const int64_t slot = y % int64_t(held.size());
+        float* const to = values.data() + slot * places * pointwise.outputs;
+        if (held[slot] != y) {
+            const float* const from = plane + (y * width + columns.first) * pointwise.channels;
+            // whole tiles, the last pixel again and again: single rows take as long as a tile
+            for (int64_t place = 0; place < columns.read(); ++place)
+                pixels[place] = from + std::min(place, columns.last - columns.first - 1) * pointwise.channels;
+            pointwise.run(pixels.data(), columns.read(), sums.data(), nullptr, to);
+            held[slot] = y;
+        }
+        return to;
+    }
+
+    void forget() { std::fill(held.begin(), held.end(), -1); }
+
+   private:
+    const Pointwise& pointwise;
+    std::vector<int64_t> held;
+    int64_t places;
+    std::vector<float> values, sums;
+    std::vector<const float*> pixels;
+};
+
+// to[x - begin] = the depthwise sums of one row of outputs
+template <int K>
+void filter(const Shape& shape, const Columns& columns, const float* const* lines, const Depthwise& depthwise,
+            const int32_t* table, float* to) {
+    for (int64_t x = columns.begin; x < columns.end; ++x, to += shape.hidden) {
+        Tap<float, const float> taps[K * K];
+        const int count = collect<float, const float, K>(lines, shape.hidden, depthwise.weight, table + x * K, taps);
+        sum_channels<float, K>(taps, count, depthwise.ending.bias, shape.hidden,
+                               [&](int64_t c, int64_t lanes, const Floats& sum) __attribute__((always_inline)) {
+                                   store(depthwise.ending.bounded(sum), to + c, lanes);
+                               });
+    }
+}
+
+template <int K>
+void convolve(const Shape& shape, const Tables& tables, const float* source, const Pointwise* expand,
+              const Depthwise& depthwise, const Pointwise& project, const float* added, int64_t threads,
+              float* target) {
+    const int64_t rows = expand ? span<K>(tables, shape.height) : 0;
+    const std::vector<Columns> all = columns_of<K>(shape, tables, rows + 1);
+    int64_t places = 0, width = 0;
+    for (const Columns& each : all)
+        places = std::max(places, each.read()), width = std::max(width, each.end - each.begin);
+    // rows at the border of bands are expanded twice
+    const int64_t pieces = shape.images * int64_t(all.size());
+    const int64_t bands = std::min(shape.height, ceil_div(threads * (expand ? 1 : 4), pieces));
+    // rows whose outputs follow each other are projected together, or each would leave a part of a tile
+    const int64_t most = std::min(PLACES, BETWEEN / shape.hidden);
+    const int64_t together = all.size() == 1 ? std::max<int64_t>(1, most / shape.width) : 1;
+#pragma omp parallel
+    {
+        std::vector<float> filtered(together * width * shape.hidden), sums(together * width * PANEL);
+        std::vector<const float*> pixels(together * width);
+        for (size_t x = 0; x < pixels.size(); ++x) pixels[x] = filtered.data() + x * shape.hidden;
+        Expanded expanded(expand ? *expand : project, rows, places);
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t piece = 0; piece < pieces * bands; ++piece) {
+            const Columns& columns = all[piece / bands % all.size()];
+            const int64_t image = piece / bands / int64_t(all.size()), band = piece % bands;
+            const float* const plane = source + image * shape.source_height * shape.source_width * shape.channels;
+            expanded.forget();
+            const int64_t end = (band + 1) * shape.height / bands;
+            for (int64_t first = band * shape.height / bands; first < end; first += together) {
+                const int64_t last = std::min(end, first + together);
+                for (int64_t y = first; y < last; ++y) {
+                    const float* lines[K];
+                    for (int ky = 0; ky < K; ++ky) {
+                        const int64_t row = tables.rows[y * K + ky];
+                        lines[ky] = row < 0 ? nullptr
+                                    : expand ? expanded.row(plane, shape.source_width, row, columns) -
+                                                   columns.first * shape.hidden
+                                             : plane + row * shape.source_width * shape.hidden;
+                    }
+                    filter<K>(shape, columns, lines, depthwise, tables.columns,
+                              filtered.data() + (y - first) * width * shape.hidden);
+                }
+                const int64_t at = ((image * shape.height + first) * shape.width + columns.begin) * shape.outputs;
+                project.run(pixels.data(), (last - first) * (columns.end - columns.begin), sums.data(),
+                            added ? added + at : nullptr, target + at);
+            }
+        }
+    }
+}
+
+}  // namespace
+
+// expansion: packed weights and biases, or nulls; bounds: least and most of expansion, depthwise convolution and projection.
+// Returns 0, or 1 for a kernel size that is not compiled.
+extern "C" int deeplab_separable(const int64_t* sizes, int64_t kernel, int64_t threads, const float* source,
+                                 const float* const* expansion, const float* const* depthwise,
+                                 const float* const* projection, const float* bounds, const float* added,
+                                 const int32_t* rows, const int32_t* columns, float* target) {
+    const Shape shape = {sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6], sizes[7]};
+    const Pointwise expand = {expansion[0], {expansion[1], bounds[0], bounds[1]}, shape.channels, shape.hidden,
+                              parts(1, shape.channels)};
+    const Pointwise project = {projection[0], {projection[1], bounds[4], bounds[5]}, shape.hidden, shape.outputs,
+                               parts(1, shape.hidden)};
+    const Depthwise filter = {depthwise[0], {depthwise[1], bounds[2], bounds[3]}};
+    const auto run = [&](auto size) {
+        convolve<decltype(size)::value>(shape, {rows, columns}, source, expansion[0] ? &expand : nullptr, filter, project,
+                                        added, threads, target);
+    };
+    if (kernel == 3) return run(std::integral_constant<int, 3>{}), 0;
+    if (kernel == LARGEST_KERNEL) return run(std::integral_constant<int, LARGEST_KERNEL>{}), 0;
+    return 1;
+}

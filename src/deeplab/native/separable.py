@@ -1,0 +1,99 @@
+"""Expansion, depthwise convolution and projection in one pass, channels last: `separable.cpp`, for inference.
+
+Equal to the three convolutions one after another, up to the order of sums. What lies between them never reaches memory:
+MobileNets' hidden channels are most of what their convolutions read and write.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from typing import NamedTuple
+
+import torch
+
+from deeplab.native.build import optional_library
+from deeplab.native.dense_conv import Packed, Place
+from deeplab.native.depthwise import taps
+
+Bounds = tuple[float, float]
+
+
+class Filter(NamedTuple):
+    """A depthwise convolution's weights, a row for each tap, and its biases."""
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    kernel: int
+
+
+def by_tap(weight: torch.Tensor, bias: torch.Tensor | None) -> Filter:
+    """Weights [C, 1, K, K] and biases [C], float32; K is 3 or 5."""
+    channels, _, kernel, _ = weight.shape
+    biases = weight.new_zeros(channels) if bias is None else bias.detach().clone()
+    return Filter(weight.detach().reshape(channels, -1).t().contiguous(), biases, kernel)
+
+
+def separable_conv(
+    x: torch.Tensor,
+    expand: Packed | None,
+    depthwise: Filter,
+    project: Packed,
+    *,
+    place: Place,
+    bounds: tuple[Bounds, Bounds, Bounds],
+    added: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """`project(depthwise(expand(x)))`, plus `added`; values beyond each step's bounds become these.
+
+    Args:
+        x: float32 [N, C, H, W], channels last.
+        expand, project: packed 1x1 convolutions.
+        place: how the depthwise kernel moves.
+        bounds: of the three, in their order.
+        added: of the result's shape, channels last.
+
+    Returns:
+        float32 [N, out, H', W'], channels last.
+    """
+    hidden = len(depthwise.bias)
+    rows, columns = (
+        taps(size, depthwise.kernel, *each)
+        for size, *each in zip(x.shape[2:], place.stride, place.rate, place.pads, strict=True)
+    )
+    shape = (x.shape[0], project.outputs, len(rows), len(columns))
+    target = torch.empty(shape, memory_format=torch.channels_last)
+    if added is not None and added.shape != shape:
+        raise RuntimeError(f"added is {tuple(added.shape)}, the convolution {shape}")
+    images, channels, height, width = x.shape
+    sizes = (images, channels, height, width, hidden, project.outputs, len(rows), len(columns))
+    library().deeplab_separable(
+        (ctypes.c_int64 * 8)(*sizes),
+        depthwise.kernel,
+        torch.get_num_threads(),
+        x.data_ptr(),
+        _pointers(expand),
+        _pointers(depthwise),
+        _pointers(project),
+        (ctypes.c_float * 6)(*(each for pair in bounds for each in pair)),
+        None if added is None else added.data_ptr(),
+        rows.ctypes.data,
+        columns.ctypes.data,
+        target.data_ptr(),
+    )
+    return target
+
+
+def _pointers(layer: Packed | Filter | None) -> ctypes.Array:
+    found = (None, None) if layer is None else (layer.weight.data_ptr(), layer.bias.data_ptr())
+    return (ctypes.c_void_p * 2)(*found)
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    library = optional_library("deeplab.native", ("separable.cpp", "products.hpp", "taps.hpp", "lanes.hpp"))
+    if library is None:
+        return None
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    library.deeplab_separable.argtypes = [pointer, number, number, *[pointer] * 9]
+    return library
