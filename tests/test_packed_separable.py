@@ -97,15 +97,26 @@ def _assert_as_float64(layer: nn.Module, x: torch.Tensor) -> None:
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5 * expected.abs().max().item())
 
 
-@pytest.mark.parametrize("rule", ["same", "symmetric", "block"])
+@pytest.mark.parametrize(
+    ("rule", "activation"), [("same", "relu6"), ("symmetric", "hswish"), ("block", "relu")]
+)
 @pytest.mark.parametrize("case", BLOCKS)
 @torch.no_grad()
-def test_blocks_have_the_values_of_float64(case: str, rule: str, passes: list[bool]) -> None:
+def test_blocks_have_the_values_of_float64(case: str, rule: str, activation: str, passes: list[bool]) -> None:
     torch.manual_seed(0)
     channels, _, outputs, _, stride, *_, height, width = BLOCKS[case]
-    block = _block(BLOCKS[case], rule=rule)
+    block = _block(BLOCKS[case], rule=rule, activation=activation)
     assert block.skip == (channels == outputs and stride == 1)
     _assert_as_float64(block, _image(channels, height, width))
+    assert passes == [True]
+
+
+@pytest.mark.parametrize("activation", ["relu", "hswish"])
+@torch.no_grad()
+def test_squeezed_blocks_are_widened_in_one_pass(activation: str, passes: list[bool]) -> None:
+    torch.manual_seed(0)
+    block = _block(BLOCKS["5x5"], squeezed=8, activation=activation)
+    _assert_as_float64(block, _image(24, 15, 33))
     assert passes == [True]
 
 
@@ -164,14 +175,15 @@ def test_what_cannot_be_one_pass_is_several(passes: list[bool]) -> None:
     torch.manual_seed(0)
     x = _image(24, 12, 13)
     for block in (
-        _block(BLOCKS["skip"], activation="hswish"),
+        _block(BLOCKS["skip"], activation="sigmoid"),
         _block((24, 72, 24, 7, 1, 1, 12, 13)),
-        _block(BLOCKS["skip"], squeezed=8),
     ):
         torch.testing.assert_close(_packed(block)(x), block(x), rtol=1e-5, atol=1e-4)
     packed, block = _packed(_block(BLOCKS["skip"])), _block(BLOCKS["skip"])
     block.load_state_dict(packed.state_dict())
     torch.testing.assert_close(packed(x.contiguous()), block(x), rtol=1e-5, atol=1e-4)
+    with pytest.raises(RuntimeError):
+        packed(x[:, :20].contiguous(memory_format=torch.channels_last))
     with torch.enable_grad():
         torch.testing.assert_close(packed(x), block(x), rtol=1e-5, atol=1e-4)
     assert passes and not any(passes)

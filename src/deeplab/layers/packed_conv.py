@@ -7,7 +7,6 @@ laid out for the very size of the input, as oneDNN would lay out others anew at 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, Self, TypeVar
 
@@ -17,6 +16,7 @@ from torch import nn
 from deeplab.layers.activations import Clip6, HardSwish
 from deeplab.layers.conv import AtrousConv2d
 from deeplab.native import dense_conv, depthwise, winograd
+from deeplab.native.winograd import Ending
 
 # what oneDNN calls them, and the bounds that it wants to know
 FUSED: dict[type[nn.Module], tuple[str, list[float]]] = {
@@ -27,12 +27,13 @@ FUSED: dict[type[nn.Module], tuple[str, list[float]]] = {
     HardSwish: ("hardswish", []),
     nn.Sigmoid: ("sigmoid", []),
 }
-# the same as bounds of a sum
-BOUNDS: dict[type[nn.Module], tuple[float, float]] = {
-    nn.Identity: dense_conv.UNBOUNDED,
-    nn.ReLU: (0.0, math.inf),
-    nn.ReLU6: (0.0, 6.0),
-    Clip6: (-6.0, 6.0),
+# those that our own kernels know
+ENDINGS: dict[type[nn.Module], Ending] = {
+    nn.Identity: Ending(),
+    nn.ReLU: Ending(least=0.0),
+    nn.ReLU6: Ending(least=0.0, most=6.0),
+    Clip6: Ending(least=-6.0, most=6.0),
+    HardSwish: Ending(swish=True),
 }
 DTYPES = (torch.float32, torch.bfloat16)
 T = TypeVar("T")
@@ -100,10 +101,10 @@ class PackedConv(AtrousConv2d):
         place = self.place_of(x)
         kernel = winograd if winograd.suits(x, self.weight, **place._asdict()) else dense_conv
         packed = self.laid_out((kernel,), lambda: kernel.pack(self.weight, self.bias))
-        bounds = BOUNDS.get(type(activation))
-        if bounds is None:
-            return activation(dense_conv.bounded_conv(x, packed, place, added=other))
-        return dense_conv.bounded_conv(x, packed, place, bounds, other)
+        ending = ENDINGS.get(type(activation))
+        if ending is None:
+            return activation(dense_conv.packed_conv(x, packed, place, added=other))
+        return dense_conv.packed_conv(x, packed, place, ending, other)
 
     def _by_onednn(
         self, x: torch.Tensor, activation: nn.Module, other: torch.Tensor | None = None

@@ -13,7 +13,7 @@ from torch import nn
 
 from deeplab.layers.conv import ConvNormAct, SeparableConv
 from deeplab.layers.inverted_residual import InvertedResidual
-from deeplab.layers.packed_conv import BOUNDS, PackedConv
+from deeplab.layers.packed_conv import ENDINGS, PackedConv
 from deeplab.native import dense_conv, depthwise, separable
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -43,38 +43,48 @@ class PackedInvertedResidual(InvertedResidual):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not isinstance(self.squeeze_excite, nn.Identity):
             return super().forward(x)
-        expand = None if isinstance(self.expand, nn.Identity) else self.expand
         other = x if self.skip else None
-        found = in_one_pass(self.padded(x), expand, self.depthwise, self.project, other)
+        found = in_one_pass(self.padded(x), self._expand(), self.depthwise, self.project, other)
         return super().forward(x) if found is None else found
+
+    def widen(self, x: torch.Tensor) -> torch.Tensor:
+        found = in_one_pass(self.padded(x), self._expand(), self.depthwise, None) if self._expand() else None
+        return super().widen(x) if found is None else found
+
+    def _expand(self) -> ConvNormAct | None:
+        return None if isinstance(self.expand, nn.Identity) else self.expand
 
 
 def in_one_pass(
     x: torch.Tensor,
     expand: nn.Module | None,
     filtering: nn.Module,
-    project: nn.Module,
+    project: nn.Module | None,
     other: torch.Tensor | None = None,
 ) -> torch.Tensor | None:
     """`project(filtering(expand(x)))`, plus `other`, by `native.separable`; None where that cannot be."""
-    layers = [_packed(layer) for layer in (expand, filtering, project) if layer is not None]
-    if not _fits(x, layers, other):
+    layers = [None if layer is None else _packed(layer) for layer in (expand, filtering, project)]
+    before, middle, behind = layers
+    chain = [layer for layer in layers if layer is not None]
+    if len(chain) < sum(layer is not None for layer in (expand, filtering, project)):
         return None
-    *before, middle, last = layers
-    packed = [
-        layer.laid_out((dense_conv,), lambda layer=layer: dense_conv.pack(layer.weight, layer.bias))
-        for layer in (*before, last)
-    ]
-    bounds = [BOUNDS[type(layer.activation)] for layer in layers]
+    if not _fits(x, chain, middle, other):
+        return None
     return separable.separable_conv(
         x,
-        packed[0] if before else None,
+        _weights(before),
         middle.laid_out((separable,), lambda: separable.by_tap(middle.weight, middle.bias)),
-        packed[-1],
+        _weights(behind),
         place=middle.place_of(x),
-        bounds=(bounds[0] if before else dense_conv.UNBOUNDED, bounds[-2], bounds[-1]),
+        endings=tuple(ENDINGS[type(layer.activation)] if layer else dense_conv.LINEAR for layer in layers),
         added=other,
     )
+
+
+def _weights(layer: PackedConv | None) -> dense_conv.Packed | None:
+    if layer is None:
+        return None
+    return layer.laid_out((dense_conv,), lambda: dense_conv.pack(layer.weight, layer.bias))
 
 
 def _packed(layer: nn.Module) -> PackedConv | None:
@@ -85,21 +95,19 @@ def _packed(layer: nn.Module) -> PackedConv | None:
     return layer if isinstance(layer, PackedConv) else None
 
 
-def _fits(x: torch.Tensor, layers: list[PackedConv | None], other: torch.Tensor | None) -> bool:
-    if any(layer is None or type(layer.activation) not in BOUNDS for layer in layers):
-        return False
-    *_, middle, last = layers
-    pointwise = [layer for layer in layers if layer is not middle]
+def _fits(x: torch.Tensor, chain: list[PackedConv], middle: PackedConv, other: torch.Tensor | None) -> bool:
+    pointwise = [layer for layer in chain if layer is not middle]
+    channels = [x.shape[1], *(layer.out_channels for layer in chain[:-1])]
     return (
         all(
             layer.kernel_size == (1, 1) and layer.stride == (1, 1) and layer.groups == 1
             for layer in pointwise
         )
-        and middle.groups == middle.in_channels == middle.out_channels == last.in_channels
+        and all(type(layer.activation) in ENDINGS and layer.can_run(x) for layer in chain)
+        and [layer.in_channels for layer in chain] == channels
+        and middle.groups == middle.in_channels == middle.out_channels
         and middle.kernel_size[0] == middle.kernel_size[1]
         and middle.kernel_size[0] in depthwise.KERNELS
-        and layers[0].in_channels == x.shape[1]
-        and all(layer.can_run(x) for layer in layers)
         and dense_conv.can_run(x)
         and (other is None or other.is_contiguous(memory_format=torch.channels_last))
         and separable.library() is not None

@@ -79,7 +79,7 @@ void correlate(const Shape& shape, const Tables& tables, const float* source, co
                             packed + output * depth + (part.first_tap * shape.channels + part.from) * PANEL;
                         const int64_t at = begin * shape.outputs + output;
                         add_part(part, {places.data(), zeros.data()}, end - begin, panel,
-                                 {ending.bias + output, ending.least, ending.most},
+                                 {ending.bias + output, ending.least, ending.most, ending.swish},
                                  {sums.data() + (output - group) * BLOCK, target + at, shape.outputs,
                                   added ? added + at : nullptr},
                                  std::min<int64_t>(PANEL, shape.outputs - output));
@@ -175,9 +175,10 @@ extern "C" void deeplab_dense_pack(int64_t outputs, int64_t channels, int64_t ta
 }
 
 extern "C" void deeplab_dense(const int64_t* sizes, int64_t threads, const float* source, const float* packed,
-                              const float* bias, const float* added, float least, float most, const int32_t* rows,
-                              const int32_t* columns, float* target) {
-    correlate(shape_of(sizes), {rows, columns}, source, packed, {bias, least, most}, added, threads, target);
+                              const float* bias, const float* added, float least, float most, int swish,
+                              const int32_t* rows, const int32_t* columns, float* target) {
+    correlate(shape_of(sizes), {rows, columns}, source, packed, {bias, least, most, swish != 0}, added, threads,
+              target);
 }
 
 extern "C" int64_t deeplab_dense_bands(const int64_t* sizes) { return bands(shape_of(sizes)); }

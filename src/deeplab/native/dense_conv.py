@@ -21,11 +21,12 @@ from torch.autograd.function import once_differentiable
 from deeplab.native import winograd
 from deeplab.native.build import optional_library
 from deeplab.native.depthwise import Pads, taps, taps_back
+from deeplab.native.winograd import Ending
 
 # with fewer, oneDNN does as well: positions of the output, channels in and out, weights whose gradient is asked for
 LEAST_PLACES, LEAST_CHANNELS, LEAST_WEIGHTS = 64, 16, 1 << 12
-UNBOUNDED = (-math.inf, math.inf)
 Pair = tuple[int, int]
+LINEAR = Ending()
 
 
 class Place(NamedTuple):
@@ -37,7 +38,7 @@ class Place(NamedTuple):
 
 
 def wins(x: torch.Tensor, weight: torch.Tensor, *, stride: Pair) -> bool:
-    """Whether `dense_conv` and `bounded_conv` can run, and are faster than oneDNN."""
+    """Whether `dense_conv` and `packed_conv` can run, and are faster than oneDNN."""
     return (
         can_run(x)
         and min(weight.shape[:2]) >= LEAST_CHANNELS
@@ -80,24 +81,24 @@ def dense_conv(
     return _Dense.apply(x, weight, bias, place)
 
 
-def bounded_conv(
+def packed_conv(
     x: torch.Tensor,
     packed: Packed | winograd.Packed,
     place: Place,
-    bounds: tuple[float, float] = UNBOUNDED,
+    ending: Ending = LINEAR,
     added: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """As `dense_conv` without gradients, of packed weights, plus `added`; values beyond the bounds become these.
+    """As `dense_conv` without gradients, of packed weights, plus `added`, and its ending.
 
     `added` has the result's shape and is channels last.
     """
     if isinstance(packed, winograd.Packed):
-        return winograd.bounded_conv(x, packed, rate=place.rate, pads=place.pads, bounds=bounds, added=added)
+        return winograd.packed_conv(x, packed, rate=place.rate, pads=place.pads, ending=ending, added=added)
     tables = [
         taps(*each)
         for each in zip(x.shape[2:], packed.kernel, place.stride, place.rate, place.pads, strict=True)
     ]
-    return _correlate(x, packed, bounds, tables, added)
+    return _correlate(x, packed, ending, tables, added)
 
 
 class Packed(NamedTuple):
@@ -141,7 +142,7 @@ class _Dense(torch.autograd.Function):
         ctx.place, ctx.by_winograd = place, winograd.suits(x, weight, **place._asdict())
         ctx.save_for_backward(x, weight)
         packed = winograd.pack(weight, bias) if ctx.by_winograd else pack(weight, bias)
-        return bounded_conv(x, packed, place)
+        return packed_conv(x, packed, place)
 
     @staticmethod
     @once_differentiable
@@ -171,7 +172,7 @@ def _image_gradient(
         return _by_onednn(x, weight, gradient, place, (True, False, False))
     axes = zip(x.shape[2:], weight.shape[2:], place.stride, place.rate, place.pads, strict=True)
     return _correlate(
-        gradient, pack(weight.transpose(0, 1), None), UNBOUNDED, [taps_back(*each) for each in axes]
+        gradient, pack(weight.transpose(0, 1), None), LINEAR, [taps_back(*each) for each in axes]
     )
 
 
@@ -228,7 +229,7 @@ def _by_onednn(
 def _correlate(
     source: torch.Tensor,
     packed: Packed,
-    bounds: tuple[float, float],
+    ending: Ending,
     tables: list[Any],
     added: torch.Tensor | None = None,
 ) -> torch.Tensor:
@@ -244,7 +245,7 @@ def _correlate(
         packed.weight.data_ptr(),
         packed.bias.data_ptr(),
         None if added is None else added.data_ptr(),
-        *bounds,
+        *ending,
         rows.ctypes.data,
         columns.ctypes.data,
         target.data_ptr(),
@@ -266,6 +267,14 @@ def library() -> ctypes.CDLL | None:
     library.deeplab_dense_panel.restype = library.deeplab_dense_bands.restype = number
     library.deeplab_dense_bands.argtypes = [pointer]
     library.deeplab_dense_pack.argtypes = [number, number, number, *[pointer] * 3]
-    library.deeplab_dense.argtypes = [pointer, number, *[pointer] * 4, real, real, *[pointer] * 3]
+    library.deeplab_dense.argtypes = [
+        pointer,
+        number,
+        *[pointer] * 4,
+        real,
+        real,
+        ctypes.c_int,
+        *[pointer] * 3,
+    ]
     library.deeplab_dense_weight.argtypes = [pointer, number, *[pointer] * 5]
     return library

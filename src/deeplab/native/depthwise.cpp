@@ -31,20 +31,17 @@ template <typename T, int K>
 void correlate(const Shape& shape, const T* source, const float* weight, const float* bias, const int32_t* rows,
                const int32_t* columns, T* target) {
     const int64_t channels = shape.channels;
+    const std::vector<char> runs = find_runs<K>(columns, shape.width);
 #pragma omp parallel for schedule(static)
     for (int64_t line = 0; line < shape.images * shape.height; ++line) {
         const T* const plane = source + line / shape.height * shape.source_height * shape.source_width * channels;
         const T* lines[K];
         find_lines<T, K>(shape, plane, rows + line % shape.height * K, lines);
-        for (int64_t x = 0; x < shape.width; ++x) {
-            T* const out = target + (line * shape.width + x) * channels;
-            Tap<T, const float> taps[K * K];
-            const int count = collect<T, const float, K>(lines, channels, weight, columns + x * K, taps);
-            sum_channels<T, K>(taps, count, bias, channels,
-                               [&](int64_t c, int64_t lanes, const Floats& sum) __attribute__((always_inline)) {
-                                   store(sum, out + c, lanes);
-                               });
-        }
+        T* const out = target + line * shape.width * channels;
+        sum_line<K>(lines, channels, weight, bias, columns, runs.data(), 0, shape.width,
+                    [&](int64_t x, int64_t c, int64_t lanes, const Floats& sum) __attribute__((always_inline)) {
+                        store(sum, out + x * channels + c, lanes);
+                    });
     }
 }
 

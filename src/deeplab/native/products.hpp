@@ -55,12 +55,25 @@ struct Sums {
 struct Ending {
     const float* bias;
     float least, most;
+    bool swish;  // x * relu6(x + 3) / 6, instead of bounds
 
     template <class Number>
-    inline __attribute__((always_inline)) Number bounded(Number sum) const {
+    static inline __attribute__((always_inline)) Number between(Number value, float least, float most) {
         // comparisons are such that what is not a number stays one
-        sum = sum < least ? Number{} + least : sum;
-        return sum > most ? Number{} + most : sum;
+        value = value < least ? Number{} + least : value;
+        return value > most ? Number{} + most : value;
+    }
+
+    template <class Number>
+    inline __attribute__((always_inline)) Number finish(Number sum) const {
+        if (swish) return sum * between(sum + 3.0f, 0.0f, 6.0f) * (1.0f / 6.0f);
+        return between(sum, least, most);
+    }
+
+    // Nothing but the same biases.
+    Ending linear() const {
+        constexpr float INFINITE = std::numeric_limits<float>::infinity();
+        return {bias, -INFINITE, INFINITE, false};
     }
 };
 
@@ -136,7 +149,7 @@ inline __attribute__((always_inline)) void add_part(const Part& part, const Rows
     }
     float* const finished = target.finished + first * target.stride;
     sums.each([&](Floats& sum, int row, int column) __attribute__((always_inline)) {
-        store(ending.bounded(sum), finished + row * target.stride + column, LANES);
+        store(ending.finish(sum), finished + row * target.stride + column, LANES);
     });
 }
 
@@ -156,15 +169,13 @@ void add_part(const Part& part, const Rows& rows, int64_t count, const float* pa
               const Target& target, int64_t width) {
     if (width == PANEL) return add_part<VECTORS>(part, rows, count, panel, ending, target);
     if (width == LANES) return add_part<1>(part, rows, count, panel, ending, target);
-    constexpr float INFINITE = std::numeric_limits<float>::infinity();
-    add_part<VECTORS>(part, rows, count, panel, {ending.bias, -INFINITE, INFINITE},
-                      {target.sums, target.sums, PANEL, nullptr});
+    add_part<VECTORS>(part, rows, count, panel, ending.linear(), {target.sums, target.sums, PANEL, nullptr});
     if (!part.ends) return;
     for (int64_t place = 0; place < count; ++place)
         for (int64_t column = 0; column < width; ++column) {
             const int64_t at = place * target.stride + column;
             const float sum = target.sums[place * PANEL + column] + (target.added ? target.added[at] : 0.0f);
-            target.finished[at] = ending.bounded(sum);
+            target.finished[at] = ending.finish(sum);
         }
 }
 

@@ -1,5 +1,5 @@
-// A depthwise convolution and the 1x1 convolution behind it, and before it the 1x1 expansion of MobileNets, in one pass,
-// channels last: what lies between them stays near the processor, a few rows of a few columns at a time.
+// A depthwise convolution with the 1x1 convolution behind it, the 1x1 expansion of MobileNets before it, or both, in one
+// pass, channels last: what lies between them stays near the processor, a few rows of a few columns at a time.
 //
 // Which row (column) a tap reads for an output row (column), or -1 for padding, comes in as a table, as in depthwise.cpp.
 // Every sum has a fixed order: results do not depend on the number of threads.
@@ -39,7 +39,7 @@ struct Pointwise {
         for (int64_t output = 0; output < outputs; output += PANEL)
             for (const Part& part : parts)
                 add_part(part, {places, nullptr}, count, weight + output * channels + part.from * PANEL,
-                         {ending.bias + output, ending.least, ending.most},
+                         {ending.bias + output, ending.least, ending.most, ending.swish},
                          {sums, target + output, outputs, added ? added + output : nullptr},
                          std::min<int64_t>(PANEL, outputs - output));
     }
@@ -94,20 +94,20 @@ std::vector<Columns> columns_of(const Shape& shape, const Tables& tables, int64_
 // The last few rows of the expansion, each computed when it is first read.
 class Expanded {
    public:
-    Expanded(const Pointwise& pointwise, int64_t rows, int64_t places)
-        : pointwise(pointwise), held(rows, -1), places(places), values(rows * places * pointwise.outputs),
-          sums(places * PANEL), pixels(places) {}
+    Expanded(const Pointwise* pointwise, int64_t rows, int64_t places)
+        : pointwise(pointwise), held(rows, -1), places(places),
+          values(pointwise ? rows * places * pointwise->outputs : 0), sums(places * PANEL), pixels(places) {}
 
     // Row y of a plane, where `columns` begin; rows are asked for in order, and no further apart than there is room for.
     const float* row(const float* plane, int64_t width, int64_t y, const Columns& columns) {
         const int64_t slot = y % int64_t(held.size());
-        float* const to = values.data() + slot * places * pointwise.outputs;
+        float* const to = values.data() + slot * places * pointwise->outputs;
         if (held[slot] != y) {
-            const float* const from = plane + (y * width + columns.first) * pointwise.channels;
+            const float* const from = plane + (y * width + columns.first) * pointwise->channels;
             // whole tiles, the last pixel again and again: single rows take as long as a tile
             for (int64_t place = 0; place < columns.read(); ++place)
-                pixels[place] = from + std::min(place, columns.last - columns.first - 1) * pointwise.channels;
-            pointwise.run(pixels.data(), columns.read(), sums.data(), nullptr, to);
+                pixels[place] = from + std::min(place, columns.last - columns.first - 1) * pointwise->channels;
+            pointwise->run(pixels.data(), columns.read(), sums.data(), nullptr, to);
             held[slot] = y;
         }
         return to;
@@ -116,7 +116,7 @@ class Expanded {
     void forget() { std::fill(held.begin(), held.end(), -1); }
 
    private:
-    const Pointwise& pointwise;
+    const Pointwise* pointwise;
     std::vector<int64_t> held;
     int64_t places;
     std::vector<float> values, sums;
@@ -126,22 +126,19 @@ class Expanded {
 // to[x - begin] = the depthwise sums of one row of outputs
 template <int K>
 void filter(const Shape& shape, const Columns& columns, const float* const* lines, const Depthwise& depthwise,
-            const int32_t* table, float* to) {
-    for (int64_t x = columns.begin; x < columns.end; ++x, to += shape.hidden) {
-        Tap<float, const float> taps[K * K];
-        const int count = collect<float, const float, K>(lines, shape.hidden, depthwise.weight, table + x * K, taps);
-        sum_channels<float, K>(taps, count, depthwise.ending.bias, shape.hidden,
-                               [&](int64_t c, int64_t lanes, const Floats& sum) __attribute__((always_inline)) {
-                                   store(depthwise.ending.bounded(sum), to + c, lanes);
-                               });
-    }
+            const int32_t* table, const char* runs, float* to) {
+    sum_line<K>(lines, shape.hidden, depthwise.weight, depthwise.ending.bias, table, runs, columns.begin, columns.end,
+                [&](int64_t x, int64_t c, int64_t lanes, const Floats& sum) __attribute__((always_inline)) {
+                    store(depthwise.ending.finish(sum), to + (x - columns.begin) * shape.hidden + c, lanes);
+                });
 }
 
 template <int K>
 void convolve(const Shape& shape, const Tables& tables, const float* source, const Pointwise* expand,
-              const Depthwise& depthwise, const Pointwise& project, const float* added, int64_t threads,
+              const Depthwise& depthwise, const Pointwise* project, const float* added, int64_t threads,
               float* target) {
     const int64_t rows = expand ? span<K>(tables, shape.height) : 0;
+    const std::vector<char> runs = find_runs<K>(tables.columns, shape.width);
     const std::vector<Columns> all = columns_of<K>(shape, tables, rows + 1);
     int64_t places = 0, width = 0;
     for (const Columns& each : all)
@@ -154,10 +151,10 @@ void convolve(const Shape& shape, const Tables& tables, const float* source, con
     const int64_t together = all.size() == 1 ? std::max<int64_t>(1, most / shape.width) : 1;
 #pragma omp parallel
     {
-        std::vector<float> filtered(together * width * shape.hidden), sums(together * width * PANEL);
+        std::vector<float> filtered(project ? together * width * shape.hidden : 0), sums(together * width * PANEL);
         std::vector<const float*> pixels(together * width);
         for (size_t x = 0; x < pixels.size(); ++x) pixels[x] = filtered.data() + x * shape.hidden;
-        Expanded expanded(expand ? *expand : project, rows, places);
+        Expanded expanded(expand, rows, places);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t piece = 0; piece < pieces * bands; ++piece) {
             const Columns& columns = all[piece / bands % all.size()];
@@ -176,11 +173,13 @@ void convolve(const Shape& shape, const Tables& tables, const float* source, con
                                                    columns.first * shape.hidden
                                              : plane + row * shape.source_width * shape.hidden;
                     }
-                    filter<K>(shape, columns, lines, depthwise, tables.columns,
-                              filtered.data() + (y - first) * width * shape.hidden);
+                    const int64_t at = ((image * shape.height + y) * shape.width + columns.begin) * shape.hidden;
+                    filter<K>(shape, columns, lines, depthwise, tables.columns, runs.data(),
+                              project ? filtered.data() + (y - first) * width * shape.hidden : target + at);
                 }
+                if (!project) continue;
                 const int64_t at = ((image * shape.height + first) * shape.width + columns.begin) * shape.outputs;
-                project.run(pixels.data(), (last - first) * (columns.end - columns.begin), sums.data(),
+                project->run(pixels.data(), (last - first) * (columns.end - columns.begin), sums.data(),
                             added ? added + at : nullptr, target + at);
             }
         }
@@ -189,21 +188,25 @@ void convolve(const Shape& shape, const Tables& tables, const float* source, con
 
 }  // namespace
 
-// expansion: packed weights and biases, or nulls; bounds: least and most of expansion, depthwise convolution and projection.
-// Returns 0, or 1 for a kernel size that is not compiled.
+// Expansion and projection: packed weights and biases, or nulls. Endings: least and most of expansion, depthwise
+// convolution and projection, and whether it is swish instead. Returns 0, or 1 for a kernel size that is not compiled.
 extern "C" int deeplab_separable(const int64_t* sizes, int64_t kernel, int64_t threads, const float* source,
                                  const float* const* expansion, const float* const* depthwise,
-                                 const float* const* projection, const float* bounds, const float* added,
+                                 const float* const* projection, const float* endings, const float* added,
                                  const int32_t* rows, const int32_t* columns, float* target) {
     const Shape shape = {sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6], sizes[7]};
-    const Pointwise expand = {expansion[0], {expansion[1], bounds[0], bounds[1]}, shape.channels, shape.hidden,
+    const auto ending = [&](const float* bias, int step) {
+        const float* const found = endings + 3 * step;
+        return Ending{bias, found[0], found[1], found[2] != 0};
+    };
+    const Pointwise expand = {expansion[0], ending(expansion[1], 0), shape.channels, shape.hidden,
                               parts(1, shape.channels)};
-    const Pointwise project = {projection[0], {projection[1], bounds[4], bounds[5]}, shape.hidden, shape.outputs,
+    const Pointwise project = {projection[0], ending(projection[1], 2), shape.hidden, shape.outputs,
                                parts(1, shape.hidden)};
-    const Depthwise filter = {depthwise[0], {depthwise[1], bounds[2], bounds[3]}};
+    const Depthwise filter = {depthwise[0], ending(depthwise[1], 1)};
     const auto run = [&](auto size) {
-        convolve<decltype(size)::value>(shape, {rows, columns}, source, expansion[0] ? &expand : nullptr, filter, project,
-                                        added, threads, target);
+        convolve<decltype(size)::value>(shape, {rows, columns}, source, expansion[0] ? &expand : nullptr, filter,
+                                        projection[0] ? &project : nullptr, added, threads, target);
     };
     if (kernel == 3) return run(std::integral_constant<int, 3>{}), 0;
     if (kernel == LARGEST_KERNEL) return run(std::integral_constant<int, LARGEST_KERNEL>{}), 0;

@@ -1,6 +1,6 @@
 """Expansion, depthwise convolution and projection in one pass, channels last: `separable.cpp`, for inference.
 
-Equal to the three convolutions one after another, up to the order of sums. What lies between them never reaches memory:
+Equal to the convolutions one after another, up to the order of sums. What lies between them never reaches memory:
 MobileNets' hidden channels are most of what their convolutions read and write.
 """
 
@@ -15,8 +15,7 @@ import torch
 from deeplab.native.build import optional_library
 from deeplab.native.dense_conv import Packed, Place
 from deeplab.native.depthwise import taps
-
-Bounds = tuple[float, float]
+from deeplab.native.winograd import Ending
 
 
 class Filter(NamedTuple):
@@ -38,19 +37,19 @@ def separable_conv(
     x: torch.Tensor,
     expand: Packed | None,
     depthwise: Filter,
-    project: Packed,
+    project: Packed | None,
     *,
     place: Place,
-    bounds: tuple[Bounds, Bounds, Bounds],
+    endings: tuple[Ending, Ending, Ending],
     added: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """`project(depthwise(expand(x)))`, plus `added`; values beyond each step's bounds become these.
+    """`project(depthwise(expand(x)))`, plus `added`; each step has its ending.
 
     Args:
         x: float32 [N, C, H, W], channels last.
-        expand, project: packed 1x1 convolutions.
+        expand, project: packed 1x1 convolutions; None where there is none.
         place: how the depthwise kernel moves.
-        bounds: of the three, in their order.
+        endings: of the three, in their order.
         added: of the result's shape, channels last.
 
     Returns:
@@ -61,12 +60,13 @@ def separable_conv(
         taps(size, depthwise.kernel, *each)
         for size, *each in zip(x.shape[2:], place.stride, place.rate, place.pads, strict=True)
     )
-    shape = (x.shape[0], project.outputs, len(rows), len(columns))
+    outputs = hidden if project is None else project.outputs
+    shape = (x.shape[0], outputs, len(rows), len(columns))
     target = torch.empty(shape, memory_format=torch.channels_last)
     if added is not None and added.shape != shape:
         raise RuntimeError(f"added is {tuple(added.shape)}, the convolution {shape}")
     images, channels, height, width = x.shape
-    sizes = (images, channels, height, width, hidden, project.outputs, len(rows), len(columns))
+    sizes = (images, channels, height, width, hidden, outputs, len(rows), len(columns))
     library().deeplab_separable(
         (ctypes.c_int64 * 8)(*sizes),
         depthwise.kernel,
@@ -75,7 +75,7 @@ def separable_conv(
         _pointers(expand),
         _pointers(depthwise),
         _pointers(project),
-        (ctypes.c_float * 6)(*(each for pair in bounds for each in pair)),
+        (ctypes.c_float * 9)(*(each for ending in endings for each in ending)),
         None if added is None else added.data_ptr(),
         rows.ctypes.data,
         columns.ctypes.data,

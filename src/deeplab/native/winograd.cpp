@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <limits>
 #include <vector>
 
 #include "products.hpp"
@@ -177,7 +176,7 @@ struct Squares {
                     float* const place = places[row * SIDE + column] + o;
                     value += load(ending.bias + o, LANES);
                     if (added && places[row * SIDE + column] != unwanted) value += load(added + (place - target), LANES);
-                    store(ending.bounded(value), place, LANES);
+                    store(ending.finish(value), place, LANES);
                 });
     }
 };
@@ -191,8 +190,7 @@ void correlate(const Shape& shape, const float* source, const float* packed, con
     const int64_t step = most * shape.channels + APART, between = most * width + APART;
     const std::vector<float> zeros(std::max(shape.channels, in_panels(shape.outputs)));
     const std::vector<Part> all = parts(1, shape.channels);
-    constexpr float INFINITE = std::numeric_limits<float>::infinity();
-    const Ending none = {zeros.data(), -INFINITE, INFINITE};
+    const Ending none = Ending{zeros.data(), 0, 0, false}.linear();
 #pragma omp parallel
     {
         std::vector<float> inputs(ENTRIES * step), products(ENTRIES * between), sums(most * width);
@@ -320,8 +318,9 @@ extern "C" void deeplab_winograd_pack(int64_t outputs, int64_t channels, const i
 }
 
 extern "C" void deeplab_winograd(const int64_t* sizes, int64_t threads, const float* source, const float* packed,
-                                 const float* bias, const float* added, float least, float most, float* target) {
-    correlate(shape_of(sizes), source, packed, {bias, least, most}, added, threads, target);
+                                 const float* bias, const float* added, float least, float most, int swish,
+                                 float* target) {
+    correlate(shape_of(sizes), source, packed, {bias, least, most, swish != 0}, added, threads, target);
 }
 
 extern "C" void deeplab_winograd_weight(const int64_t* sizes, const float* source, const float* gradient, float* entries,

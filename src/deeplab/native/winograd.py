@@ -25,6 +25,14 @@ Pads = tuple[tuple[int, int], tuple[int, int]]
 Pair = tuple[int, int]
 
 
+class Ending(NamedTuple):
+    """What becomes of a convolution's finished sums: bounds for values beyond them, or x * relu6(x + 3) / 6."""
+
+    least: float = -math.inf
+    most: float = math.inf
+    swish: bool = False
+
+
 class Packed(NamedTuple):
     """Transformed weights: 36 entries, in them panels of outputs, in them channels; and the biases."""
 
@@ -53,17 +61,17 @@ def pack(weight: torch.Tensor, bias: torch.Tensor | None) -> Packed:
     return _pack(weight.detach(), bias, turned=False)
 
 
-def bounded_conv(
+def packed_conv(
     x: torch.Tensor,
     packed: Packed,
     *,
     rate: Pair,
     pads: Pads,
-    bounds: tuple[float, float],
+    ending: Ending,
     added: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Convolution of float32 [N, in, H, W], channels last, plus `added`; values beyond the bounds become these."""
-    return _correlate(x, packed, _size(x, rate, pads), rate, (pads[0][0], pads[1][0]), bounds, added)
+    """Convolution of float32 [N, in, H, W], channels last, plus `added`, and its ending."""
+    return _correlate(x, packed, _size(x, rate, pads), rate, (pads[0][0], pads[1][0]), ending, added)
 
 
 def image_gradient(
@@ -72,7 +80,7 @@ def image_gradient(
     """The gradient with respect to x [N, in, H, W] from that of the output, channels last."""
     packed = _pack(weight.detach().transpose(0, 1), None, turned=True)
     before = (2 * rate[0] - pads[0][0], 2 * rate[1] - pads[1][0])
-    return _correlate(gradient, packed, (x.shape[2], x.shape[3]), rate, before, (-math.inf, math.inf))
+    return _correlate(gradient, packed, (x.shape[2], x.shape[3]), rate, before, Ending())
 
 
 def weight_gradient(x: torch.Tensor, gradient: torch.Tensor, *, rate: Pair, pads: Pads) -> torch.Tensor:
@@ -128,7 +136,7 @@ def _correlate(
     size: Pair,
     rate: Pair,
     before: Pair,
-    bounds: tuple[float, float],
+    ending: Ending,
     added: torch.Tensor | None = None,
 ) -> torch.Tensor:
     target = torch.empty((source.shape[0], packed.outputs, *size), memory_format=torch.channels_last)
@@ -141,7 +149,7 @@ def _correlate(
         packed.weight.data_ptr(),
         packed.bias.data_ptr(),
         None if added is None else added.data_ptr(),
-        *bounds,
+        *ending,
         target.data_ptr(),
     )
     return target
@@ -161,6 +169,6 @@ def library() -> ctypes.CDLL | None:
     library.deeplab_winograd_packed.argtypes = [number, number]
     library.deeplab_winograd_packed.restype = number
     library.deeplab_winograd_pack.argtypes = [number, number, *[pointer] * 3]
-    library.deeplab_winograd.argtypes = [pointer, number, *[pointer] * 4, real, real, pointer]
+    library.deeplab_winograd.argtypes = [pointer, number, *[pointer] * 4, real, real, ctypes.c_int, pointer]
     library.deeplab_winograd_weight.argtypes = [pointer] * 5
     return library
