@@ -9,7 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from deeplab.config import DecoderConfig
 from deeplab.fold import ONE_PASS, _pack
+from deeplab.heads import packed_decoder
+from deeplab.heads.decoder import DecoderStage
 from deeplab.layers import packed_separable
 from deeplab.layers.conv import SeparableConv
 from deeplab.layers.inverted_residual import InvertedResidual
@@ -51,12 +54,13 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     seen = []
     real = packed_separable.in_one_pass
 
-    def asked(*arguments: object) -> torch.Tensor | None:
-        found = real(*arguments)
+    def asked(*arguments: object, **options: object) -> torch.Tensor | None:
+        found = real(*arguments, **options)
         seen.append(found is not None)
         return found
 
-    monkeypatch.setattr(packed_separable, "in_one_pass", asked)
+    for module in (packed_separable, packed_decoder):
+        monkeypatch.setattr(module, "in_one_pass", asked)
     return seen
 
 
@@ -139,6 +143,32 @@ def test_separable_convolutions_have_the_values_of_float64(
     )
     _assert_as_float64(layer.eval(), _image(channels, height, width))
     assert passes == [True]
+
+
+@pytest.mark.parametrize("rule", ["align_corners", "half_pixel", "legacy"])
+@pytest.mark.parametrize(
+    ("small", "size"), [((9, 8), (33, 29)), ((1, 1), (5, 70)), ((7, 90), (14, 400)), ((6, 7), (6, 7))]
+)
+@torch.no_grad()
+def test_decoders_have_the_values_of_float64(
+    small: tuple[int, int], size: tuple[int, int], rule: str, passes: list[bool]
+) -> None:
+    torch.manual_seed(0)
+    stage = DecoderStage(
+        20,
+        24,
+        config=DecoderConfig(channels=32, low_level_channels=12),
+        norm=None,
+        activation="relu",
+        resize=rule,
+        depthwise_norm=True,
+    ).eval()
+    x, low_level = _image(20, *small), _image(24, *size)
+    expected = stage.double()(x.double(), low_level.double(), size)
+    found = _packed(stage.float())(x, low_level, size)
+    # positions are float32 on both sides, those of a rule in float64 differ
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=3e-5 * expected.abs().max().item())
+    assert passes == [True, True]
 
 
 @torch.no_grad()

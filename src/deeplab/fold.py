@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from deeplab.errors import UserError
+from deeplab.heads.decoder import DecoderStage
+from deeplab.heads.packed_decoder import PackedDecoderStage
 from deeplab.layers.conv import AtrousConv2d, ConvNormAct, SeparableConv
 from deeplab.layers.inverted_residual import InvertedResidual
 from deeplab.layers.packed_conv import FUSED, PackedConv
@@ -20,7 +22,11 @@ from deeplab.layers.packed_separable import PackedInvertedResidual, PackedSepara
 from deeplab.model import DeepLab
 
 Precision = Literal["float32", "bfloat16"]
-ONE_PASS = {SeparableConv: PackedSeparableConv, InvertedResidual: PackedInvertedResidual}
+ONE_PASS = {
+    SeparableConv: PackedSeparableConv,
+    InvertedResidual: PackedInvertedResidual,
+    DecoderStage: PackedDecoderStage,
+}
 
 
 def for_inference(model: DeepLab, *, device: torch.device, precision: Precision = "float32") -> DeepLab:

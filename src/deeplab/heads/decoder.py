@@ -59,10 +59,14 @@ class DecoderStage(nn.Module):
 
     def forward(self, x: torch.Tensor, low_level: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """Both inputs are resized to `size` (height, width of the stage's stride)."""
-        x = resize_bilinear(x, size, self.resize)
         detail = resize_bilinear(self.project(low_level), size, self.resize)
         if self.merge == "sum":
-            return self.convs(x) + detail
+            return self.convs(resize_bilinear(x, size, self.resize)) + detail
+        return self.refined(x, detail)
+
+    def refined(self, x: torch.Tensor, detail: torch.Tensor) -> torch.Tensor:
+        """The convolutions of x, resized to detail's size, and detail behind it."""
+        x = resize_bilinear(x, tuple(detail.shape[-2:]), self.resize)
         return self.convs(torch.cat([x, detail], 1))
 
 

@@ -11,6 +11,7 @@ from typing import Self, TypeVar
 import torch
 from torch import nn
 
+from deeplab.config import ResizeRule
 from deeplab.layers.conv import ConvNormAct, SeparableConv
 from deeplab.layers.inverted_residual import InvertedResidual
 from deeplab.layers.packed_conv import ENDINGS, PackedConv
@@ -25,7 +26,7 @@ class PackedSeparableConv(SeparableConv):
     @classmethod
     def of(cls, layer: SeparableConv) -> Self:
         """Shares its parts with `layer`."""
-        return _with_parts_of(layer, cls)
+        return with_parts_of(layer, cls)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         found = in_one_pass(x, None, self.depthwise, self.pointwise)
@@ -38,7 +39,7 @@ class PackedInvertedResidual(InvertedResidual):
     @classmethod
     def of(cls, layer: InvertedResidual) -> Self:
         """Shares its parts with `layer`."""
-        return _with_parts_of(layer, cls)
+        return with_parts_of(layer, cls)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not isinstance(self.squeeze_excite, nn.Identity):
@@ -61,23 +62,28 @@ def in_one_pass(
     filtering: nn.Module,
     project: nn.Module | None,
     other: torch.Tensor | None = None,
+    behind: tuple[torch.Tensor, ResizeRule] | None = None,
 ) -> torch.Tensor | None:
-    """`project(filtering(expand(x)))`, plus `other`, by `native.separable`; None where that cannot be."""
+    """`project(filtering(expand(x)))`, plus `other`, by `native.separable`; None where that cannot be.
+
+    x's channels may come `behind` those of a map that is resized to x's size by a rule.
+    """
     layers = [None if layer is None else _packed(layer) for layer in (expand, filtering, project)]
-    before, middle, behind = layers
+    first, middle, last = layers
     chain = [layer for layer in layers if layer is not None]
     if len(chain) < sum(layer is not None for layer in (expand, filtering, project)):
         return None
-    if not _fits(x, chain, middle, other):
+    if not _fits(x, chain, middle, other, None if behind is None else behind[0]):
         return None
     return separable.separable_conv(
         x,
-        _weights(before),
+        _weights(first),
         middle.laid_out((separable,), lambda: separable.by_tap(middle.weight, middle.bias)),
-        _weights(behind),
+        _weights(last),
         place=middle.place_of(x),
         endings=tuple(ENDINGS[type(layer.activation)] if layer else dense_conv.LINEAR for layer in layers),
         added=other,
+        behind=behind,
     )
 
 
@@ -95,9 +101,16 @@ def _packed(layer: nn.Module) -> PackedConv | None:
     return layer if isinstance(layer, PackedConv) else None
 
 
-def _fits(x: torch.Tensor, chain: list[PackedConv], middle: PackedConv, other: torch.Tensor | None) -> bool:
+def _fits(
+    x: torch.Tensor,
+    chain: list[PackedConv],
+    middle: PackedConv,
+    other: torch.Tensor | None,
+    small: torch.Tensor | None,
+) -> bool:
     pointwise = [layer for layer in chain if layer is not middle]
-    channels = [x.shape[1], *(layer.out_channels for layer in chain[:-1])]
+    first = x.shape[1] + (0 if small is None else small.shape[1])
+    channels = [first, *(layer.out_channels for layer in chain[:-1])]
     return (
         all(
             layer.kernel_size == (1, 1) and layer.stride == (1, 1) and layer.groups == 1
@@ -109,12 +122,14 @@ def _fits(x: torch.Tensor, chain: list[PackedConv], middle: PackedConv, other: t
         and middle.kernel_size[0] == middle.kernel_size[1]
         and middle.kernel_size[0] in depthwise.KERNELS
         and dense_conv.can_run(x)
+        and (small is None or (dense_conv.can_run(small) and small.shape[0] == x.shape[0]))
         and (other is None or other.is_contiguous(memory_format=torch.channels_last))
         and separable.library() is not None
     )
 
 
-def _with_parts_of(layer: nn.Module, kind: type[Layer]) -> Layer:
+def with_parts_of(layer: nn.Module, kind: type[Layer]) -> Layer:
+    """A module of another kind that shares all that `layer` holds."""
     made = kind.__new__(kind)
     made.__dict__.update(vars(layer))
     return made

@@ -91,35 +91,85 @@ std::vector<Columns> columns_of(const Shape& shape, const Tables& tables, int64_
     return found;
 }
 
-// The last few rows of the expansion, each computed when it is first read.
-class Expanded {
-   public:
-    Expanded(const Pointwise* pointwise, int64_t rows, int64_t places)
-        : pointwise(pointwise), held(rows, -1), places(places),
-          values(pointwise ? rows * places * pointwise->outputs : 0), sums(places * PANEL), pixels(places) {}
+// A small map that is interpolated bilinearly to the source's size: output i lies `far[i]` of the way from `low[i]` to the
+// next one, or on the last one. Its channels come before the source's own.
+struct Upsampled {
+    const float* map;
+    int64_t height, width, channels;
+    const int32_t *row_low, *column_low;
+    const float *row_far, *column_far;
 
-    // Row y of a plane, where `columns` begin; rows are asked for in order, and no further apart than there is room for.
-    const float* row(const float* plane, int64_t width, int64_t y, const Columns& columns) {
-        const int64_t slot = y % int64_t(held.size());
-        float* const to = values.data() + slot * places * pointwise->outputs;
-        if (held[slot] != y) {
-            const float* const from = plane + (y * width + columns.first) * pointwise->channels;
-            // whole tiles, the last pixel again and again: single rows take as long as a tile
-            for (int64_t place = 0; place < columns.read(); ++place)
-                pixels[place] = from + std::min(place, columns.last - columns.first - 1) * pointwise->channels;
-            pointwise->run(pixels.data(), columns.read(), sums.data(), nullptr, to);
-            held[slot] = y;
+    // to[c] = first[c] + far * (second[c] - first[c]) for `count` channels
+    static void blend(const float* first, const float* second, float far, int64_t count, float* to) {
+        for (int64_t c = 0; c < count; c += LANES) {
+            const int64_t lanes = std::min<int64_t>(LANES, count - c);
+            const Floats low = load(first + c, lanes);
+            store(low + far * (load(second + c, lanes) - low), to + c, lanes);
         }
+    }
+
+    // The columns that are read of row y, `apart` from each other; `room` is for a row of the map.
+    void row(int64_t image, int64_t y, const Columns& columns, int64_t apart, float* room, float* to) const {
+        const float* const low = map + (image * height + row_low[y]) * width * channels;
+        const float* const high = row_low[y] + 1 < height ? low + width * channels : low;
+        const int64_t begin = column_low[columns.first];
+        const int64_t end = std::min<int64_t>(width, column_low[columns.last - 1] + 2);
+        blend(low + begin * channels, high + begin * channels, row_far[y], (end - begin) * channels, room);
+        for (int64_t x = columns.first; x < columns.last; ++x, to += apart) {
+            const float* const left = room + (column_low[x] - begin) * channels;
+            blend(left, column_low[x] + 1 < end ? left + channels : left, column_far[x], channels, to);
+        }
+    }
+};
+
+// What the depthwise kernel reads where that is not the source itself: the last few rows of the source's expansion, or of
+// an upsampled map and the source behind it, each made when it is first read.
+class Made {
+   public:
+    Made(const Shape& shape, const Pointwise* expand, const Upsampled* upsampled, int64_t rows, int64_t places)
+        : shape(shape), expand(expand), upsampled(upsampled), held(rows, -1), places(places),
+          values(rows * places * shape.hidden), sums(places * PANEL),
+          room(upsampled ? upsampled->width * upsampled->channels : 0), pixels(places) {}
+
+    // Row y of an image of the source, where `columns` begin; rows are asked for in order, and no further apart than there
+    // is room for.
+    const float* row(const float* source, int64_t image, int64_t y, const Columns& columns) {
+        const int64_t slot = y % int64_t(held.size());
+        float* const to = values.data() + slot * places * shape.hidden;
+        if (held[slot] == y || columns.first >= columns.last) return to;
+        held[slot] = y;
+        const float* const from =
+            source + ((image * shape.source_height + y) * shape.source_width + columns.first) * shape.channels;
+        if (expand)
+            make_expanded(from, columns, to);
+        else
+            make_joined(from, image, y, columns, to);
         return to;
     }
 
     void forget() { std::fill(held.begin(), held.end(), -1); }
 
    private:
-    const Pointwise* pointwise;
+    void make_expanded(const float* from, const Columns& columns, float* to) {
+        // whole tiles, the last pixel again and again: single rows take as long as a tile
+        for (int64_t place = 0; place < columns.read(); ++place)
+            pixels[place] = from + std::min(place, columns.last - columns.first - 1) * shape.channels;
+        expand->run(pixels.data(), columns.read(), sums.data(), nullptr, to);
+    }
+
+    void make_joined(const float* from, int64_t image, int64_t y, const Columns& columns, float* to) {
+        upsampled->row(image, y, columns, shape.hidden, room.data(), to);
+        to += upsampled->channels;
+        for (int64_t x = columns.first; x < columns.last; ++x, to += shape.hidden, from += shape.channels)
+            std::memcpy(to, from, shape.channels * sizeof(float));
+    }
+
+    const Shape& shape;
+    const Pointwise* expand;
+    const Upsampled* upsampled;
     std::vector<int64_t> held;
     int64_t places;
-    std::vector<float> values, sums;
+    std::vector<float> values, sums, room;
     std::vector<const float*> pixels;
 };
 
@@ -135,17 +185,18 @@ void filter(const Shape& shape, const Columns& columns, const float* const* line
 
 template <int K>
 void convolve(const Shape& shape, const Tables& tables, const float* source, const Pointwise* expand,
-              const Depthwise& depthwise, const Pointwise* project, const float* added, int64_t threads,
-              float* target) {
-    const int64_t rows = expand ? span<K>(tables, shape.height) : 0;
+              const Upsampled* upsampled, const Depthwise& depthwise, const Pointwise* project, const float* added,
+              int64_t threads, float* target) {
+    const bool makes = expand || upsampled;
+    const int64_t rows = makes ? span<K>(tables, shape.height) : 0;
     const std::vector<char> runs = find_runs<K>(tables.columns, shape.width);
     const std::vector<Columns> all = columns_of<K>(shape, tables, rows + 1);
     int64_t places = 0, width = 0;
     for (const Columns& each : all)
         places = std::max(places, each.read()), width = std::max(width, each.end - each.begin);
-    // rows at the border of bands are expanded twice
+    // rows at the border of bands are made twice
     const int64_t pieces = shape.images * int64_t(all.size());
-    const int64_t bands = std::min(shape.height, ceil_div(threads * (expand ? 1 : 4), pieces));
+    const int64_t bands = std::min(shape.height, ceil_div(threads * (makes ? 1 : 4), pieces));
     // rows whose outputs follow each other are projected together, or each would leave a part of a tile
     const int64_t most = std::min(PLACES, BETWEEN / shape.hidden);
     const int64_t together = all.size() == 1 ? std::max<int64_t>(1, most / shape.width) : 1;
@@ -154,13 +205,12 @@ void convolve(const Shape& shape, const Tables& tables, const float* source, con
         std::vector<float> filtered(project ? together * width * shape.hidden : 0), sums(together * width * PANEL);
         std::vector<const float*> pixels(together * width);
         for (size_t x = 0; x < pixels.size(); ++x) pixels[x] = filtered.data() + x * shape.hidden;
-        Expanded expanded(expand, rows, places);
+        Made made(shape, expand, upsampled, rows, places);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t piece = 0; piece < pieces * bands; ++piece) {
             const Columns& columns = all[piece / bands % all.size()];
             const int64_t image = piece / bands / int64_t(all.size()), band = piece % bands;
-            const float* const plane = source + image * shape.source_height * shape.source_width * shape.channels;
-            expanded.forget();
+            made.forget();
             const int64_t end = (band + 1) * shape.height / bands;
             for (int64_t first = band * shape.height / bands; first < end; first += together) {
                 const int64_t last = std::min(end, first + together);
@@ -168,10 +218,10 @@ void convolve(const Shape& shape, const Tables& tables, const float* source, con
                     const float* lines[K];
                     for (int ky = 0; ky < K; ++ky) {
                         const int64_t row = tables.rows[y * K + ky];
+                        const int64_t line = (image * shape.source_height + row) * shape.source_width;
                         lines[ky] = row < 0 ? nullptr
-                                    : expand ? expanded.row(plane, shape.source_width, row, columns) -
-                                                   columns.first * shape.hidden
-                                             : plane + row * shape.source_width * shape.hidden;
+                                    : makes ? made.row(source, image, row, columns) - columns.first * shape.hidden
+                                            : source + line * shape.hidden;
                     }
                     const int64_t at = ((image * shape.height + y) * shape.width + columns.begin) * shape.hidden;
                     filter<K>(shape, columns, lines, depthwise, tables.columns, runs.data(),
@@ -189,9 +239,10 @@ void convolve(const Shape& shape, const Tables& tables, const float* source, con
 }  // namespace
 
 // Expansion and projection: packed weights and biases, or nulls. Endings: least and most of expansion, depthwise
-// convolution and projection, and whether it is swish instead. Returns 0, or 1 for a kernel size that is not compiled.
+// convolution and projection, and whether it is swish instead. Upsampled: null where nothing is. Returns 0, or 1 for a
+// kernel size that is not compiled.
 extern "C" int deeplab_separable(const int64_t* sizes, int64_t kernel, int64_t threads, const float* source,
-                                 const float* const* expansion, const float* const* depthwise,
+                                 const Upsampled* upsampled, const float* const* expansion, const float* const* depthwise,
                                  const float* const* projection, const float* endings, const float* added,
                                  const int32_t* rows, const int32_t* columns, float* target) {
     const Shape shape = {sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5], sizes[6], sizes[7]};
@@ -205,8 +256,8 @@ extern "C" int deeplab_separable(const int64_t* sizes, int64_t kernel, int64_t t
                                parts(1, shape.hidden)};
     const Depthwise filter = {depthwise[0], ending(depthwise[1], 1)};
     const auto run = [&](auto size) {
-        convolve<decltype(size)::value>(shape, {rows, columns}, source, expansion[0] ? &expand : nullptr, filter,
-                                        projection[0] ? &project : nullptr, added, threads, target);
+        convolve<decltype(size)::value>(shape, {rows, columns}, source, expansion[0] ? &expand : nullptr, upsampled,
+                                        filter, projection[0] ? &project : nullptr, added, threads, target);
     };
     if (kernel == 3) return run(std::integral_constant<int, 3>{}), 0;
     if (kernel == LARGEST_KERNEL) return run(std::integral_constant<int, LARGEST_KERNEL>{}), 0;

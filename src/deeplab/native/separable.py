@@ -8,14 +8,31 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
+from deeplab.config import ResizeRule
 from deeplab.native.build import optional_library
 from deeplab.native.dense_conv import Packed, Place
 from deeplab.native.depthwise import taps
+from deeplab.native.upsample_argmax import axis
 from deeplab.native.winograd import Ending
+
+
+class Upsampled(ctypes.Structure):
+    """A small map that is interpolated to x's size, and where its outputs lie, as the kernel reads it."""
+
+    _fields_ = (
+        ("map", ctypes.c_void_p),
+        ("height", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("channels", ctypes.c_int64),
+        ("row_low", ctypes.c_void_p),
+        ("column_low", ctypes.c_void_p),
+        ("row_far", ctypes.c_void_p),
+        ("column_far", ctypes.c_void_p),
+    )
 
 
 class Filter(NamedTuple):
@@ -42,11 +59,13 @@ def separable_conv(
     place: Place,
     endings: tuple[Ending, Ending, Ending],
     added: torch.Tensor | None = None,
+    behind: tuple[torch.Tensor, ResizeRule] | None = None,
 ) -> torch.Tensor:
     """`project(depthwise(expand(x)))`, plus `added`; each step has its ending.
 
     Args:
         x: float32 [N, C, H, W], channels last.
+        behind: a map that x's channels come behind, resized to x's size by a rule; there is no expansion then.
         expand, project: packed 1x1 convolutions; None where there is none.
         place: how the depthwise kernel moves.
         endings: of the three, in their order.
@@ -67,11 +86,13 @@ def separable_conv(
         raise RuntimeError(f"added is {tuple(added.shape)}, the convolution {shape}")
     images, channels, height, width = x.shape
     sizes = (images, channels, height, width, hidden, outputs, len(rows), len(columns))
+    upsampled = None if behind is None else _upsampled(*behind, (height, width))
     library().deeplab_separable(
         (ctypes.c_int64 * 8)(*sizes),
         depthwise.kernel,
         torch.get_num_threads(),
         x.data_ptr(),
+        upsampled,
         _pointers(expand),
         _pointers(depthwise),
         _pointers(project),
@@ -82,6 +103,13 @@ def separable_conv(
         target.data_ptr(),
     )
     return target
+
+
+def _upsampled(small: torch.Tensor, rule: ResizeRule, size: tuple[int, int]) -> Any:
+    _, channels, height, width = small.shape
+    rows, columns = axis(height, size[0], rule), axis(width, size[1], rule)
+    tables = (table.ctypes.data for table in (rows.low, columns.low, rows.far, columns.far))
+    return ctypes.byref(Upsampled(small.data_ptr(), height, width, channels, *tables))
 
 
 def _pointers(layer: Packed | Filter | None) -> ctypes.Array:
@@ -95,5 +123,5 @@ def library() -> ctypes.CDLL | None:
     if library is None:
         return None
     pointer, number = ctypes.c_void_p, ctypes.c_int64
-    library.deeplab_separable.argtypes = [pointer, number, number, *[pointer] * 9]
+    library.deeplab_separable.argtypes = [pointer, number, number, *[pointer] * 10]
     return library
