@@ -10,8 +10,7 @@ from typing import Self
 import torch
 
 from deeplab.heads.decoder import DecoderStage
-from deeplab.layers.conv import SeparableConv
-from deeplab.layers.packed_separable import in_one_pass, with_parts_of
+from deeplab.layers.packed_separable import PackedSeparableConv, in_one_pass, with_parts_of
 
 
 class PackedDecoderStage(DecoderStage):
@@ -24,7 +23,6 @@ class PackedDecoderStage(DecoderStage):
 
     def refined(self, x: torch.Tensor, detail: torch.Tensor) -> torch.Tensor:
         first = self.convs[0]
-        found = None
-        if isinstance(first, SeparableConv):
-            found = in_one_pass(detail, None, first.depthwise, first.pointwise, behind=(x, self.resize))
+        chain = first.chain if isinstance(first, PackedSeparableConv) else None
+        found = in_one_pass(detail, chain, behind=(x, self.resize))
         return super().refined(x, detail) if found is None else self.convs[1:](found)

@@ -129,8 +129,10 @@ class PackedConv(AtrousConv2d):
 
     def laid_out(self, place: tuple[object, ...], lay_out: Callable[[], T]) -> T:
         """What `lay_out` makes of the weights as they are now, kept for a place."""
-        kept = [(each.dtype, each.data_ptr(), each._version) for each in self.parameters()]
-        key = (*place, *kept)
+        weight, bias = self.weight, self.bias
+        key = (*place, weight.dtype, weight.data_ptr(), weight._version)
+        if bias is not None:
+            key += (bias.data_ptr(), bias._version)
         if self._packed is None or self._packed[0] != key:
             self._packed = (key, lay_out())
         return self._packed[1]

@@ -6,7 +6,8 @@ in and go out.
 
 from __future__ import annotations
 
-from typing import Self, TypeVar
+from itertools import pairwise
+from typing import NamedTuple, Self, TypeVar
 
 import torch
 from torch import nn
@@ -16,51 +17,86 @@ from deeplab.layers.conv import ConvNormAct, SeparableConv
 from deeplab.layers.inverted_residual import InvertedResidual
 from deeplab.layers.packed_conv import ENDINGS, PackedConv
 from deeplab.native import dense_conv, depthwise, separable
+from deeplab.native.winograd import Ending
 
 Layer = TypeVar("Layer", bound=nn.Module)
+
+
+class Chain(NamedTuple):
+    """Convolutions that may be one pass: 1x1, depthwise, 1x1; either 1x1 may be None."""
+
+    expand: PackedConv | None
+    filtering: PackedConv
+    project: PackedConv | None
+    endings: tuple[Ending, Ending, Ending]
 
 
 class PackedSeparableConv(SeparableConv):
     """A separable convolution of packed ones; the same where one pass cannot be."""
 
+    chain: Chain | None
+
     @classmethod
     def of(cls, layer: SeparableConv) -> Self:
         """Shares its parts with `layer`."""
-        return with_parts_of(layer, cls)
+        made = with_parts_of(layer, cls)
+        made.chain = chain_of(None, layer.depthwise, layer.pointwise)
+        return made
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        found = in_one_pass(x, None, self.depthwise, self.pointwise)
+        found = in_one_pass(x, self.chain)
         return super().forward(x) if found is None else found
 
 
 class PackedInvertedResidual(InvertedResidual):
     """A MobileNet block of packed convolutions; the same where one pass cannot be."""
 
+    whole: Chain | None
+    wide: Chain | None
+
     @classmethod
     def of(cls, layer: InvertedResidual) -> Self:
         """Shares its parts with `layer`."""
-        return with_parts_of(layer, cls)
+        made = with_parts_of(layer, cls)
+        expands, squeezes = (
+            not isinstance(each, nn.Identity) for each in (layer.expand, layer.squeeze_excite)
+        )
+        expand = layer.expand if expands else None
+        made.whole = None if squeezes else chain_of(expand, layer.depthwise, layer.project)
+        made.wide = chain_of(expand, layer.depthwise, None) if expands else None
+        return made
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if not isinstance(self.squeeze_excite, nn.Identity):
-            return super().forward(x)
-        other = x if self.skip else None
-        found = in_one_pass(self.padded(x), self._expand(), self.depthwise, self.project, other)
+        found = in_one_pass(self.padded(x), self.whole, x if self.skip else None)
         return super().forward(x) if found is None else found
 
     def widen(self, x: torch.Tensor) -> torch.Tensor:
-        found = in_one_pass(self.padded(x), self._expand(), self.depthwise, None) if self._expand() else None
+        found = in_one_pass(self.padded(x), self.wide)
         return super().widen(x) if found is None else found
 
-    def _expand(self) -> ConvNormAct | None:
-        return None if isinstance(self.expand, nn.Identity) else self.expand
+
+def chain_of(expand: nn.Module | None, filtering: nn.Module, project: nn.Module | None) -> Chain | None:
+    """The packed convolutions of three layers, if they do all that the layers do and `native.separable` knows them."""
+    layers = [None if layer is None else _packed(layer) for layer in (expand, filtering, project)]
+    given = [found for found, layer in zip(layers, (expand, filtering, project), strict=True) if layer]
+    if None in given or any(type(layer.activation) not in ENDINGS for layer in given):
+        return None
+    first, middle, last = layers
+    fits = (
+        all(layer.kernel_size == (1, 1) and layer.stride == (1, 1) for layer in (first, last) if layer)
+        and all(layer.groups == 1 for layer in (first, last) if layer)
+        and all(one.out_channels == other.in_channels for one, other in pairwise(given))
+        and middle.groups == middle.in_channels == middle.out_channels
+        and middle.kernel_size[0] == middle.kernel_size[1]
+        and middle.kernel_size[0] in depthwise.KERNELS
+    )
+    endings = tuple(ENDINGS[type(layer.activation)] if layer else Ending() for layer in layers)
+    return Chain(first, middle, last, endings) if fits else None
 
 
 def in_one_pass(
     x: torch.Tensor,
-    expand: nn.Module | None,
-    filtering: nn.Module,
-    project: nn.Module | None,
+    chain: Chain | None,
     other: torch.Tensor | None = None,
     behind: tuple[torch.Tensor, ResizeRule] | None = None,
 ) -> torch.Tensor | None:
@@ -68,20 +104,16 @@ def in_one_pass(
 
     x's channels may come `behind` those of a map that is resized to x's size by a rule.
     """
-    layers = [None if layer is None else _packed(layer) for layer in (expand, filtering, project)]
-    first, middle, last = layers
-    chain = [layer for layer in layers if layer is not None]
-    if len(chain) < sum(layer is not None for layer in (expand, filtering, project)):
+    if chain is None or not _can_run(x, chain, other, None if behind is None else behind[0]):
         return None
-    if not _fits(x, chain, middle, other, None if behind is None else behind[0]):
-        return None
+    middle = chain.filtering
     return separable.separable_conv(
         x,
-        _weights(first),
+        _weights(chain.expand),
         middle.laid_out((separable,), lambda: separable.by_tap(middle.weight, middle.bias)),
-        _weights(last),
+        _weights(chain.project),
         place=middle.place_of(x),
-        endings=tuple(ENDINGS[type(layer.activation)] if layer else dense_conv.LINEAR for layer in layers),
+        endings=chain.endings,
         added=other,
         behind=behind,
     )
@@ -101,26 +133,12 @@ def _packed(layer: nn.Module) -> PackedConv | None:
     return layer if isinstance(layer, PackedConv) else None
 
 
-def _fits(
-    x: torch.Tensor,
-    chain: list[PackedConv],
-    middle: PackedConv,
-    other: torch.Tensor | None,
-    small: torch.Tensor | None,
-) -> bool:
-    pointwise = [layer for layer in chain if layer is not middle]
-    first = x.shape[1] + (0 if small is None else small.shape[1])
-    channels = [first, *(layer.out_channels for layer in chain[:-1])]
+def _can_run(x: torch.Tensor, chain: Chain, other: torch.Tensor | None, small: torch.Tensor | None) -> bool:
+    channels = x.shape[1] + (0 if small is None else small.shape[1])
+    first = chain.filtering if chain.expand is None else chain.expand
     return (
-        all(
-            layer.kernel_size == (1, 1) and layer.stride == (1, 1) and layer.groups == 1
-            for layer in pointwise
-        )
-        and all(type(layer.activation) in ENDINGS and layer.can_run(x) for layer in chain)
-        and [layer.in_channels for layer in chain] == channels
-        and middle.groups == middle.in_channels == middle.out_channels
-        and middle.kernel_size[0] == middle.kernel_size[1]
-        and middle.kernel_size[0] in depthwise.KERNELS
+        first.in_channels == channels
+        and first.can_run(x)
         and dense_conv.can_run(x)
         and (small is None or (dense_conv.can_run(small) and small.shape[0] == x.shape[0]))
         and (other is None or other.is_contiguous(memory_format=torch.channels_last))

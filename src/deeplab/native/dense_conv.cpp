@@ -66,7 +66,7 @@ void correlate(const Shape& shape, const Tables& tables, const float* source, co
 #pragma omp parallel
     {
         std::vector<const float*> places(taps * BLOCK);
-        std::vector<float> sums(BLOCK * std::min(GROUP, in_panels(shape.outputs)));
+        const Room sums(BLOCK * std::min(GROUP, in_panels(shape.outputs)));
 #pragma omp for schedule(static)
         for (int64_t block = 0; block < blocks; ++block) {
             const int64_t begin = block * tiles / blocks * TILE;
@@ -143,7 +143,7 @@ void weight_gradient(const Shape& shape, const Tables& tables, const float* sour
     for (size_t index = 0; index < all.size(); ++index) {
         const Share& share = all[index];
         std::vector<const float*> places(LAID_OUT);
-        std::vector<float> panels(LAID_OUT * std::min(GROUP, in_panels(shape.channels))), slopes(LAID_OUT * TILE);
+        const Room panels(LAID_OUT * std::min(GROUP, in_panels(shape.channels))), slopes(LAID_OUT * TILE);
         const int64_t end = (share.band + 1) * shape.places() / count;
         for (int64_t begin = share.band * shape.places() / count; begin < end; begin += LAID_OUT) {
             const int64_t here = std::min(LAID_OUT, end - begin);

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <type_traits>
 #include <vector>
 
@@ -20,6 +21,16 @@ constexpr int PANEL = VECTORS * LANES;
 constexpr int64_t DEPTH = 512;       // products added up before sums go back to memory
 constexpr int64_t BLOCK = 24 * TILE;  // most places that a panel of weights is used for: their inputs stay in L2
 constexpr int64_t LAID_OUT = 256;     // most places laid out together for sums over places
+
+// Numbers that are written before they are read: nothing to clear.
+class Room {
+   public:
+    explicit Room(int64_t count) : numbers(new float[count]) {}
+    float* data() const { return numbers.get(); }
+
+   private:
+    std::unique_ptr<float[]> numbers;
+};
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 

@@ -169,7 +169,7 @@ class Made {
     const Upsampled* upsampled;
     std::vector<int64_t> held;
     int64_t places;
-    std::vector<float> values, sums, room;
+    const Room values, sums, room;
     std::vector<const float*> pixels;
 };
 
@@ -202,7 +202,7 @@ void convolve(const Shape& shape, const Tables& tables, const float* source, con
     const int64_t together = all.size() == 1 ? std::max<int64_t>(1, most / shape.width) : 1;
 #pragma omp parallel
     {
-        std::vector<float> filtered(project ? together * width * shape.hidden : 0), sums(together * width * PANEL);
+        const Room filtered(project ? together * width * shape.hidden : 0), sums(together * width * PANEL);
         std::vector<const float*> pixels(together * width);
         for (size_t x = 0; x < pixels.size(); ++x) pixels[x] = filtered.data() + x * shape.hidden;
         Made made(shape, expand, upsampled, rows, places);

@@ -142,6 +142,7 @@ struct Squares {
                 [](const auto& in, auto& out) __attribute__((always_inline)) { transform_input(in, out); },
                 [&](int row, int column) __attribute__((always_inline)) {
                     const float* const pixel = from[row * REACH + column] + c;
+                    // the next square's: six rows of short runs are more than processors foresee
                     __builtin_prefetch(pixel + SIDE * shape.column_rate * shape.channels);
                     return load(pixel, LANES);
                 },
@@ -193,8 +194,7 @@ void correlate(const Shape& shape, const float* source, const float* packed, con
     const Ending none = Ending{zeros.data(), 0, 0, false}.linear();
 #pragma omp parallel
     {
-        std::vector<float> inputs(ENTRIES * step), products(ENTRIES * between), sums(most * width);
-        std::vector<float> unwanted(shape.outputs);
+        const Room inputs(ENTRIES * step), products(ENTRIES * between), sums(most * width), unwanted(shape.outputs);
         std::vector<const float*> rows(most);
 #pragma omp for schedule(static)
         for (int64_t chunk = 0; chunk < chunks; ++chunk) {
@@ -207,9 +207,9 @@ void correlate(const Shape& shape, const float* source, const float* packed, con
             for (int64_t group = 0; group < shape.outputs; group += GROUP) {
                 const int64_t last = std::min(shape.outputs, group + GROUP);
                 for (int64_t entry = 0; entry < ENTRIES; ++entry) {
-                    // whole tiles, the last with what may lie there: its products go nowhere
+                    // whole tiles, the last square again and again: single rows take as long as a tile
                     for (int64_t row = 0; row < count; ++row)
-                        rows[row] = inputs.data() + entry * step + row * shape.channels;
+                        rows[row] = inputs.data() + entry * step + std::min(row, end - begin - 1) * shape.channels;
                     const float* const weights = packed + entry * in_panels(shape.outputs) * shape.channels;
                     for (const Part& part : all)
                         for (int64_t output = group; output < last; output += PANEL)
@@ -264,11 +264,11 @@ void weight_gradient(const Shape& shape, const float* source, const float* gradi
     const int64_t step = most * shape.channels + APART, between = most * shape.outputs + APART;
     const int64_t group = 16 * PANEL;
     const std::vector<float> zeros(std::max(shape.channels, shape.outputs));
-    std::vector<float> inputs(ENTRIES * step), gradients(ENTRIES * between);
+    const Room inputs(ENTRIES * step), gradients(ENTRIES * between);
 #pragma omp parallel
     {
         std::vector<const float*> rows(most);
-        std::vector<float> panels(LAID_OUT * std::min(group, in_panels(shape.channels))), slopes(LAID_OUT * TILE);
+        const Room panels(LAID_OUT * std::min(group, in_panels(shape.channels))), slopes(LAID_OUT * TILE);
         for (int64_t begin = 0; begin < squares.count(); begin += most) {
             const int64_t here = std::min(most, squares.count() - begin);
 #pragma omp for schedule(static)
