@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from deeplab.allocator import keep_freed_memory
 from deeplab.checkpoint import load
+from deeplab.heads.packed_decoder import PackedDecoderStage
 from deeplab.layers.packed_conv import PackedConv
 from deeplab.layers.packed_separable import PackedInvertedResidual, PackedSeparableConv
 from deeplab.model import DeepLab
@@ -31,8 +32,9 @@ from deeplab.train.engine import batch_loss
 WARM, RUNS = 3, 10
 SHOWN = 12
 BLOCKS = {
-    PackedInvertedResidual: "MobileNet blocks, in one pass",
-    PackedSeparableConv: "separable convolutions, in one pass",
+    PackedInvertedResidual: "MobileNet blocks",
+    PackedSeparableConv: "separable convolutions",
+    PackedDecoderStage: "decoder",
 }
 
 
@@ -71,14 +73,11 @@ def prediction(name: str, height: int, width: int) -> Counter[str]:
     spent: Counter[str] = Counter()
     network = segmenter.model.low_resolution_logits
     segmenter.model.low_resolution_logits = timed(network, "network", spent)
-    blocks = [layer for layer in segmenter.model.modules() if type(layer) in BLOCKS]
-    for block in blocks:
-        block.forward = timed(block.forward, BLOCKS[type(block)], spent)
-    inside = {id(layer) for block in blocks for layer in block.modules()}
-    for layer in segmenter.model.modules():
-        if isinstance(layer, PackedConv) and id(layer) not in inside:
-            layer.forward = timed(layer.forward, kind_of(layer), spent)
-            layer.joined = timed(layer.joined, kind_of(layer), spent)
+    for layer in outermost(segmenter.model):
+        kind = BLOCKS.get(type(layer)) or kind_of(layer)
+        layer.forward = timed(layer.forward, kind, spent)
+        if isinstance(layer, PackedConv):
+            layer.joined = timed(layer.joined, kind, spent)
     whole = timed(segmenter, "whole", spent)
     for _ in range(RUNS):
         whole(photo)
@@ -87,6 +86,15 @@ def prediction(name: str, height: int, width: int) -> Counter[str]:
     spent["the network's rest: normalising, resizing, concatenating"] = within - layers
     spent["upsampling with argmax, photo in, labels out"] = total - within
     return Counter({kind: seconds / RUNS for kind, seconds in spent.items()})
+
+
+def outermost(model: nn.Module) -> Iterator[nn.Module]:
+    """Packed convolutions and blocks of them that are not inside another block."""
+    for child in model.children():
+        if type(child) in BLOCKS or isinstance(child, PackedConv):
+            yield child
+        else:
+            yield from outermost(child)
 
 
 def timed(function: Callable, kind: str, spent: Counter[str]) -> Callable:

@@ -65,14 +65,17 @@ def separable_conv(
 
     Args:
         x: float32 [N, C, H, W], channels last.
-        behind: a map that x's channels come behind, resized to x's size by a rule; there is no expansion then.
         expand, project: packed 1x1 convolutions; None where there is none.
         place: how the depthwise kernel moves.
         endings: of the three, in their order.
         added: of the result's shape, channels last.
+        behind: a map that x's channels come behind, resized to x's size by a rule; there is no expansion then.
 
     Returns:
         float32 [N, out, H', W'], channels last.
+
+    Raises:
+        RuntimeError: `added` has another shape.
     """
     hidden = len(depthwise.bias)
     rows, columns = (
