@@ -1,6 +1,6 @@
 """From photos to label maps, beside what peers' libraries and plain runtimes take: the tables of docs/speed.md.
 
-    python benchmarks/bench.py [--case PATTERN] [--full] [--threads 2] [--seconds 12]
+    python benchmarks/bench.py [--case PATTERN] [--full] [--threads 2] [--seconds 20]
 
 Results go to --output as JSON, case by case, and are printed as tables (--tables only prints them). Weights are made
 up, the same on all sides; what is compared is said in `harness.cases`. Needs what constraints-bench.txt lists.
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def every_case(*, full: bool) -> list[cases.Case | enlarging.Enlarging]:
-    """The issue's cases, or with `full` also those along the curves."""
+    """The table's cases, or with `full` also those along the curves."""
     return [*cases.CASES, *enlarging.CASES, *(cases.CURVES if full else [])]
 
 
@@ -105,7 +105,7 @@ def parser_of(text: str, *, seconds: float) -> argparse.ArgumentParser:
 
 
 def _options() -> argparse.Namespace:
-    parser = parser_of(__doc__, seconds=12)
+    parser = parser_of(__doc__, seconds=20)
     parser.add_argument("--full", action="store_true", help="also sides, classes, batches and threads")
     parser.add_argument("--tables", action="store_true", help="only print what was measured before")
     options = parser.parse_args()
