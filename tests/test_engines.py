@@ -15,6 +15,7 @@ from deeplab.engines import ENGINES, engine_network, program
 from deeplab.engines.int8 import quantised, write_int8
 from deeplab.errors import UserError
 from deeplab.model import DeepLab
+from deeplab.native import dense_conv
 from deeplab.segmenter import Segmenter
 
 torch.set_num_threads(1)
@@ -143,6 +144,22 @@ def test_what_an_engine_cannot_run_is_said() -> None:
 
 def test_torch_is_no_stand_in() -> None:
     assert engine_network(small_model(), "torch", device=CPU) is None
+
+
+def test_auto_is_pytorch_where_its_own_convolutions_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = object()
+    monkeypatch.setattr("deeplab.engines.find_spec", lambda name: "found")
+    monkeypatch.setattr("deeplab.engines.ENGINES", {"openvino": lambda *_, **__: found})
+    monkeypatch.setattr(dense_conv, "library", lambda: found)
+    model = small_model()
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert engine_network(model, "auto", device=CPU) is None
+    assert engine_network(model, "auto", device=CPU, precision="bfloat16") == ("openvino", found)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    assert engine_network(model, "auto", device=CPU) == ("openvino", found)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr(dense_conv, "library", lambda: None)
+    assert engine_network(model, "auto", device=CPU) == ("openvino", found)
 
 
 def test_auto_goes_on_to_pytorch_where_nothing_else_runs(monkeypatch: pytest.MonkeyPatch) -> None:

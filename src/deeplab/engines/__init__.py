@@ -14,6 +14,7 @@ from deeplab.engines.program import Network
 from deeplab.errors import UserError
 from deeplab.fold import folded
 from deeplab.model import DeepLab
+from deeplab.native import dense_conv
 
 TORCH, AUTO, INT8 = "torch", "auto", "int8"
 # by what is faster
@@ -94,7 +95,7 @@ def engine_network(
         return None
     unfit = _unfit(model, device)
     if engine == AUTO:
-        return None if unfit else _fastest(model, precision)
+        return None if unfit or _torch_is_fastest(precision) else _fastest(model, precision)
     if unfit:
         raise UserError(f"{_asked(engine, precision)}: {unfit}; fix: engine {TORCH}, float32")
     return engine, ENGINES[engine](model, precision=precision, calibration=calibration)
@@ -110,6 +111,15 @@ def _unfit(model: DeepLab, device: torch.device) -> str:
     if model.eight_bit:
         return "this model computes in 8 bits with PyTorch's arithmetic only"
     return ""
+
+
+def _torch_is_fastest(precision: str) -> bool:
+    """Whether our own convolutions run, which no engine outruns; see docs/speed.md."""
+    return (
+        precision == "float32"
+        and torch.backends.cpu.get_cpu_capability() == "AVX2"
+        and dense_conv.library() is not None
+    )
 
 
 def _fastest(model: DeepLab, precision: str) -> tuple[str, Network] | None:
