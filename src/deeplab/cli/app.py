@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from cyclopts import App
 
 from deeplab import __version__
+from deeplab.cli.crf import crf
+from deeplab.cli.data import data
 from deeplab.errors import UserError
 
 app = App(
@@ -31,15 +33,10 @@ COMMANDS = {
     ),
     "models": ("deeplab.cli.models:models", "Named models: size, cost, published scores."),
 }
-# with commands of their own
-GROUPS = {
-    "data": ("deeplab.cli.data:data", "Check data sets, and bring them into other forms."),
-    "crf": ("deeplab.cli.crf:crf", "Find parameters of the fully connected CRF for a model."),
-}
 for name, (path, text) in COMMANDS.items():
     app.command(path, name=name, help=text, help_format="markdown")
-for name, (path, text) in GROUPS.items():
-    app.command(path, name=name, help=text)
+app.command(data)
+app.command(crf)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
