@@ -10,7 +10,7 @@ from deeplab import DeepLab, DeepLabConfig
 from deeplab.config import ContextConfig
 from deeplab.heads.aspp import ASPP
 from deeplab.layers.norm import norm_layer
-from deeplab.layers.resize import resize_bilinear
+from deeplab.layers.resize import resize_bilinear, scale_sides
 
 torch.set_num_threads(1)
 
@@ -80,6 +80,46 @@ def test_a_whole_model_with_a_crop_runs_at_other_sizes(monkeypatch: pytest.Monke
         with torch.no_grad():
             expected = model(images)
             assert (program(images) - expected).abs().max() <= 1e-4 * expected.std()
+
+
+@pytest.mark.parametrize("rule", ["align_corners", "half_pixel"])
+@pytest.mark.parametrize("scales", [(0.5, 0.75, 1.0), (0.5, 1.75)], ids=str)
+def test_the_scales_of_a_pyramid_follow_the_photo(
+    monkeypatch: pytest.MonkeyPatch, rule: str, scales: tuple[float, ...]
+) -> None:
+    """v2's several scales inside the network: each photo's own sizes, not the example's."""
+    torch.manual_seed(0)
+    monkeypatch.setattr("deeplab.backbones.vgg.STAGES", ((2, 1), (2, 1), (3, 1), (4, 1), (4, 1)))
+    config = DeepLabConfig.model_validate(
+        {
+            "backbone": {"name": "vgg16"},
+            "context": {"channels": 8, "rates": [2], "separable": False},
+            "num_classes": 3,
+            "image_pyramid": scales,
+            "resize": rule,
+        }
+    )
+    model = DeepLab(config).eval()
+    nn.init.normal_(model.classifiers["semantic"].convs[0].weight)
+    program = exported(model, torch.rand(1, 3, 97, 129) * 255)
+    # a torch program refuses maps of one position, the half of 64; other runtimes do not
+    for size in ((130, 257), (96, 150), (80, 200)):
+        images = torch.rand(1, 3, *size) * 255
+        with torch.no_grad():
+            expected = model(images)
+            assert (program(images) - expected).abs().max() <= 1e-4 * expected.std()
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.75, 1.25, 1.75, 1 / 8, 1 / 16, 1 / 32])
+@pytest.mark.parametrize("rule", ["align_corners", "half_pixel"])
+def test_sizes_without_a_value_scale_as_numbers_do(rule: str, scale: float) -> None:
+    class Sizes(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.new_ones(scale_sides(x.shape[-2:], scale, rule))
+
+    program = exported(Sizes(), torch.zeros(1, 1, 97, 130))
+    for sides in ((64, 65), (66, 127), (513, 1025), (200, 321)):
+        assert tuple(program(torch.zeros(1, 1, *sides)).shape) == scale_sides(sides, scale, rule)
 
 
 def test_a_resize_that_changes_nothing_in_the_example_is_no_promise() -> None:

@@ -157,7 +157,7 @@ class DeepLab(nn.Module):
         outputs = [self.scaled_logits(images, scale) for scale in scales]
         size = tuple(images.shape[-2:])
         if self.config.resize == "half_pixel":
-            size = tuple(max((logits["semantic"] for logits in outputs), key=torch.numel).shape[-2:])
+            size = tuple(outputs[scales.index(max(scales))]["semantic"].shape[-2:])
         else:
             size = scale_sides(size, max(1.0, *scales) / self.logits_stride, self.config.resize)
         return [

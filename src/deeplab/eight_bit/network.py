@@ -6,7 +6,6 @@ the model as it is now, so output stride and input size are free.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ from deeplab.config import ResizeRule
 from deeplab.eight_bit.arithmetic import Grid, QuantisedMap, add, convolve, mean, nearest, resize, to_grid
 from deeplab.errors import UserError
 from deeplab.layers.conv import ConvNormAct, SeparableConv
+from deeplab.layers.resize import ceil_divide
 
 if TYPE_CHECKING:
     from deeplab.model import DeepLab
@@ -60,7 +60,7 @@ class _Pass:
         x = self._context(x)
         if self.model.decoder is not None:
             for index, stride in enumerate(self.model.decoder.strides):
-                target = tuple(math.ceil(side / stride) for side in size)
+                target = tuple(ceil_divide(side, stride) for side in size)
                 x = self._stage(f"decoder.stages.{index}", x, end_points[stride], target)
         return self._conv(CLASSIFIER, x)
 

@@ -85,18 +85,21 @@ def missing_operators() -> list[Any]:
     frontend = require("openvino.frontend", extra=EXTRA)
     ops = require("openvino.opset14", extra=EXTRA)
 
-    def quotient(node: Any) -> list[Any]:
-        sides = [ops.convert(node.get_input(index), "f32") for index in (0, 1)]
-        return ops.divide(*sides).outputs()
-
-    def ceiling(node: Any) -> list[Any]:
-        return ops.convert(ops.ceiling(node.get_input(0)), "i64").outputs()
-
     def remainder(node: Any) -> list[Any]:
         return ops.floor_mod(node.get_input(0), node.get_input(1)).outputs()
 
+    def larger(node: Any) -> list[Any]:
+        return ops.maximum(*_same_type(node)).outputs()
+
+    def smaller(node: Any) -> list[Any]:
+        return ops.minimum(*_same_type(node)).outputs()
+
+    def _same_type(node: Any) -> list[Any]:
+        return [ops.convert(node.get_input(index), "i64") for index in (0, 1)]
+
     return [
         frontend.ConversionExtension("<built-in function mod>", remainder),
-        frontend.ConversionExtension("<built-in function truediv>", quotient),
-        frontend.ConversionExtension("<built-in function ceil>", ceiling),
+        # functions in Python are known by what they print as, address included
+        frontend.ConversionExtension(str(torch.sym_max), larger),
+        frontend.ConversionExtension(str(torch.sym_min), smaller),
     ]

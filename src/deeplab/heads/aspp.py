@@ -6,8 +6,6 @@ concatenation, gate and pooling window: reference fact 3.2.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import nn
 
@@ -18,7 +16,7 @@ from deeplab.layers.activations import Activation
 from deeplab.layers.conv import ConvNormAct, spatial_conv
 from deeplab.layers.norm import NormLayer
 from deeplab.layers.pool import window_means
-from deeplab.layers.resize import resize_bilinear, scale_dimension
+from deeplab.layers.resize import ceil_divide, resize_bilinear, scale_dimension
 
 
 class ImagePooling(nn.Module):
@@ -62,7 +60,7 @@ class ImagePooling(nn.Module):
         pixels = [scale_dimension(side, scale) for side in self.crop]
         # a photo smaller than the window is pooled whole; the reference fails there (fact 3.6)
         window = [
-            torch.sym_min(math.ceil(side / output_stride), length)
+            torch.sym_min(ceil_divide(side, output_stride), length)
             for side, length in zip(pixels, features.shape[-2:], strict=True)
         ]
         return window_means(features, window, self.stride)

@@ -5,8 +5,6 @@ v3+ section 3.1 and table 1 to 2; several strides, sum merge and decoder-as-logi
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import nn
 
@@ -14,7 +12,7 @@ from deeplab.config import DecoderConfig, ResizeRule
 from deeplab.layers.activations import Activation
 from deeplab.layers.conv import ConvNormAct, spatial_conv
 from deeplab.layers.norm import NormLayer
-from deeplab.layers.resize import resize_bilinear
+from deeplab.layers.resize import ceil_divide, resize_bilinear
 
 
 class DecoderStage(nn.Module):
@@ -109,6 +107,6 @@ class Decoder(nn.Module):
     ) -> torch.Tensor:
         """Context features and low-level end points -> [N, channels, ceil(H / s), ceil(W / s)]."""
         for stride, stage in zip(self.strides, self.stages, strict=True):
-            size = tuple(math.ceil(side / stride) for side in image_size)
+            size = tuple(ceil_divide(side, stride) for side in image_size)
             x = stage(x, low_level[stride], size)
         return x

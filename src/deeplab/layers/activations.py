@@ -34,7 +34,10 @@ class QuantisedSigmoid(nn.Module):
     """relu6(x + 3) * 0.16667."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.relu6(x + 3.0) * 0.16667
+        # OpenVINO takes the sum below for its own hard sigmoid, and 0.16667 for 1/6
+        return (
+            F.hardsigmoid(x) * (6 * 0.16667) if torch.compiler.is_exporting() else F.relu6(x + 3.0) * 0.16667
+        )
 
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {

@@ -7,6 +7,7 @@ others use half-pixel centres, and some mobile files use TensorFlow 1's legacy r
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 
 import torch
 import torch.nn.functional as F
@@ -15,15 +16,38 @@ from deeplab.config import ResizeRule
 
 
 def scale_dimension(size: int, scale: float) -> int:
-    """int((size - 1) * scale + 1): sizes of the form k * stride + 1 stay on the grid (fact 3.1)."""
-    return int((size - 1.0) * scale + 1.0)
+    """int((size - 1) * scale + 1): sizes of the form k * stride + 1 stay on the grid (fact 3.1).
+
+    Sizes that an exported program leaves open are scaled in whole numbers, as floating-point arithmetic would fix
+    them at the example's. The two agree at every size for scales such as 0.5, 0.75 and 1/16; for 0.7 and its like
+    the floats round some whole results down (63 for 64 at 91), as the reference does, and the program does not.
+    """
+    if isinstance(size, int):
+        return int((size - 1.0) * scale + 1.0)
+    numerator, denominator = _ratio(scale)
+    return ((size - 1) * numerator + denominator) // denominator
 
 
 def scale_sides(sides: Sequence[int], scale: float, rule: ResizeRule) -> tuple[int, ...]:
     """Sides of an image scaled by `rule`: `scale_dimension` aligns corners, 'half_pixel' rounds down."""
-    if rule == "half_pixel":
-        return tuple(max(1, int(side * scale)) for side in sides)
-    return tuple(scale_dimension(side, scale) for side in sides)
+    if rule != "half_pixel":
+        return tuple(scale_dimension(side, scale) for side in sides)
+    numerator, denominator = _ratio(scale)
+    return tuple(
+        max(1, int(side * scale))
+        if isinstance(side, int)
+        else torch.sym_max(1, side * numerator // denominator)
+        for side in sides
+    )
+
+
+def ceil_divide(size: int, stride: int) -> int:
+    """The size over the stride, rounded up, in a form that every exporter follows."""
+    return (size + stride - 1) // stride
+
+
+def _ratio(scale: float) -> tuple[int, int]:
+    return Fraction(scale).limit_denominator(4096).as_integer_ratio()
 
 
 def resize_bilinear(
