@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 VARIABLE = "DEEPLAB_CACHE"
+ANOTHER_CACHE = f"set {VARIABLE} to another folder"
 
 
 def cache_folder() -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deeplab.errors import require
-from deeplab.train.checkpointing import replace_file
+from deeplab.system.writing import Appended, cannot_write, write_whole
 from deeplab.train.engine import StepReport
 
 LOG_NAME = "log.jsonl"
@@ -27,11 +27,14 @@ class RunLog:
             folder: of the run.
             first_step: updates already done; later lines are removed.
             seconds: that the run took until then.
+
+        Raises:
+            UserError: the log cannot be written, as may be at every later line.
         """
         self.path = folder / LOG_NAME
         kept = _lines_before(self.path, first_step)
-        replace_file(self.path, "".join(kept).encode())
-        self._file = self.path.open("a", encoding="utf-8")
+        write_whole(self.path, "".join(kept))
+        self._file = Appended(self.path)
         self.seconds = seconds
 
     def step(self, report: StepReport) -> None:
@@ -58,19 +61,22 @@ class RunLog:
 
     def _write(self, values: dict[str, Any]) -> None:
         self._file.write(json.dumps(values) + "\n")
-        self._file.flush()
 
 
 class TensorBoardLog:
     """Scalars in `tensorboard/` inside the run's folder.
 
     Raises:
-        UserError: the extra `tensorboard` is not installed.
+        UserError: the extra `tensorboard` is not installed, or the folder cannot be written.
     """
 
     def __init__(self, folder: Path, *, first_step: int = 0) -> None:
         library = require("tensorboardX", extra="tensorboard")
-        self._writer = library.SummaryWriter(str(folder / "tensorboard"), purge_step=first_step or None)
+        place = folder / "tensorboard"
+        try:
+            self._writer = library.SummaryWriter(str(place), purge_step=first_step or None)
+        except OSError as error:
+            raise cannot_write(place, error) from error
 
     def step(self, report: StepReport) -> None:
         """Loss, learning rate and speed of an update."""
