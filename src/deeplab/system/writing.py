@@ -104,7 +104,7 @@ class Appended:
         """
         self._path = path
         try:
-            self._file = open(path, "ab", buffering=0)
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - held until close
         except OSError as error:
             raise cannot_write(path, error) from error
 
