@@ -35,7 +35,7 @@ from deeplab.palettes import pascal
 from deeplab.system import writing
 from deeplab.system.writing import Appended, remove_remains, whole_file, whole_folder, write_whole
 from deeplab.train.checkpointing import TrainingState, write_checkpoint
-from deeplab.train.log import RunLog
+from deeplab.train.log import RunLog, TensorBoardLog
 from deeplab.train.record import write_record
 
 # where files are written otherwise: archives unpacked into a temporary folder, compilers, downloads that go on
@@ -352,6 +352,29 @@ def test_the_log_keeps_what_it_holds(tmp_path: Path) -> None:
     log.close()
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["validated_after"] for line in lines] == [1, 2]
+
+
+def test_tensorboard_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread must not end, or the queue before it fills and training waits for ever."""
+    pytest.importorskip("tensorboardX")
+    board = TensorBoardLog(tmp_path)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(board._events._file, "_file", FullFile(full))
+    with pytest.raises(UserError, match=r"events.*: cannot be written \(the disk is full\)"):
+        for step in range(10_000):
+            board.validation(step, {"mean IoU": 0.5, "IoU": {"cat": 0.5}})
+    board.close()
+
+
+class FullFile:
+    def __init__(self, failure: OSError) -> None:
+        self.failure = failure
+
+    def write(self, content: bytes) -> int:
+        raise self.failure
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def test_no_module_writes_in_a_way_of_its_own() -> None:

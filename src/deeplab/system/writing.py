@@ -94,7 +94,7 @@ def whole_folder(path: Path, *, otherwise: str = ELSEWHERE) -> Iterator[Path]:
 
 
 class Appended:
-    """A text file that grows by whole lines, each handed to the system at once."""
+    """A file that grows piece by piece, each handed to the system at once."""
 
     def __init__(self, path: Path) -> None:
         """Open it, made if missing.
@@ -108,13 +108,13 @@ class Appended:
         except OSError as error:
             raise cannot_write(path, error) from error
 
-    def write(self, text: str) -> None:
-        """Add the text.
+    def write(self, content: str | bytes) -> None:
+        """Add text, as UTF-8, or bytes.
 
         Raises:
             UserError: it cannot be written; part of it may be.
         """
-        rest = memoryview(text.encode())
+        rest = memoryview(content.encode() if isinstance(content, str) else content)
         try:
             while rest:
                 rest = rest[self._file.write(rest) :]
