@@ -359,6 +359,7 @@ def test_tensorboard_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     pytest.importorskip("tensorboardX")
     board = TensorBoardLog(tmp_path)
     full = OSError(errno.ENOSPC, "No space left on device")
+    board._events._file.close()
     monkeypatch.setattr(board._events._file, "_file", FullFile(full))
     with pytest.raises(UserError, match=r"events.*: cannot be written \(the disk is full\)"):
         for step in range(10_000):
