@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-CORE = ("torch", "numpy", "pillow", "safetensors", "pydantic", "cyclopts", "rich", "pyyaml")
+CORE = ("torch", "numpy", "pillow", "safetensors", "pydantic", "cyclopts", "rich", "pyyaml", "platformdirs")
 # of the extras, of peers, and what comes along with them
 NOT_CORE = frozenset(
     {

@@ -82,7 +82,7 @@ def test_a_full_disk_leaves_nothing_behind(
     )
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", fail)
-        with pytest.raises(UserError, match=r"No space left on device.*4 bytes a pixel; fix: make room"):
+        with pytest.raises(UserError, match=r"the disk is full.*free some space.*4 bytes a pixel"):
             kept.fetch(files, lambda: pair)
     assert list((tmp_path / "kept").iterdir()) == []
     kept.fetch(files, lambda: pair)

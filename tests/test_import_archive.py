@@ -99,7 +99,7 @@ def test_a_truncated_archive_is_named(tmp_path: Path) -> None:
     data = bytes(range(256)) * 400
     path = pack(tmp_path / "short.tar.gz", (tarfile.TarInfo("a"), data))
     path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(UserError, match=r"short\.tar\.gz is no whole .* fetch it again"):
+    with pytest.raises(UserError, match=r"short\.tar\.gz: this is no whole .* fetch it again"):
         import_weights(path)
 
 
@@ -108,7 +108,7 @@ def test_folders_and_archives_without_weights_say_what_they_hold(tmp_path: Path)
     with pytest.raises(UserError, match=r"no files with weights \(notes\.txt\)"):
         import_weights(tmp_path)
     archive = pack(tmp_path / "a.tar.gz", (tarfile.TarInfo("deep/readme.md"), b"text"))
-    with pytest.raises(UserError, match=r"a\.tar\.gz holds no files with weights \(readme\.md\)"):
+    with pytest.raises(UserError, match=r"a\.tar\.gz: holds no files with weights \(readme\.md\)"):
         import_weights(archive)
 
 
@@ -127,3 +127,13 @@ def test_a_wrong_file_is_told_what_it_seems_to_be(tmp_path: Path, content: bytes
     path.write_bytes(content)
     with pytest.raises(UserError, match=name):
         import_weights(path)
+
+
+def test_a_mistake_in_an_archive_names_the_file_in_there(tmp_path: Path) -> None:
+    """The folder that it was unpacked into is gone, and nobody's business."""
+    damaged = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02"
+    archive = pack(tmp_path / "a.tar.gz", (tarfile.TarInfo("deep/weights.pth"), damaged))
+    with pytest.raises(UserError, match=r"a\.tar\.gz: deep/weights\.pth: this is damaged") as caught:
+        import_weights(archive)
+    assert caught.value.file == f"{archive}: deep/weights.pth"
+    assert "deeplab-import-" not in str(caught.value)

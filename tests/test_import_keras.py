@@ -372,7 +372,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
             import_weights(path)
     archive = write_archive(tmp_path / "vgg.keras", files.layers)
     archive.write_bytes(archive.read_bytes()[:-30])
-    with pytest.raises(UserError, match=r"vgg\.keras cannot be read as a Keras model"):
+    with pytest.raises(UserError, match=r"vgg\.keras: cannot be read as a Keras model"):
         import_weights(archive)
     with h5py.File(tmp_path / "empty.h5", "w") as file:
         file["x"] = np.ones(3)

@@ -334,7 +334,7 @@ class TestSources:
             importers.import_weights(path)
 
     def test_missing_file(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match=r"nowhere\.tflite cannot be read \(No such file"):
+        with pytest.raises(UserError, match=r"nowhere\.tflite: cannot be read \(No such file"):
             importers.import_weights(tmp_path / "nowhere.tflite")
 
 

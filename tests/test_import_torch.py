@@ -245,7 +245,7 @@ def test_other_content_is_named(content: object, message: str, tmp_path: Path) -
 def test_a_file_cut_short_is_named(tmp_path: Path) -> None:
     path = saved({"layer.weight": torch.ones(10000)}, tmp_path)
     path.write_bytes(path.read_bytes()[:20000])
-    with pytest.raises(UserError, match=r"weights\.pth is damaged or cut short"):
+    with pytest.raises(UserError, match=r"weights\.pth: this is damaged or cut short"):
         import_weights(path)
 
 

@@ -25,6 +25,7 @@ from deeplab.eight_bit import EightBit, Grid
 from deeplab.errors import UserError, require
 from deeplab.labels import LabelSpec
 from deeplab.model import DeepLab
+from deeplab.system.writing import write_whole
 
 WEIGHTS_NAME = "model.safetensors"
 CONFIG_NAME = "config.json"
@@ -70,9 +71,11 @@ def save(model: DeepLab, directory: str | os.PathLike[str], *, dtype: torch.dtyp
 
     Returns:
         the path of the safetensors file.
+
+    Raises:
+        UserError: a file cannot be written.
     """
     folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
     description = json.dumps(describe(model), indent=2)
     tensors = {
         key: (value.to(dtype) if dtype and value.is_floating_point() else value).contiguous()
@@ -81,14 +84,9 @@ def save(model: DeepLab, directory: str | os.PathLike[str], *, dtype: torch.dtyp
     if model.eight_bit_tables is not None:
         scales = model.eight_bit_tables.weight_scales
         tensors |= {WEIGHT_SCALE + path: scale.contiguous() for path, scale in scales.items()}
-    weights = folder / WEIGHTS_NAME
-    beside = folder / f".{WEIGHTS_NAME}.{os.getpid()}"
-    # not save_file: it makes files that only their owner may read
-    beside.write_bytes(to_bytes(tensors, metadata={METADATA_KEY: description, "format": "pt"}))
-    os.replace(beside, weights)
-    beside = folder / f".{CONFIG_NAME}.{os.getpid()}"
-    beside.write_text(description + "\n", encoding="utf-8")
-    os.replace(beside, folder / CONFIG_NAME)
+    stored = to_bytes(tensors, metadata={METADATA_KEY: description, "format": "pt"})
+    weights = write_whole(folder / WEIGHTS_NAME, stored)
+    write_whole(folder / CONFIG_NAME, description + "\n")
     return weights
 
 

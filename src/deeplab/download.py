@@ -10,16 +10,16 @@ Needs requests and filelock (extra `download`).
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urldefrag, urlsplit
 
-from deeplab.cache import VARIABLE, cache_folder
+from deeplab.cache import ANOTHER_CACHE, cache_folder
 from deeplab.errors import UserError, require
 from deeplab.files.content import recognise
+from deeplab.system.writing import cannot_write, put_in_place
 
 CHUNK_BYTES = 1 << 16
 HEAD_BYTES = 4096
@@ -67,12 +67,9 @@ def fetch(
             if not file.is_file() or (expected and not _digest(file).startswith(expected)):
                 part = _download(address, place / f"{name}.part", progress)
                 _check(part, expected, address)
-                os.replace(part, file)
+                put_in_place(part, file)
     except OSError as error:
-        raise UserError(
-            f"{file} cannot be written ({error.strerror or error}); free the disk, or set {VARIABLE} "
-            "to another folder"
-        ) from error
+        raise cannot_write(file, error, ANOTHER_CACHE) from error
     return file
 
 

@@ -3,16 +3,40 @@
 from __future__ import annotations
 
 import importlib
+import os
 from types import ModuleType
 
 DISTRIBUTION = "deeplab-segmentation"
 
 
 class UserError(ValueError):
-    """A mistake in the input: the message names the value found, what is allowed, and the fix.
+    """A mistake in the input, in parts that code may read; as text it is one sentence of them.
 
     The command line prints it without a traceback and exits with code 2.
+
+    Attributes:
+        what: what is wrong, with the value found; simple cases say all of it here.
+        allowed: what may stand there instead; empty where nothing has to be said.
+        fix: what to do; likewise.
+        file: the file, folder or address that holds the mistake, in front of the sentence; None for none.
     """
+
+    def __init__(
+        self, what: str, *, allowed: str = "", fix: str = "", file: str | os.PathLike[str] | None = None
+    ) -> None:
+        super().__init__(what)
+        self.what, self.allowed, self.fix = what, allowed, fix
+        self.file = None if file is None else os.fspath(file)
+
+    def __str__(self) -> str:
+        parts = [self.what if self.file is None else f"{self.file}: {self.what}"]
+        parts += [f"allowed: {self.allowed}"] if self.allowed else []
+        return "; ".join(parts + ([f"fix: {self.fix}"] if self.fix else []))
+
+    def within(self, file: str | os.PathLike[str]) -> UserError:
+        """The same mistake, in `file` where it names none."""
+        own = file if self.file is None else self.file
+        return UserError(self.what, allowed=self.allowed, fix=self.fix, file=own)
 
 
 def require(module: str, *, extra: str) -> ModuleType:

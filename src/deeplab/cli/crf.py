@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +10,7 @@ from cyclopts import App, Parameter
 
 from deeplab.cli.stored_data import RECOGNISED, StoredData
 from deeplab.errors import UserError
+from deeplab.system.writing import write_whole
 
 if TYPE_CHECKING:
     from deeplab.crf.config import SearchRanges
@@ -104,7 +104,8 @@ def search(
         "rounds": rounds,
         "mean IoU without CRF": without,
     }
-    _write(_record(trials, best, settings=settings, photos=names), output)
+    record = _record(trials, best, settings=settings, photos=names)
+    write_whole(output, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     print(f"wrote {output}: give it to predict --crf or eval --crf")
 
 
@@ -171,9 +172,3 @@ def _record(
     ]
     search = {**settings, "mean IoU": best.mean_iou, "tried": tried, "photos": photos}
     return {"parameters": best.parameters.model_dump(), "search": search}
-
-
-def _write(content: dict[str, Any], path: Path) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(beside, path)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from deeplab.errors import UserError
+from deeplab.system.writing import write_whole
 
 if TYPE_CHECKING:
     from deeplab.panoptic.accumulator import Accumulator
@@ -82,17 +82,6 @@ def panoptic(
     Console().print(
         scores_table(measure, truth, title=f"{NAMES[metric]} of {pred_json.name}, {photos} photos")
     )
-    _write({"metric": metric, "photos": photos, **options, **scores(measure, truth)}, output)
+    report = {"metric": metric, "photos": photos, **options, **scores(measure, truth)}
+    write_whole(output, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     print(f"wrote {output}")
-
-
-def _write(report: dict[str, Any], path: Path) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(beside, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        beside.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from deeplab.errors import UserError
+from deeplab.system.writing import write_whole
 
 if TYPE_CHECKING:
     from deeplab.segmenter import Segmentation, Segmenter
@@ -184,8 +184,5 @@ def _inside(photo: Path, folder: Path) -> bool:
 
 
 def _write_index(entries: list[dict[str, Any]], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-    os.replace(beside, path)
+    write_whole(path, f"[\n{lines}\n]\n")

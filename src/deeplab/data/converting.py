@@ -7,8 +7,6 @@ This is what `deeplab.data.layouts.images` reads.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from deeplab.errors import UserError
 from deeplab.imaging.label_maps import save_label_map
 from deeplab.imaging.png import save_png
 from deeplab.labels import LabelSpec
+from deeplab.system.writing import write_whole
 
 
 def write_plain(
@@ -59,17 +58,11 @@ def _write_photo(file: str, image: np.ndarray, target: Path) -> None:
     if not stored.is_file():
         save_png(Image.fromarray(image), target.with_name(f"{target.name}.png"))
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    shutil.copyfile(stored, beside)
-    os.replace(beside, target.with_name(target.name + stored.suffix.lower()))
+    write_whole(target.with_name(target.name + stored.suffix.lower()), stored)
 
 
 def _write_classes(classes: tuple[str, ...], path: Path) -> None:
     text = "\n".join(classes) + "\n"
     if path.is_file() and path.read_text(encoding="utf-8") != text:
         raise UserError(f"{path} lists other classes than {', '.join(classes)}; fix: name another folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    write_whole(path, text)

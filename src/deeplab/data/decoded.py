@@ -10,8 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from deeplab.cache import ANOTHER_CACHE
 from deeplab.errors import UserError
+from deeplab.system.writing import whole_file
 
+SIZE = "decoded photos take 4 bytes a pixel"
 Pair = tuple[np.ndarray, np.ndarray]
 
 
@@ -65,15 +68,7 @@ class DecodedFiles:
 
 
 def _save(path: Path, array: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("wb") as file:
-            np.save(file, array)
-        os.replace(beside, path)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise UserError(
-            f"data.keep_decoded: {path} could not be written ({error.strerror}); decoded photos take 4 bytes a "
-            f"pixel; fix: make room, set DEEPLAB_CACHE to another disk, or data.keep_decoded=false"
-        ) from None
+    with whole_file(path, otherwise=f"{ANOTHER_CACHE}, or data.keep_decoded=false ({SIZE})") as file:
+        # not np.save, whose error does not say that the disk is full
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(np.ascontiguousarray(array).data)

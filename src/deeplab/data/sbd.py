@@ -7,8 +7,6 @@ which is finer and marks object borders as ignore. Needs scipy, which reads SBD'
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +19,7 @@ from deeplab.data.stored import by_stem, require_folder
 from deeplab.errors import UserError, require
 from deeplab.imaging.label_maps import save_label_map
 from deeplab.palettes import VOC_CLASSES, pascal
+from deeplab.system.writing import write_whole
 
 SBD_FOLDERS = (".", "dataset", "benchmark_RELEASE/dataset")
 OUTPUT_FOLDER = "SegmentationClassAug"
@@ -70,18 +69,18 @@ def write_train_aug(plan: Plan, *, on_mask: Callable[[], None] = lambda: None) -
         on_mask: called after each mask, for a progress bar.
 
     Raises:
-        UserError: a MATLAB file is broken, or scipy is missing.
+        UserError: a MATLAB file is broken, scipy is missing, or a file cannot be written.
     """
     output = plan.voc / OUTPUT_FOLDER
-    output.mkdir(exist_ok=True)
     for name, file in plan.masks.items():
         target = output / f"{name}.png"
         if file.suffix == ".mat":
             save_label_map(read_sbd_mask(file), target, palette=pascal())
         else:
-            _copy(file, target)
+            write_whole(target, file)
         on_mask()
-    _write_list(plan.listed, plan.voc / LISTS / f"{OUTPUT_LIST}.txt")
+    names = "".join(f"{name}\n" for name in plan.listed)
+    write_whole(plan.voc / LISTS / f"{OUTPUT_LIST}.txt", names)
 
 
 def read_sbd_mask(path: Path) -> np.ndarray:
@@ -120,15 +119,3 @@ def _require_all(names: Sequence[str], files: dict[str, Path], *, what: str) -> 
         raise UserError(
             f"{len(missing)} of {len(names)} names have no {what}, first {missing[0]}; fix: take the whole VOC2012"
         )
-
-
-def _copy(source: Path, target: Path) -> None:
-    beside = target.with_name(f".{target.name}.{os.getpid()}")
-    shutil.copyfile(source, beside)
-    os.replace(beside, target)
-
-
-def _write_list(names: Sequence[str], path: Path) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-    os.replace(beside, path)

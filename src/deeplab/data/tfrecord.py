@@ -7,7 +7,6 @@ TensorFlow's core/lib/io/record_writer.h and core/example/{example,feature}.prot
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from deeplab.errors import UserError
 from deeplab.files import protobuf_wire as wire
 from deeplab.files.crc32c import ONES, crc32c, unmask
+from deeplab.system.writing import whole_file
 
 HEADER = struct.Struct("<QI")
 FOOTER = struct.Struct("<I")
@@ -33,24 +33,22 @@ def mask(check: int) -> int:
 
 
 def write_records(path: Path, records: Iterable[bytes]) -> int:
-    """Write beside `path`, then move there in one step.
+    """Write `path`, whole or not at all.
 
     Returns:
         the number of records.
+
+    Raises:
+        UserError: it cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     count = 0
-    try:
-        with beside.open("wb") as file:
-            for data in records:
-                count += 1
-                length = struct.pack("<Q", len(data))
-                file.write(length + FOOTER.pack(mask(crc32c(length))))
-                file.write(data)
-                file.write(FOOTER.pack(mask(crc32c(data))))
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        for data in records:
+            count += 1
+            length = struct.pack("<Q", len(data))
+            file.write(length + FOOTER.pack(mask(crc32c(length))))
+            file.write(data)
+            file.write(FOOTER.pack(mask(crc32c(data))))
     return count
 
 

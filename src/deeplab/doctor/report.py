@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,13 +15,14 @@ from deeplab.doctor.contact_sheet import draw_overlays, draw_problems
 from deeplab.doctor.histogram import draw_histogram
 from deeplab.doctor.places import REPORT
 from deeplab.doctor.run import Checked
-from deeplab.errors import UserError
 from deeplab.imaging.png import save_png
+from deeplab.system.writing import write_whole
 
 WEIGHTS = "class_weights.yaml"
 HISTOGRAM = "classes.png"
 OVERLAYS = "overlays.png"
 PROBLEMS = "problems.png"
+ELSEWHERE = "give another folder with -o"
 
 
 def write_report(checked: Checked, output: Path) -> list[Path]:
@@ -37,8 +36,9 @@ def write_report(checked: Checked, output: Path) -> list[Path]:
     """
     written = [*_write_pictures(checked, output)]
     if checked.weights is not None:
-        written.append(_write_text(output / WEIGHTS, weights_yaml(checked)))
-    written.append(_write_text(output / REPORT, json.dumps(as_json(checked), indent=1, ensure_ascii=False)))
+        written.append(write_whole(output / WEIGHTS, weights_yaml(checked), otherwise=ELSEWHERE))
+    report = json.dumps(as_json(checked), indent=1, ensure_ascii=False)
+    written.append(write_whole(output / REPORT, report, otherwise=ELSEWHERE))
     for name in (HISTOGRAM, OVERLAYS, PROBLEMS, WEIGHTS):
         if output / name not in written:
             (output / name).unlink(missing_ok=True)
@@ -99,18 +99,3 @@ def as_json(checked: Checked) -> dict[str, Any]:
         ],
         "class_weights": None if checked.weights is None else list(map(float, rounded(checked.weights))),
     }
-
-
-def _write_text(path: Path, text: str) -> Path:
-    beside = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error.strerror}); fix: give another folder with -o"
-        ) from error
-    finally:
-        beside.unlink(missing_ok=True)
-    return path

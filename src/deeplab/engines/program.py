@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,9 +15,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from deeplab.cache import cache_folder
+from deeplab.cache import ANOTHER_CACHE, cache_folder
 from deeplab.checkpoint import describe
 from deeplab.model import DeepLab, Logits
+from deeplab.system.writing import whole_folder
 
 Network = Callable[[torch.Tensor], Logits]
 # two photos of sides that no rule mistakes for fixed ones
@@ -82,17 +80,8 @@ def converted(
     """
     folder = cache_folder() / "engines" / _key(model, runtime, photos)
     if not (folder / name).exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
-        try:
+        with whole_folder(folder, otherwise=ANOTHER_CACHE) as beside:
             convert(beside / name)
-            beside.chmod(0o755)
-            if not folder.exists():
-                os.rename(beside, folder)
-        except FileExistsError:
-            pass  # another process was quicker
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
     return folder / name
 
 

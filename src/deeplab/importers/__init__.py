@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -80,7 +79,7 @@ def import_weights(source: Path, hints: Hints = Hints()) -> Imported:  # noqa: B
             return _read(known, source, hints)
     names = ", ".join(known.name for known in FORMATS)
     seen = recognise(head)
-    raise UserError(f"{source}: this seems to be {seen.name}; fix: {seen.fix}; known sources: {names}")
+    raise UserError(f"this seems to be {seen.name}", fix=f"{seen.fix}; known sources: {names}", file=source)
 
 
 def _read(known: Format, source: Path, hints: Hints) -> Imported:
@@ -88,7 +87,7 @@ def _read(known: Format, source: Path, hints: Hints) -> Imported:
         return known.read(source, hints)
     if hints.given():
         flags = ", ".join(map(flag, hints.given()))
-        raise UserError(f"{source}: {known.name} says these things itself: leave {flags} away")
+        raise UserError(f"{known.name} says these things itself: leave {flags} away", file=source)
     return known.read(source)
 
 
@@ -102,8 +101,10 @@ def _from_folder(folder: Path, hints: Hints) -> Imported:
         return import_weights(fitting[0], hints)
     names = ", ".join(path.name for path in (fitting or files)[:SHOWN]) or "nothing"
     if fitting:
-        raise UserError(f"{folder} holds {len(fitting)} files with weights ({names}); give the file you mean")
-    raise UserError(f"{folder} holds no files with weights ({names}); give a folder or a file that does")
+        raise UserError(
+            f"holds {len(fitting)} files with weights ({names}); give the file you mean", file=folder
+        )
+    raise UserError(f"holds no files with weights ({names}); give a folder or a file that does", file=folder)
 
 
 def _from_archive(archive: Path, hints: Hints) -> Imported:
@@ -111,10 +112,10 @@ def _from_archive(archive: Path, hints: Hints) -> Imported:
         try:
             model, report = _from_folder(folder, hints)
         except UserError as error:
-            inside = (
-                str(error).replace(f"{folder}{os.sep}", f"{archive}: ").replace(str(folder), str(archive))
-            )
-            raise UserError(inside) from None
+            named = Path(error.file or folder)
+            inside = named.relative_to(folder) if named.is_relative_to(folder) else named
+            place = f"{archive}: {inside}" if inside.parts else archive
+            raise UserError(error.what, allowed=error.allowed, fix=error.fix, file=place) from None
     with archive.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     report = dataclasses.replace(
@@ -126,11 +127,11 @@ def _from_archive(archive: Path, hints: Hints) -> Imported:
 
 def _read_head(source: Path) -> bytes:
     if source.exists() and not source.is_file():
-        raise UserError(f"{source} is a pipe or a device; give the path of a file with weights")
+        raise UserError("this is a pipe or a device; give the path of a file with weights", file=source)
     try:
         with source.open("rb") as file:
             return file.read(HEAD_BYTES)
     except OSError as error:
         raise UserError(
-            f"{source} cannot be read ({error.strerror}); give the path of a file with weights"
+            f"cannot be read ({error.strerror}); give the path of a file with weights", file=source
         ) from error

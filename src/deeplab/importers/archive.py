@@ -50,11 +50,11 @@ def unpacked(archive: Path, *, largest: int = LARGEST) -> Iterator[Path]:
             with archive.open("rb") as file:
                 _unpack(file, folder, largest)
         except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise UserError(f"{archive} {_explain(archive, error)}") from None
+            raise UserError(_explain(archive, error), file=archive) from None
         except OSError as error:
-            raise UserError(f"{archive} cannot be unpacked ({error})") from error
+            raise UserError(f"cannot be unpacked ({error})", file=archive) from error
         except UserError as error:
-            raise UserError(f"{archive}: {error}") from None
+            raise error.within(archive) from None
         yield folder
 
 
@@ -66,8 +66,8 @@ def _explain(archive: Path, error: Exception) -> str:
     except (OSError, EOFError, zlib.error):
         head = b""
     if not head or head[USTAR] == b"ustar":
-        return f"is no whole .tar.gz or .tar archive ({error}); fetch it again"
-    return f"is no .tar.gz archive: it seems to be {describe(head)}, compressed; gunzip it and give what comes out"
+        return f"this is no whole .tar.gz or .tar archive ({error}); fetch it again"
+    return f"this is no .tar.gz archive: it seems to be {describe(head)}, compressed; gunzip it and give what comes out"
 
 
 class _Metered:

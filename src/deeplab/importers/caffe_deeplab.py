@@ -47,7 +47,7 @@ def import_caffe(path: Path, hints: Hints) -> Imported:
             _check_windows(source, plan)
         weights = _weights(source, plan)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise error.within(path) from None
     new = fill_except(plan.model, weights, new=plan.new, source=str(path))
     report = ImportReport(
         source=path.name,

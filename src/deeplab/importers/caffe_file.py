@@ -116,7 +116,7 @@ def read_caffemodel(path: Path) -> dict[str, CaffeLayer]:
         data = memoryview(path.read_bytes())
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read ({error.strerror}); give the path of a .caffemodel"
+            f"cannot be read ({error.strerror}); give the path of a .caffemodel", file=path
         ) from error
     layers: dict[str, CaffeLayer] = {}
     try:
@@ -125,11 +125,15 @@ def read_caffemodel(path: Path) -> dict[str, CaffeLayer]:
                 layer = _layer(message(value), LAYERS[number])
                 layers[layer.name] = layer
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise error.within(path) from None
     if not any(layer.blobs for layer in layers.values()):
         raise UserError(
-            f"{path}: no layer with weights; allowed: a .caffemodel saved by Caffe with 'layer' or 'layers' "
-            "messages (very old ones: upgrade_net_proto_binary)"
+            "no layer with weights",
+            allowed=(
+                "a .caffemodel saved by Caffe with 'layer' or 'layers' messages (very old ones: "
+                "upgrade_net_proto_binary)"
+            ),
+            file=path,
         )
     return layers
 

@@ -34,7 +34,7 @@ def fill(model: nn.Module, weights: Mapping[str, torch.Tensor], *, source: str) 
             problems.append(f"{key} holds NaN or infinity: the file is damaged")
     if problems:
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise UserError(f"{source}: the weights do not fit the model: {'; '.join(problems[:SHOWN])}{more}")
+        raise UserError(f"the weights do not fit the model: {'; '.join(problems[:SHOWN])}{more}", file=source)
     model.load_state_dict(dict(weights))
 
 

@@ -59,7 +59,7 @@ def import_keras(path: Path) -> Imported:
         backbone, pixels, slots = _network(layers)
         used = _match(layers, slots)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise error.within(path) from None
     weights = {
         key: value
         for slot, layer in zip(slots, used, strict=True)
@@ -103,8 +103,8 @@ def _network(layers: Sequence[KerasLayer]) -> tuple[BackboneConfig, PixelConfig,
         return BackboneConfig(name="vgg16"), VGG_PIXELS, _vgg_slots()
     first = ", ".join(layer.name for layer in layers[:4])
     raise UserError(
-        f"its layers ({first}, ...) are those of another network; allowed: VGG16, Xception and MobileNetV2 "
-        "of Keras Applications"
+        f"its layers ({first}, ...) are those of another network",
+        allowed="VGG16, Xception and MobileNetV2 of Keras Applications",
     )
 
 

@@ -70,12 +70,12 @@ def read_keras(path: Path) -> list[KerasLayer]:
             with h5py.File(path) as file:
                 layers = list(_by_class(file)) if "layers" in file else list(_by_name(file))
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise error.within(path) from None
     except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read as a Keras model ({error}); allowed: {ALLOWED}") from error
+        raise UserError(f"cannot be read as a Keras model ({error})", allowed=ALLOWED, file=path) from error
     found = [layer for layer in layers if layer.arrays]
     if not found:
-        raise UserError(f"{path} has no layers with weights; allowed: {ALLOWED}")
+        raise UserError("has no layers with weights", allowed=ALLOWED, file=path)
     return found
 
 
@@ -84,7 +84,7 @@ def _by_name(file: Any) -> Iterator[KerasLayer]:
     root = file.get("model_weights", file)
     if "layer_names" not in root.attrs:
         held = ", ".join(list(file)[:5]) or "nothing"
-        raise UserError(f"an HDF5 file without Keras's layers (it holds: {held}); allowed: {ALLOWED}")
+        raise UserError(f"an HDF5 file without Keras's layers (it holds: {held})", allowed=ALLOWED)
     for group in _texts(root.attrs["layer_names"]):
         found: dict[str, dict[str, np.ndarray]] = {}
         for full in _texts(root[group].attrs["weight_names"]):

@@ -31,8 +31,9 @@ def load_vgg16(backbone: nn.Module, path: Path) -> int:
     expected = [tuple(conv.weight.shape) for conv in convs if conv.bias is not None]
     if [conv.weight.shape for conv in found if conv.bias is not None] != expected or len(found) != len(convs):
         raise UserError(
-            f"{path} holds {len(found)} convolutions that are not the {len(convs)} of this backbone; "
-            "it fills a vgg16 of 3 input channels"
+            f"holds {len(found)} convolutions that are not the {len(convs)} of this backbone; it "
+            "fills a vgg16 of 3 input channels",
+            file=path,
         )
     with torch.no_grad():
         for conv, values in zip(convs, found, strict=True):

@@ -34,7 +34,9 @@ def read_convolutions(path: Path) -> list[Convolution]:
     try:
         data = memoryview(path.read_bytes())
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); give the path of an ONNX file") from error
+        raise UserError(
+            f"cannot be read ({error.strerror}); give the path of an ONNX file", file=path
+        ) from error
     try:
         graph = message(sub_message(message(data), 7))
         tensors = [message(piece) for piece in sub_messages(graph, 5)]
@@ -45,7 +47,7 @@ def read_convolutions(path: Path) -> list[Convolution]:
             if text(node.get(4, [])) == "Conv"
         ]
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise error.within(path) from None
 
 
 def _convolution(inputs: list[str], arrays: dict[str, Message]) -> Convolution:

@@ -57,24 +57,24 @@ class Bundle:
         entry = self.entries[name]
         if entry.sliced:
             raise UserError(
-                f"{self.prefix}.index: {name} is stored in slices (a partitioned variable); "
-                "save the checkpoint again without partitioning"
+                f"{name} is stored in slices (a partitioned variable); save the checkpoint again without partitioning",
+                file=f"{self.prefix}.index",
             )
         if entry.dtype not in DTYPES:
             raise UserError(
-                f"{self.prefix}.index: {name} has type number {entry.dtype}; known: {sorted(DTYPES)}"
+                f"{name} has type number {entry.dtype}; known: {sorted(DTYPES)}", file=f"{self.prefix}.index"
             )
         dtype = np.dtype(DTYPES[entry.dtype][0])
         if int(np.prod(entry.shape)) * dtype.itemsize != entry.size:
             raise UserError(
-                f"{self.prefix}.index: {name} of shape {entry.shape} has {entry.size} bytes: damaged"
+                f"{name} of shape {entry.shape} has {entry.size} bytes: damaged", file=f"{self.prefix}.index"
             )
         shard = self._shard(entry.shard)
         with shard.open("rb") as file:
             file.seek(entry.offset)
             data = file.read(entry.size)
         if crc32c(data) != unmask(entry.checksum):
-            raise UserError(f"{shard}: {name} does not match its checksum: the file is damaged")
+            raise UserError(f"{name} does not match its checksum: the file is damaged", file=shard)
         return np.frombuffer(data, dtype).reshape(entry.shape).copy()
 
     def check_shards(self) -> None:
@@ -88,11 +88,14 @@ class Bundle:
                 size = path.stat().st_size
             except OSError as error:
                 raise UserError(
-                    f"{path} cannot be read ({error.strerror}): a checkpoint is an .index file and its "
-                    ".data files, side by side"
+                    f"cannot be read ({error.strerror}): a checkpoint is an .index file and its .data files, "
+                    "side by side",
+                    file=path,
                 ) from error
             if size < end:
-                raise UserError(f"{path} has {size} of at least {end} bytes: it is truncated, fetch it again")
+                raise UserError(
+                    f"has {size} of at least {end} bytes: it is truncated, fetch it again", file=path
+                )
 
     def _shard(self, number: int) -> Path:
         return Path(f"{self.prefix}.data-{number:05d}-of-{self.shards:05d}")
@@ -127,13 +130,13 @@ def read_bundle(index: Path) -> Bundle:
         shards, endianness = (varints(header.get(field, [0]))[-1] for field in (1, 2))
         entries = {bytes(key).decode(): _entry(value) for key, value in pairs.items()}
     except OSError as error:
-        raise UserError(f"{index} cannot be read ({error.strerror})") from error
+        raise UserError(f"cannot be read ({error.strerror})", file=index) from error
     except UnicodeDecodeError:
-        raise UserError(f"{index}: a name that is no text: the file is damaged") from None
+        raise UserError("a name that is no text: the file is damaged", file=index) from None
     except UserError as error:
-        raise UserError(f"{index}: {error}") from None
+        raise error.within(index) from None
     if not shards or endianness:
-        raise UserError(f"{index} was written on a big-endian machine, or names no shards; save it again")
+        raise UserError("was written on a big-endian machine, or names no shards; save it again", file=index)
     bundle = Bundle(Path(str(index).removesuffix(".index")), shards, entries)
     bundle.check_shards()
     return bundle

@@ -109,12 +109,12 @@ def import_folder(folder: Path, hints: Hints) -> Imported:
     indexes, graphs = _find(folder)
     if len(indexes) > 1:
         names = ", ".join(str(path.relative_to(folder)) for path in indexes[:SHOWN])
-        raise UserError(f"{folder} holds {len(indexes)} checkpoints ({names}); give the one you mean")
+        raise UserError(f"holds {len(indexes)} checkpoints ({names}); give the one you mean", file=folder)
     if indexes:
         return import_checkpoint(indexes[0], hints)
     if graphs:
         return import_graph(graphs[0], hints)
-    raise UserError(f"{folder} holds no TensorFlow checkpoint and no frozen graph")
+    raise UserError("holds no TensorFlow checkpoint and no frozen graph", file=folder)
 
 
 def holds_tensorflow(folder: Path) -> bool:
@@ -143,7 +143,7 @@ def _import(source: Source, hints: Hints) -> Imported:
     try:
         return _read(source, hints)
     except UserError as error:
-        raise UserError(f"{source.file}: {str(error).removeprefix(f'{source.file}: ')}") from None
+        raise error.within(source.file) from None
 
 
 def _read(source: Source, hints: Hints) -> Imported:

@@ -161,10 +161,10 @@ def read_graph(path: Path) -> Graph:
         return parse_graph(memoryview(path.read_bytes()))
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read ({error.strerror}); give the path of a frozen graph"
+            f"cannot be read ({error.strerror}); give the path of a frozen graph", file=path
         ) from error
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise error.within(path) from None
 
 
 def read_meta_graph(path: Path) -> Graph:
@@ -176,9 +176,9 @@ def read_meta_graph(path: Path) -> Graph:
     try:
         return parse_graph(sub_message(message(memoryview(path.read_bytes())), 2))
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+        raise UserError(f"cannot be read ({error.strerror})", file=path) from error
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise error.within(path) from None
 
 
 def parse_graph(data: memoryview) -> Graph:

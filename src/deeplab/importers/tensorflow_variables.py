@@ -110,8 +110,9 @@ def _shape(node: Node) -> tuple[int, ...]:
 def _shapes(found: dict[str, tuple[int, ...]], source: str) -> dict[str, tuple[int, ...]]:
     if not any(name.rpartition("/")[2] in KERNELS for name in found):
         raise UserError(
-            f"{source} holds no weights of slim's layers (names ending in /weights): it is a checkpoint or "
-            "graph of something else, or a graph that was not frozen"
+            "holds no weights of slim's layers (names ending in /weights): it is a checkpoint or "
+            "graph of something else, or a graph that was not frozen",
+            file=source,
         )
     return found
 

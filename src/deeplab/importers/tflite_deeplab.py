@@ -59,7 +59,7 @@ def import_tflite(path: Path) -> Imported:
         _check(model, found)
         weights, notes = _weights(model, network, found)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise error.within(path) from None
     fill(model, weights, source=str(path))
     arithmetic = _take_arithmetic(model, network, found)
     report = ImportReport(

@@ -123,11 +123,12 @@ def read_tflite(path: Path) -> Graph:
         graph = _Reader(path.read_bytes(), schema).graph()
         _check_order(graph)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise error.within(path) from None
     except MALFORMED as error:
         raise UserError(
-            f"{path}: this TensorFlow Lite file is damaged or cut short ({type(error).__name__}: {error}); "
-            "fix: download it again and compare its size or checksum"
+            f"this TensorFlow Lite file is damaged or cut short ({type(error).__name__}: {error})",
+            fix="download it again and compare its size or checksum",
+            file=path,
         ) from error
     return graph
 

@@ -70,7 +70,7 @@ STRANGERS: tuple[tuple[str, str], ...] = (
     ("roi_heads.", "a detector"),
     (
         "classifiers.semantic.",
-        "a model of this package whose description was lost; use the file it came from",
+        "this is a model of this package whose description was lost; use the file it came from",
     ),
     ("mobilevit.", "transformers' MobileViT"),
     ("segformer.", "transformers' SegFormer"),
@@ -99,7 +99,7 @@ def import_torch(path: Path, hints: Hints) -> Imported:
         draft = family.read(file, hints)
         weights, used, aside = convert(draft, file.weights)
     except UserError as error:
-        raise UserError(f"{path}, which seems to come from {family.name}: {error}") from None
+        raise UserError(f"it seems to come from {family.name}: {error}", file=path) from None
     model, source_of_names = draft.model, "PASCAL VOC's, for the new head" if draft.new else "the source's"
     if len(draft.classes) == model.config.num_classes:
         model.labels = LabelSpec.named(draft.classes)
@@ -126,7 +126,7 @@ def _check_hints(family: Family, hints: Hints) -> None:
     needless = [flag(name) for name in hints.given() if name not in family.heeds]
     if needless:
         heeded = ", ".join(map(flag, family.heeds)) or "none"
-        raise UserError(f"{', '.join(needless)} cannot be chosen for these weights; allowed: {heeded}")
+        raise UserError(f"{', '.join(needless)} cannot be chosen for these weights", allowed=heeded)
 
 
 def _family(file: TorchFile) -> Family:
@@ -138,8 +138,8 @@ def _family(file: TorchFile) -> Family:
     seems = f"seems to be {kind}; it " if kind else ""
     known = ", ".join(family.name for family in FAMILIES)
     raise UserError(
-        f"{file.path} {seems}holds {len(names)} arrays ({', '.join(names[:3])}, ...) of no known source; "
-        f"known: {known}"
+        f"{seems}holds {len(names)} arrays ({', '.join(names[:3])}, ...) of no known source; known: {known}",
+        file=file.path,
     )
 
 

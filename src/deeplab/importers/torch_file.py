@@ -71,12 +71,14 @@ def read_torch_file(path: Path) -> TorchFile:
         safe = _is_safetensors(file.read(9))
     content = _read_safetensors(path) if safe else _read_pickle(path)
     if not isinstance(content, Mapping):
-        raise UserError(f"{path} holds a {type(content).__name__}, not weights by name; give a state dict")
+        raise UserError(
+            f"holds a {type(content).__name__}, not weights by name; give a state dict", file=path
+        )
     found, notes = _unwrap(content)
     weights = {str(name): value for name, value in found.items() if isinstance(value, torch.Tensor)}
     if not weights:
         keys = ", ".join(map(str, list(content)[:5])) or "nothing"
-        raise UserError(f"{path} has no weights under any known key (it has: {keys}); give a state dict")
+        raise UserError(f"has no weights under any known key (it has: {keys}); give a state dict", file=path)
     weights = _without_prefixes(weights, notes)
     halves = sorted({_kind(value) for value in weights.values() if _is_float(value)} - {"float32"})
     if halves:
@@ -90,20 +92,22 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         with safe_open(path, framework="pt") as file:
             if METADATA_KEY in (file.metadata() or {}):
-                raise UserError(f"{path} is a model of this package already: use it as it is, without import")
+                raise UserError(
+                    "this is a model of this package already: use it as it is, without import", file=path
+                )
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except SafetensorError as error:
-        raise UserError(f"{path} is a damaged safetensors file ({error}); fetch it again") from None
+        raise UserError(f"this is a damaged safetensors file ({error}); fetch it again", file=path) from None
 
 
 def _read_pickle(path: Path) -> Any:
     if _is_program(path):
-        raise UserError(f"{path} is a TorchScript archive, a program, not weights; {SAVE_WEIGHTS}")
+        raise UserError(f"this is a TorchScript archive, a program, not weights; {SAVE_WEIGHTS}", file=path)
     try:
         with torch.serialization.safe_globals(_plain_types()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, LookupError) as error:
-        raise UserError(f"{path} {_explain(str(error))}") from None
+        raise UserError(_explain(str(error)), file=path) from None
 
 
 def _is_program(path: Path) -> bool:
@@ -131,7 +135,7 @@ def _explain(error: str) -> str:
             f"the file; {SAVE_WEIGHTS}"
         )
     first = error.partition("\n")[0].partition(" (Could")[0].rstrip(" .")
-    return f"is damaged or cut short ({first or 'unreadable'}); fetch it again"
+    return f"this is damaged or cut short ({first or 'unreadable'}); fetch it again"
 
 
 def _unwrap(content: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:

@@ -83,4 +83,4 @@ def _encoder(weights: Weights) -> tuple[BackboneConfig, dict[str, Layer]]:
         backbone, layers = mobilenet_v2(parts, weights, last=True)
         return with_options(backbone, rate_grows_at="unit", low_level_at="outputs"), layers
     names = ", ".join([name for name in weights if name.startswith("encoder.")][:3])
-    raise UserError(f"its encoder ({names}, ...) is not built here; allowed: ResNets and MobileNetV2")
+    raise UserError(f"its encoder ({names}, ...) is not built here", allowed="ResNets and MobileNetV2")

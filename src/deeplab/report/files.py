@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from deeplab.report.chart import reliability_chart, trimap_chart
 from deeplab.report.confusion_picture import draw_confusion
 from deeplab.report.page import html_page
 from deeplab.report.scores import Scores
+from deeplab.system.writing import write_whole
 
 RESULTS, COUNTS, PAGE = "results.json", "images.npz", "report.html"
 _LEGEND_WIDTH = 900
@@ -61,9 +60,9 @@ def write_report(
     page = html_page(report, title=title, pictures=shown, worst=worst)
     results = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
     written = [save_png(picture, folder / name) for name, (_, picture) in pictures.items()]
-    written.append(_write(folder / COUNTS, _packed(scores, classes)))
-    written.append(_write(folder / PAGE, page.encode()))
-    written.append(_write(folder / RESULTS, f"{results}\n".encode()))
+    written.append(write_whole(folder / COUNTS, _packed(scores, classes)))
+    written.append(write_whole(folder / PAGE, page))
+    written.append(write_whole(folder / RESULTS, f"{results}\n"))
     return written
 
 
@@ -108,16 +107,3 @@ def _packed(scores: Scores, classes: Sequence[str]) -> bytes:
         held, names=np.array(names, str), classes=np.array(classes, str), counts=scores.images.table()
     )
     return held.getvalue()
-
-
-def _write(path: Path, content: bytes) -> Path:
-    beside = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(content)
-        os.replace(beside, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        beside.unlink(missing_ok=True)
-    return path

@@ -83,17 +83,43 @@ class UpdateSampler(Sampler[list[Key]]):
         return list(stream)[self.world.rank :: self.world.size]
 
 
-def load_batches(dataset: Dataset, sampler: UpdateSampler, *, workers: int, device: str) -> DataLoader:
-    """Batches of `sampler`'s keys, collated; the same ones for any number of workers."""
+class _Told(Dataset):
+    """Samples, or the UserError that one met: raised in a data worker, it would come as a traceback's text."""
+
+    def __init__(self, samples: Dataset) -> None:
+        self.samples = samples
+
+    def __getitem__(self, key: Key) -> Sample | UserError:
+        try:
+            return self.samples[key]
+        except UserError as error:
+            return error
+
+
+def load_batches(dataset: Dataset, sampler: UpdateSampler, *, workers: int, device: str) -> Iterator[Sample]:
+    """Batches of `sampler`'s keys, collated; the same ones for any number of workers.
+
+    Raises:
+        UserError: of a sample, also where a data worker met it.
+    """
     # a loader draws a number at its start: from a generator of its own, or a resumed run's dropout would differ
-    return DataLoader(
-        dataset,
+    loader = DataLoader(
+        _Told(dataset),
         batch_sampler=sampler,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=_collate_told,
         pin_memory=device.startswith("cuda"),
         generator=torch.Generator(),
     )
+    for batch in loader:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
+
+
+def _collate_told(samples: Sequence[Sample | UserError]) -> Sample | UserError:
+    wrong = next((sample for sample in samples if isinstance(sample, UserError)), None)
+    return collate(samples) if wrong is None else wrong
 
 
 def collate(samples: Sequence[Sample]) -> Sample:

@@ -2,14 +2,13 @@
 
 It holds the weights, their moving average, the optimiser's state, the random generators of every process, the
 number of updates done (and with it the position in the data and the schedule), the best validation so
-far, and the recipe. A file is written beside and renamed, so it is always a whole one.
+far, and the recipe. It is always a whole one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from safetensors.torch import save as to_bytes
 from torch import nn
 
 from deeplab.errors import UserError
+from deeplab.system.writing import write_whole
 from deeplab.train.random_state import RandomState
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
@@ -45,10 +45,14 @@ class TrainingState(NamedTuple):
 
 
 def write_checkpoint(folder: Path, state: TrainingState) -> None:
-    """Write `checkpoint.safetensors` into `folder`, complete or not at all."""
+    """Write `checkpoint.safetensors` into `folder`, complete or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     description = json.dumps({"format": FORMAT, "step": state.step, **state.values})
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.tensors.items()}
-    replace_file(folder / CHECKPOINT_NAME, to_bytes(tensors, metadata={METADATA_KEY: description}))
+    write_whole(folder / CHECKPOINT_NAME, to_bytes(tensors, metadata={METADATA_KEY: description}))
 
 
 def read_checkpoint(folder: Path) -> bytes | None:
@@ -73,16 +77,6 @@ def parse_checkpoint(stored: bytes, source: str) -> TrainingState:
     if values.pop("format") != FORMAT:
         raise UserError(f"{source} was written by another version; fix: resume with that one, or start anew")
     return TrainingState(values.pop("step"), tensors, values)
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write `content` to `path`: beside it, to the disk, then renamed; a reader sees the old or the new."""
-    beside = path.with_name(f".{path.name}.partial")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
 
 
 def collect_tensors(

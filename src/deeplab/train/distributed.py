@@ -106,10 +106,10 @@ def from_main(make: Callable[[], Result], world: World) -> Result:
         try:
             outcome[0] = make()
         except UserError as error:
-            outcome[1] = str(error)
+            outcome[1] = error
     dist.broadcast_object_list(outcome)
     if outcome[1] is not None:
-        raise UserError(outcome[1])
+        raise outcome[1]
     return outcome[0]
 
 

@@ -10,22 +10,16 @@ import torch
 from deeplab.errors import UserError
 from deeplab.train.recipe import Recipe
 
-WORKER_MARK = "in DataLoader worker process"
-
 
 @contextmanager
 def explained(recipe: Recipe) -> Iterator[None]:
-    """Turn memory that ran out, and what a data worker met, into one message each.
+    """Turn memory that ran out, here or in a data worker, into one message.
 
     Raises:
-        UserError: instead of those; every other error passes.
+        UserError: instead of that; every other error passes.
     """
     try:
         yield
-    except UserError as error:
-        if WORKER_MARK in str(error):
-            raise UserError(str(error).rpartition("UserError: ")[2].strip()) from None
-        raise
     except RuntimeError as error:
         advice = _memory_advice(error, recipe)
         if advice is None:

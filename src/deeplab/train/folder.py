@@ -8,6 +8,7 @@ from pathlib import Path
 
 from deeplab.checkpoint import WEIGHTS_NAME
 from deeplab.errors import UserError
+from deeplab.system.writing import cannot_write, remove_remains
 from deeplab.train.checkpointing import CHECKPOINT_NAME, read_checkpoint
 
 RUN_FILES = (CHECKPOINT_NAME, WEIGHTS_NAME, "run.json")
@@ -38,10 +39,14 @@ def hold_folder(folder: Path) -> Iterator[None]:
     """Keep other processes from training into `folder`, which is made if missing; ends with this process.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds it, or it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_NAME).open("w") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK_NAME).open("w")
+    except OSError as error:
+        raise cannot_write(folder / LOCK_NAME, error, "name another folder") from error
+    with lock as file:
         try:
             # of this process alone: a lock by flock would live on in data workers that survive a kill
             import fcntl
@@ -54,4 +59,5 @@ def hold_folder(folder: Path) -> Iterator[None]:
         except (ImportError, OSError):
             # Windows, and file systems without locks, do without
             pass
+        remove_remains(folder)
         yield

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from deeplab.errors import require
-from deeplab.train.checkpointing import replace_file
+from deeplab.errors import UserError, require
+from deeplab.system.writing import Appended, cannot_write, write_whole
 from deeplab.train.engine import StepReport
 
 LOG_NAME = "log.jsonl"
+# of the files that tensorboardX leaves to us
+SCHEME = "deeplab"
 
 
 class RunLog:
@@ -27,11 +29,14 @@ class RunLog:
             folder: of the run.
             first_step: updates already done; later lines are removed.
             seconds: that the run took until then.
+
+        Raises:
+            UserError: the log cannot be written, as may be at every later line.
         """
         self.path = folder / LOG_NAME
         kept = _lines_before(self.path, first_step)
-        replace_file(self.path, "".join(kept).encode())
-        self._file = self.path.open("a", encoding="utf-8")
+        write_whole(self.path, "".join(kept))
+        self._file = Appended(self.path)
         self.seconds = seconds
 
     def step(self, report: StepReport) -> None:
@@ -58,22 +63,29 @@ class RunLog:
 
     def _write(self, values: dict[str, Any]) -> None:
         self._file.write(json.dumps(values) + "\n")
-        self._file.flush()
 
 
 class TensorBoardLog:
     """Scalars in `tensorboard/` inside the run's folder.
 
     Raises:
-        UserError: the extra `tensorboard` is not installed.
+        UserError: the extra `tensorboard` is not installed, or the folder cannot be written.
     """
 
     def __init__(self, folder: Path, *, first_step: int = 0) -> None:
         library = require("tensorboardX", extra="tensorboard")
-        self._writer = library.SummaryWriter(str(folder / "tensorboard"), purge_step=first_step or None)
+        self._events = _Events(folder / "tensorboard")
+        writers = require("tensorboardX.record_writer", extra="tensorboard")
+        writers.register_writer_factory(SCHEME, self._events)
+        self._writer = library.SummaryWriter(f"{SCHEME}:", purge_step=first_step or None)
 
     def step(self, report: StepReport) -> None:
-        """Loss, learning rate and speed of an update."""
+        """Loss, learning rate and speed of an update.
+
+        Raises:
+            UserError: an earlier line could not be written.
+        """
+        self._events.check()
         self._writer.add_scalar("train/loss", report.loss, report.step)
         self._writer.add_scalar("train/learning_rate", report.learning_rate, report.step)
         self._writer.add_scalar(
@@ -81,7 +93,8 @@ class TensorBoardLog:
         )
 
     def validation(self, step: int, result: dict[str, Any]) -> None:
-        """Mean IoU and the IoU of each class after `step` updates."""
+        """Mean IoU and the IoU of each class after `step` updates; raises as `step` does."""
+        self._events.check()
         self._writer.add_scalar("validation/mean_iou", result["mean IoU"], step)
         for name, value in result["IoU"].items():
             if value is not None:
@@ -90,6 +103,43 @@ class TensorBoardLog:
     def close(self) -> None:
         """Write what is left."""
         self._writer.close()
+
+
+class _Events:
+    """What tensorboardX opens and its thread writes to.
+
+    An error would end the thread, and training would wait for it for ever: it is kept for `check` instead.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._failure: UserError | None = None
+
+    def directory_check(self, path: str) -> None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(self._folder, error) from error
+
+    def open(self, path: str) -> Self:
+        self._file = Appended(self._folder / Path(path).name)
+        return self
+
+    def write(self, content: bytes) -> None:
+        try:
+            self._file.write(content)
+        except UserError as error:
+            self._failure = error
+
+    def flush(self) -> None:
+        """Nothing waits."""
+
+    def close(self) -> None:
+        self._file.close()
+
+    def check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
 
 def _lines_before(path: Path, first_step: int) -> list[str]:

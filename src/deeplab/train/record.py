@@ -15,7 +15,8 @@ import yaml
 
 from deeplab import __version__
 from deeplab.data.source import Source
-from deeplab.train.checkpointing import recipe_fingerprint, replace_file
+from deeplab.system.writing import write_whole
+from deeplab.train.checkpointing import recipe_fingerprint
 from deeplab.train.recipe import Recipe
 
 RECIPE_NAME, RECORD_NAME = "recipe.yaml", "run.json"
@@ -73,12 +74,12 @@ def git_revision() -> str | None:
 def write_recipe(folder: Path, recipe: Recipe) -> None:
     """`recipe.yaml` in `folder`, with every resolved value: a recipe that repeats the run."""
     text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    replace_file(folder / RECIPE_NAME, text.encode())
+    write_whole(folder / RECIPE_NAME, text)
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
     """`run.json` in `folder`."""
-    replace_file(folder / RECORD_NAME, (json.dumps(record, indent=2) + "\n").encode())
+    write_whole(folder / RECORD_NAME, json.dumps(record, indent=2) + "\n")
 
 
 def _size(file: str) -> int:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from deeplab.data.dataset import SegmentationDataset
 from deeplab.imaging.overlay import draw_overlay
+from deeplab.imaging.png import save_png
 from deeplab.inference import predict_labels
 from deeplab.model import DeepLab
 
@@ -36,10 +37,7 @@ def save_samples(model: DeepLab, dataset: SegmentationDataset, folder: Path, *, 
     for row in rows:
         sheet.paste(row, (0, top))
         top += row.height
-    path = folder / SAMPLES_FOLDER / f"step-{step:06d}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
-    return path
+    return save_png(sheet, folder / SAMPLES_FOLDER / f"step-{step:06d}.png")
 
 
 def _row(model: DeepLab, photo: np.ndarray, truth: np.ndarray) -> Image.Image:

@@ -71,8 +71,10 @@ class ClassList:
         if name.lower() in IGNORE_NAMES:
             return IGNORE_LABEL
         raise UserError(
-            f"{file}: the label {name!r} is no class; allowed: {', '.join(self.classes)}; "
-            "fix: correct the label, or add it to the names"
+            f"the label {name!r} is no class",
+            allowed=", ".join(self.classes),
+            fix="correct the label, or add it to the names",
+            file=file,
         )
 
 
@@ -101,8 +103,7 @@ class Painter:
         try:
             drawn = [(self.classes.index(region.name, file=item.mask), region.cover()) for region in regions]
         except UserError as error:
-            known = str(error) if str(item.mask) in str(error) else f"{item.mask}: {error}"
-            raise UserError(known) from None
+            raise error.within(item.mask) from None
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise broken(item.mask, error) from error
         if self.largest_first:
@@ -146,6 +147,8 @@ def broken(path: Path, error: Exception) -> UserError:
 def no_area(path: Path, kind: str, allowed: Mapping[str, Any] | Sequence[str]) -> UserError:
     """What to raise for a shape that covers no pixels."""
     return UserError(
-        f"{path}: a shape of type {kind!r} has no area to label; allowed: {', '.join(allowed)}; "
-        "fix: delete it, or draw it as a polygon"
+        f"a shape of type {kind!r} has no area to label",
+        allowed=", ".join(allowed),
+        fix="delete it, or draw it as a polygon",
+        file=path,
     )

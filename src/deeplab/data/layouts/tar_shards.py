@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import tarfile
 from bisect import bisect_right
@@ -27,7 +26,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from deeplab.cache import cache_folder
+from deeplab.cache import ANOTHER_CACHE, cache_folder
 from deeplab.data.layouts.embedded import bytes_as_stored, open_picture, png_bytes, read_embedded_mask
 from deeplab.data.layouts.painting import broken, read_json
 from deeplab.data.layouts.splits import read_names
@@ -35,6 +34,7 @@ from deeplab.data.source import IGNORE_LABEL, Source, check_sample
 from deeplab.download import fetch, is_address
 from deeplab.errors import UserError, require
 from deeplab.imaging.photos import as_photo
+from deeplab.system.writing import whole_file, write_whole
 
 LOOKS_FOR = "SPLIT-000000.tar, or SPLIT.json with a shardlist (WebDataset)"
 MASKS = ("seg.png", "mask.png", "label.png", "png")
@@ -230,24 +230,18 @@ def write_shards(
         UserError: a sample that is wrong, or WebDataset is not installed.
     """
     writer = require("webdataset.writer", extra="webdataset").TarWriter
-    output.mkdir(parents=True, exist_ok=True)
     written, listed = [], []
     for start in range(0, len(source), samples):
         path = output / f"{split}-{len(written):06d}.tar"
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
         indices = range(start, min(start + samples, len(source)))
-        try:
-            with beside.open("wb") as file, writer(file, encoder=False, mtime=0) as tar:
-                for index in indices:
-                    tar.write(_record(source, index))
-                    on_sample()
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with whole_file(path) as file, writer(file, encoder=False, mtime=0) as tar:
+            for index in indices:
+                tar.write(_record(source, index))
+                on_sample()
         written.append(path)
         listed.append({"url": path.name, "nsamples": len(indices)})
-    _write_text(output / "classes.txt", "\n".join(source.classes) + "\n")
-    _write_text(
+    write_whole(output / "classes.txt", "\n".join(source.classes) + "\n")
+    write_whole(
         output / f"{split}.json", json.dumps({"wids_version": 1, "shardlist": listed}, indent=1) + "\n"
     )
     return written
@@ -290,19 +284,16 @@ def _fetch_by_webdataset(url: str) -> Path:
     if place.is_file():
         return place
     gopen = require("webdataset.gopen", extra="webdataset").gopen
-    place.parent.mkdir(parents=True, exist_ok=True)
-    beside = place.with_name(f".{place.name}.{os.getpid()}")
     try:
-        with gopen(url, "rb") as remote, beside.open("wb") as file:
+        with gopen(url, "rb") as remote, whole_file(place, otherwise=ANOTHER_CACHE) as file:
             shutil.copyfileobj(remote, file)
-        os.replace(beside, place)
+    except UserError:
+        raise
     # WebDataset runs the store's own program, which fails in its own way
     except Exception as error:
         raise UserError(
             f"{url} cannot be fetched ({error}); fix: fetch it by hand and name the file"
         ) from error
-    finally:
-        beside.unlink(missing_ok=True)
     return place
 
 
@@ -310,9 +301,3 @@ def _read(url: str, member: Member) -> bytes:
     with local_file(url).open("rb") as file:
         file.seek(member.start)
         return file.read(member.size)
-
-
-def _write_text(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)

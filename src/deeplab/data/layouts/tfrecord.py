@@ -9,7 +9,6 @@ upright photos.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from deeplab.data.tfrecord import (
     write_records,
 )
 from deeplab.errors import UserError
+from deeplab.system.writing import write_whole
 
 LOOKS_FOR = "SPLIT-00000-of-00004.tfrecord"
 SHARD = re.compile(r"^(?P<split>.+)-(?P<number>\d+)-of-(?P<count>\d+)(\.tfrecord)?$")
@@ -155,7 +155,6 @@ def write_split(
     """
     if not 1 <= shards <= len(source):
         raise UserError(f"{shards} shards for {len(source)} samples; allowed: 1..{len(source)}")
-    output.mkdir(parents=True, exist_ok=True)
     size = -(-len(source) // shards)
     written = []
     for number in range(shards):
@@ -163,9 +162,7 @@ def write_split(
         path = output / f"{split}-{number:05d}-of-{shards:05d}.tfrecord"
         write_records(path, _records(source, indices, on_sample))
         written.append(path)
-    beside = output / f".classes.txt.{os.getpid()}"
-    beside.write_text("\n".join(source.classes) + "\n", encoding="utf-8")
-    os.replace(beside, output / "classes.txt")
+    write_whole(output / "classes.txt", "\n".join(source.classes) + "\n")
     return written
 
 

@@ -1,0 +1,184 @@
+"""Files that appear whole or not at all, and one sentence where a file cannot be written.
+
+A file is written beside its place under a hidden name of its own, brought to the disk, and renamed. So a reader, a
+crash, Ctrl-C or a full disk meets the file as it was or as it is to be, nothing earlier is lost, and no half is left.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from deeplab.errors import UserError
+
+ELSEWHERE = "name another place"
+ENDING = ".tmp"
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str], *, otherwise: str = ELSEWHERE) -> Iterator[BinaryIO]:
+    """A file to write bytes to, which is at `path` once the block has ended without an error.
+
+    Args:
+        path: missing folders are made; an existing file, or a link to one, is replaced.
+        otherwise: what the user can do beside mending the place, for the message.
+
+    Raises:
+        UserError: the file cannot be written there. Errors about files other than this one pass.
+    """
+    path = Path(path)
+    beside = path.parent / f".{uuid.uuid4().hex}{ENDING}"
+    try:
+        _refuse_what_is_no_file(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(beside, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+        _settle(path.parent)
+    except OSError as error:
+        if error.filename is not None and Path(str(error.filename)) not in (path, beside, *path.parents):
+            raise
+        raise cannot_write(path, error, otherwise) from error
+    finally:
+        with suppress(OSError):
+            beside.unlink()
+
+
+def write_whole(
+    path: str | os.PathLike[str], content: str | bytes | Path, *, otherwise: str = ELSEWHERE
+) -> Path:
+    """Write text (as UTF-8), bytes, or a copy of the file at a path; otherwise as `whole_file`.
+
+    Returns:
+        the path written.
+    """
+    with whole_file(path, otherwise=otherwise) as file:
+        if isinstance(content, Path):
+            with content.open("rb") as source:
+                shutil.copyfileobj(source, file)
+        else:
+            file.write(content.encode() if isinstance(content, str) else content)
+    return Path(path)
+
+
+@contextmanager
+def whole_folder(path: Path, *, otherwise: str = ELSEWHERE) -> Iterator[Path]:
+    """An empty folder to fill, which is at `path` once the block has ended without an error.
+
+    Where another process was quicker, its folder stays. Errors as for `whole_file`.
+    """
+    beside = path.parent / f".{uuid.uuid4().hex}{ENDING}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.mkdir()
+        yield beside
+        for file in beside.iterdir():
+            _settle(file)
+        if not path.exists():
+            os.rename(beside, path)
+        _settle(path.parent)
+    except OSError as error:
+        if not path.is_dir():
+            raise cannot_write(path, error, otherwise) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+class Appended:
+    """A file that grows piece by piece, each handed to the system at once."""
+
+    def __init__(self, path: Path) -> None:
+        """Open it, made if missing.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        self._path = path
+        try:
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - held until close
+        except OSError as error:
+            raise cannot_write(path, error) from error
+
+    def write(self, content: str | bytes) -> None:
+        """Add text, as UTF-8, or bytes.
+
+        Raises:
+            UserError: it cannot be written; part of it may be.
+        """
+        rest = memoryview(content.encode() if isinstance(content, str) else content)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def remove_remains(folder: Path) -> None:
+    """Remove what killed processes left half written in `folder` and below, while no other writes there."""
+    for remains in folder.rglob(f".*{ENDING}"):
+        with suppress(OSError):
+            remains.unlink()
+
+
+def put_in_place(part: Path, path: Path) -> None:
+    """Bring `part`, written beside `path` over several calls, to the disk and rename it.
+
+    Raises:
+        OSError: see `cannot_write`.
+    """
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(part, path)
+    _settle(path.parent)
+
+
+def cannot_write(path: Path, error: OSError, otherwise: str = ELSEWHERE) -> UserError:
+    """What to raise where `path`, or the folder it lies in, cannot be written."""
+    reason, fix = str(error.strerror or error), ""
+    blocking = next((each for each in path.parents if each.exists() and not each.is_dir()), None)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        reason, fix = "the disk is full", "free some space there"
+    elif error.errno == errno.EROFS:
+        reason, fix = "its file system is read-only", "mount it to be written"
+    elif blocking is not None:
+        reason, fix = f"{blocking} is a file, not a folder", "move that file away"
+    elif error.errno in (errno.EACCES, errno.EPERM):
+        reason, fix = "no permission to write there", f"make {path.parent} writable"
+    return UserError(
+        f"cannot be written ({reason})", fix=f"{fix}, or {otherwise}" if fix else otherwise, file=path
+    )
+
+
+def _refuse_what_is_no_file(path: Path) -> None:
+    """A rename would put a file in the place of a pipe or a device."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if stat.S_ISDIR(mode):
+        raise UserError("cannot be written (it is a folder)", fix="name a file", file=path)
+    if not stat.S_ISREG(mode):
+        raise UserError("cannot be written (it is a device or a pipe)", fix="name a file", file=path)
+
+
+def _settle(path: Path) -> None:
+    """Bring what lies there to the disk; not every system can do this with a folder, and none has to."""
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
