@@ -15,8 +15,6 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from deeplab.layers.activations import HardSwish
-from deeplab.layers.norm import BatchNorm2d
 from deeplab.native.build import INT, LONG, POINTER, Kernel
 
 KERNEL = Kernel(
@@ -31,15 +29,14 @@ KERNEL = Kernel(
     },
 )
 # by number, as in the C++ source
-ACTIVATIONS = {nn.Identity: 0, nn.ReLU: 1, nn.ReLU6: 2, HardSwish: 3}
+ACTIVATIONS = {nn.Identity: 0, nn.ReLU: 1, nn.ReLU6: 2, nn.Hardswish: 3}
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-def wins(x: torch.Tensor, norm: nn.Module, activation: nn.Module) -> bool:
+def wins(x: torch.Tensor, norm: nn.BatchNorm2d, activation: nn.Module) -> bool:
     """Whether `norm_act` can run: a norm that takes the batch's statistics, eager, on the CPU, channels last."""
     return (
-        type(norm) is BatchNorm2d
-        and norm.training
+        norm.training
         and type(activation) in ACTIVATIONS
         and type(x) is torch.Tensor
         and x.device.type == "cpu"
@@ -56,7 +53,7 @@ def wins(x: torch.Tensor, norm: nn.Module, activation: nn.Module) -> bool:
     )
 
 
-def norm_act(x: torch.Tensor, norm: BatchNorm2d, activation: nn.Module) -> torch.Tensor:
+def norm_act(x: torch.Tensor, norm: nn.BatchNorm2d, activation: nn.Module) -> torch.Tensor:
     """`activation(norm(x))` where it `wins`; the running statistics are updated as the norm would.
 
     Args:
@@ -77,7 +74,7 @@ class _NormAct(torch.autograd.Function):
         x: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor,
-        norm: BatchNorm2d,
+        norm: nn.BatchNorm2d,
         activation: int,
     ) -> torch.Tensor:
         mean, variance = _statistics(x)
@@ -118,7 +115,7 @@ def _statistics(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @torch.no_grad()
-def _remember(norm: BatchNorm2d, mean: torch.Tensor, variance: torch.Tensor, *, values: int) -> None:
+def _remember(norm: nn.BatchNorm2d, mean: torch.Tensor, variance: torch.Tensor, *, values: int) -> None:
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     norm.running_mean.lerp_(mean, norm.momentum)
