@@ -113,6 +113,6 @@ def _seconds(run: Callable[[], np.ndarray]) -> float:
 
 
 if __name__ == "__main__":
-    if confusion._library() is None:
+    if not confusion.KERNEL.ready():
         raise SystemExit(f"the kernel cannot be compiled here (CXX={os.environ.get('CXX', '')})")
     main()

@@ -137,6 +137,6 @@ def _seconds(
 
 
 if __name__ == "__main__":
-    if upsample_loss._library() is None:
+    if not upsample_loss.KERNEL.ready():
         raise SystemExit("the kernel cannot be compiled here")
     main()

@@ -1,6 +1,6 @@
 """The compiled confusion matrix: the same counts as numpy's, the same errors as the plain version."""
 
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from deeplab.metrics import ConfusionMatrix
 from deeplab.native import build, confusion
 
 PIXELS = 1 << 17  # more than one thread takes at once
-needs_compiler = pytest.mark.skipif(confusion._library() is None, reason="no C++ compiler")
+needs_compiler = pytest.mark.skipif(bool(confusion.KERNEL.why_not), reason=confusion.KERNEL.why_not)
 
 
 def maps(classes: int, *, ignored: int = 255, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -124,13 +124,10 @@ def test_other_integers_are_counted_by_the_plain_version(kind: str) -> None:
 
 
 @pytest.fixture
-def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CXX", str(tmp_path / "absent"))
-    for each in (build.load_library, confusion._library):
-        each.cache_clear()
-    yield
-    for each in (build.load_library, confusion._library):
-        each.cache_clear()
+    monkeypatch.setattr(build, "_told", ["nothing new"])
+    monkeypatch.setattr(confusion, "KERNEL", replace(confusion.KERNEL))
 
 
 @pytest.mark.usefixtures("no_compiler")
@@ -139,4 +136,4 @@ def test_without_a_compiler() -> None:
     matrix = ConfusionMatrix(5)
     matrix.update(labels, predictions)
     np.testing.assert_array_equal(matrix.counts, counted(labels, predictions, 5))
-    assert confusion._library() is None
+    assert not confusion.KERNEL.ready()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,6 @@ from deeplab.crf import (
     dense_crf,
     dense_crf_from_energies,
 )
-from deeplab.crf import engine as engine_module
 from deeplab.errors import UserError
 from deeplab.native import build
 
@@ -28,8 +28,8 @@ ENGINES = ("compiled", "torch")
 
 @pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> str:
-    if request.param == "compiled" and engine_module.why_not_compiled():
-        pytest.skip(f"compiled engine: {engine_module.why_not_compiled()}")
+    if request.param == "compiled" and compiled.KERNEL.why_not:
+        pytest.skip(f"compiled engine: {compiled.KERNEL.why_not}")
     return request.param
 
 
@@ -189,8 +189,8 @@ def test_as_near_to_exact_gaussians_as_the_peer(engine: Engine, config: CRFConfi
 
 @pytest.mark.parametrize(("classes", "channels"), [(1, 1), (2, 3), (8, 4), (21, 3), (37, 2), (150, 6)])
 def test_engines_agree(classes: int, channels: int) -> None:
-    if engine_module.why_not_compiled():
-        pytest.skip(engine_module.why_not_compiled())
+    if compiled.KERNEL.why_not:
+        pytest.skip(compiled.KERNEL.why_not)
     generator = torch.Generator().manual_seed(classes)
     probabilities = (3 * torch.randn(classes, 12, 15, generator=generator)).softmax(0)
     photo = 255 * torch.rand(12, 15, channels, generator=generator)
@@ -267,25 +267,16 @@ def test_mistakes_are_explained(change: dict[str, object], message: str) -> None
 
 
 @pytest.fixture
-def fresh() -> Iterator[None]:
-    """Nothing remembered of compilers, before and after."""
-    remembered = (
-        build.load_library,
-        compiled.load,
-        engine_module.why_not_compiled,
-        engine_module.warn_once,
-    )
-    for each in remembered:
-        each.cache_clear()
-    yield
-    for each in remembered:
-        each.cache_clear()
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No compiler, and nothing remembered of one."""
+    monkeypatch.setenv("CXX", str(tmp_path / "absent"))
+    monkeypatch.setattr(compiled, "KERNEL", replace(compiled.KERNEL))
+    monkeypatch.setattr(build, "_told", [])
+    monkeypatch.delenv("DEEPLAB_CRF_ENGINE", raising=False)
 
 
 @pytest.mark.usefixtures("fresh")
-def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("CXX", str(tmp_path / "absent"))
-    monkeypatch.delenv("DEEPLAB_CRF_ENGINE", raising=False)
+def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     probabilities, photo = scene(5, 6)
     with pytest.warns(RuntimeWarning, match="no C.. compiler found"):
         assert chosen_engine() == "torch"
@@ -296,24 +287,10 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("fresh")
-def test_a_failing_compiler_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    broken = tmp_path / "c++"
-    broken.write_text("#!/bin/sh\necho no such luck >&2\nexit 1\n")
-    broken.chmod(0o755)
-    monkeypatch.setenv("CXX", str(broken))
-    monkeypatch.setenv("DEEPLAB_CACHE", str(tmp_path / "cache"))
-    with pytest.raises(build.CannotCompileError, match="no such luck"):
-        compiled.load()
-    assert not list((tmp_path / "cache" / "native").iterdir())
-
-
-@pytest.mark.usefixtures("fresh")
-def test_a_cache_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("DEEPLAB_CACHE", str(tmp_path / "file"))
-    if "no C++ compiler" in engine_module.why_not_compiled():
-        pytest.skip(engine_module.why_not_compiled())
-    with pytest.raises(UserError, match=r"the library cannot be built: .*file.*choose 'torch'"):
+def test_plain_kernels_are_meant_for_the_crf_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPLAB_KERNELS", "plain")
+    assert chosen_engine() == "torch"
+    with pytest.raises(UserError, match="engine is 'compiled', but DEEPLAB_KERNELS is 'plain'"):
         chosen_engine("compiled")
 
 

@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 from deeplab.errors import UserError
 from deeplab.panoptic import PanopticQuality, ParsingCovering
+from deeplab.panoptic.tables import print_detailed_results
 
 COUNT = 4
 BOTH = (PanopticQuality, ParsingCovering)
@@ -235,7 +236,7 @@ def test_wrong_options_are_refused() -> None:
 def test_printed_means(capsys: pytest.CaptureFixture[str]) -> None:
     measure = PanopticQuality(3, 0)
     measure.compare_and_accumulate(*TRUTH, *PREDICTED)
-    measure.print_detailed_results([False, True, False])
+    print_detailed_results(measure, [False, True, False])
     lines = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines()]
     assert ["All", "26.7", "40.0", "33.3", "2"] in lines
     assert ["Things", "53.3", "80.0", "66.7", "1"] in lines

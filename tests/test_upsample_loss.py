@@ -1,6 +1,6 @@
 """The compiled loss: equal to the plain one and to float64, gradients by finite differences, mistakes and mining."""
 
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from deeplab.native import build, upsample_loss
 from deeplab.train import losses
 from deeplab.train.losses import segmentation_cross_entropy
 
-needs_compiler = pytest.mark.skipif(upsample_loss._library() is None, reason="no C++ compiler")
+needs_compiler = pytest.mark.skipif(bool(upsample_loss.KERNEL.why_not), reason=upsample_loss.KERNEL.why_not)
 # (batch, classes, source height and width, target height and width): up, down, one pixel, many classes, odd factors
 SHAPES = [
     (2, 21, 17, 17, 65, 65),
@@ -224,13 +224,10 @@ def test_what_is_left_to_the_plain_version(why: str) -> None:
 
 
 @pytest.fixture
-def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def no_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CXX", str(tmp_path / "absent"))
-    for each in (build.load_library, upsample_loss._library):
-        each.cache_clear()
-    yield
-    for each in (build.load_library, upsample_loss._library):
-        each.cache_clear()
+    monkeypatch.setattr(build, "_told", ["nothing new"])
+    monkeypatch.setattr(upsample_loss, "KERNEL", replace(upsample_loss.KERNEL))
 
 
 @pytest.mark.usefixtures("no_compiler")
@@ -238,5 +235,5 @@ def test_without_a_compiler() -> None:
     logits, labels = batch((1, 3, 17, 17, 65, 65))
     expected, slope = in_float64(logits, labels, weights=torch.ones(3), aligned=True, share=1.0)
     loss, gradient = solved(logits, labels)
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-6) and upsample_loss._library() is None
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6) and not upsample_loss.KERNEL.ready()
     torch.testing.assert_close(gradient.double(), slope, rtol=0, atol=3e-5 * slope.abs().max().item())

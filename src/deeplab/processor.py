@@ -1,8 +1,9 @@
-"""Which number formats a device has instructions for."""
+"""What the processor is, and which number formats a device has instructions for."""
 
 from __future__ import annotations
 
 import platform
+from pathlib import Path
 
 import torch
 
@@ -18,5 +19,15 @@ def has_bfloat16(device: torch.device | str) -> bool:
     if kind != "cpu":
         return False
     if platform.machine().lower() in ("x86_64", "amd64"):
-        return torch.cpu._is_avx512_bf16_supported()
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return bool(torch.cpu._is_avx512_bf16_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def processor_name() -> str:
+    """The processor's own name where the system tells it, else its kind."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch_comparison import peer
 
 from deeplab.calibration import Calibration
 from deeplab.data.layouts.cityscapes import TO_TRAIN_IDS, to_label_ids
@@ -20,13 +20,6 @@ from deeplab.palettes import CITYSCAPES_CLASSES
 from deeplab.panoptic import PanopticQuality
 
 CLASSES, VOID = 6, 255
-
-
-def installed(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        pytest.skip(f"{name} is not usable here ({error}); fix: install it as constraints-peers.txt says")
 
 
 @pytest.fixture(params=range(4))
@@ -42,7 +35,7 @@ def maps(request: pytest.FixtureRequest) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_torchmetrics_confusion_iou_and_accuracy(maps: tuple[torch.Tensor, torch.Tensor]) -> None:
-    theirs = installed("torchmetrics.classification")
+    theirs = peer("torchmetrics.classification")
     labels, predictions = maps
     confusion = ConfusionMatrix(CLASSES)
     confusion.update(labels, predictions)
@@ -65,7 +58,7 @@ def test_torchmetrics_confusion_iou_and_accuracy(maps: tuple[torch.Tensor, torch
 
 
 def test_torchmetrics_calibration(maps: tuple[torch.Tensor, torch.Tensor]) -> None:
-    theirs = installed("torchmetrics.classification")
+    theirs = peer("torchmetrics.classification")
     labels, _ = maps
     logits = 3 * torch.randn(3, CLASSES, 20, 24, generator=torch.manual_seed(5))
     probabilities = logits.softmax(1)
@@ -80,7 +73,7 @@ def test_torchmetrics_calibration(maps: tuple[torch.Tensor, torch.Tensor]) -> No
 
 def test_torchmetrics_panoptic_quality() -> None:
     """Without void, whose treatment differs: there a prediction on void is dropped before segments are matched."""
-    theirs = installed("torchmetrics.detection")
+    theirs = peer("torchmetrics.detection")
     random = np.random.default_rng(7)
     things, stuffs = {1, 2}, {3, 4}
     judge = theirs.PanopticQuality(things=things, stuffs=stuffs, return_per_class=True)
@@ -102,7 +95,7 @@ def test_torchmetrics_panoptic_quality() -> None:
 def server(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The Cityscapes server's script; it calls numpy's in1d, which is isin under its new name."""
     monkeypatch.setattr(np, "in1d", np.isin, raising=False)
-    return installed("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
+    return peer("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
 
 
 def street(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:

@@ -32,6 +32,7 @@ COMMANDS = {
         "Turn published weights into a model of this package.",
     ),
     "models": ("deeplab.cli.models:models", "Named models: size, cost, published scores."),
+    "env": ("deeplab.cli.env:env", "What runs here: versions, processor, kernels, extras, caches."),
 }
 for name, (path, text) in COMMANDS.items():
     app.command(path, name=name, help=text, help_format="markdown")

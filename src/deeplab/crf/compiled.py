@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
-from functools import cache
 
 import numpy as np
 import torch
 
 from deeplab.crf.lattice import key_multipliers
 from deeplab.crf.terms import Term, by_tiles
-from deeplab.native.build import load_library
+from deeplab.native.build import INT, LONG, POINTER, Kernel
 
-SOURCES = ("mean_field.cpp", "lattice.hpp", "buffer.hpp", "team.hpp")
+KERNEL = Kernel(
+    "deeplab.crf",
+    ("mean_field.cpp", "lattice.hpp", "buffer.hpp", "team.hpp"),
+    {"deeplab_crf_mean_field": (INT, LONG, LONG, POINTER, POINTER, INT, *[POINTER] * 4, INT, INT, POINTER)},
+)
 
 
 def mean_field(energies: np.ndarray, terms: list[Term], *, iterations: int) -> np.ndarray:
     """float32 energies [classes, H, W] -> float32 marginals of the same shape, on torch's number of threads.
 
     Raises:
-        CannotCompileError: see `deeplab.native.build.load_library`.
+        CannotCompileError: see `deeplab.native.build.Kernel.library`.
         MemoryError: the lattices do not fit.
     """
     energies = np.ascontiguousarray(energies)
@@ -30,7 +32,7 @@ def mean_field(energies: np.ndarray, terms: list[Term], *, iterations: int) -> n
     dimensions = [each.shape[1] for each in features]
     multipliers = key_multipliers(max(dimensions, default=0))
     marginals = np.empty_like(energies)
-    failed = load()(
+    failed = KERNEL.library.deeplab_crf_mean_field(
         height * width,
         classes,
         energies.ctypes.data,
@@ -47,18 +49,3 @@ def mean_field(energies: np.ndarray, terms: list[Term], *, iterations: int) -> n
     if failed:
         raise MemoryError(f"the CRF of {height}x{width} pixels and {classes} classes does not fit in memory")
     return marginals
-
-
-@cache
-def load() -> Callable[..., int]:
-    """The compiled function.
-
-    Raises:
-        CannotCompileError: see `deeplab.native.build.load_library`.
-    """
-    function = load_library("deeplab.crf", SOURCES).deeplab_crf_mean_field
-    pointer, number = ctypes.c_void_p, ctypes.c_int
-    sizes, arrays = [ctypes.c_int64] * 2, [pointer] * 4
-    function.argtypes = [*sizes, pointer, pointer, number, *arrays, number, number, pointer]
-    function.restype = number
-    return function

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable
-from functools import cache
 from typing import Literal, get_args
 
 import numpy as np
 
 from deeplab.crf import compiled, torch_engine
 from deeplab.errors import UserError
-from deeplab.native.build import CannotCompileError
 
 Engine = Literal["auto", "compiled", "torch"]
 VARIABLE = "DEEPLAB_CRF_ENGINE"
@@ -27,7 +24,7 @@ def chosen_engine(engine: Engine | None = None) -> str:
 
     Args:
         engine: None reads the environment variable DEEPLAB_CRF_ENGINE, and without it is 'auto': compiled if it can
-            be, else torch with one RuntimeWarning that says why.
+            be, else torch, with the warning of `deeplab.native.build.Kernel.ready`.
 
     Raises:
         UserError: an unknown name, or 'compiled' where nothing can be compiled.
@@ -38,31 +35,11 @@ def chosen_engine(engine: Engine | None = None) -> str:
         raise UserError(f"{origin} is {wanted!r}; allowed are {', '.join(get_args(Engine))}")
     if wanted == "torch":
         return wanted
-    reason = why_not_compiled()
-    if not reason:
-        return "compiled"
-    if wanted == "compiled":
+    if wanted == "auto":
+        return "compiled" if compiled.KERNEL.ready() else "torch"
+    reason = compiled.KERNEL.why_not
+    if reason:
         raise UserError(
             f"{origin} is 'compiled', but {reason}; fix: install a C++ compiler, or choose 'torch'"
         )
-    warn_once(reason)
-    return "torch"
-
-
-@cache
-def why_not_compiled() -> str:
-    """Empty if the compiled engine is ready; it is built for the answer."""
-    try:
-        compiled.load()
-    except CannotCompileError as error:
-        return str(error)
-    return ""
-
-
-@cache
-def warn_once(reason: str) -> None:
-    """Said once a process, since a CRF runs on many photos."""
-    message = (
-        f"the CRF runs in torch, several times slower than compiled: {reason}; a C++ compiler mends this"
-    )
-    warnings.warn(message, RuntimeWarning, stacklevel=4)
+    return wanted

@@ -6,21 +6,26 @@ Equal, value for value, to `deeplab.data.augment.crop_of_scaled` with its pixels
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
 
 import numpy as np
 
 from deeplab.data.resize import nearest, neighbours, scaled_size
-from deeplab.native.build import optional_library
+from deeplab.native.build import LONG, POINTER, Kernel
 
 Array = np.ndarray
 Size = tuple[int, int]
+PLACE, AXIS = (POINTER, POINTER, LONG), (LONG, POINTER, POINTER)
+KERNEL = Kernel(
+    "deeplab.data",
+    ("fast_crop.cpp",),
+    {"deeplab_fast_crop": (None, *PLACE, *AXIS, *AXIS, LONG, ctypes.c_char_p, LONG, LONG, *[POINTER] * 2)},
+)
 
 
 def can_crop(image: Array, label: Array) -> bool:
     """Whether `crop_of_bytes` takes them: bytes both, the photo RGB; and there is a compiler."""
-    return image.dtype == label.dtype == np.uint8 and image.shape[2] == 3 and _load() is not None
+    return image.dtype == label.dtype == np.uint8 and image.shape[2] == 3 and KERNEL.ready()
 
 
 def crop_of_bytes(
@@ -56,7 +61,7 @@ def crop_of_bytes(
     height, width = row_weights.size, column_weights.size
     crop = np.empty((*crop_size, 3), dtype=np.uint8)
     labels = np.empty(crop_size, dtype=np.uint8)
-    _load()(
+    KERNEL.library.deeplab_fast_crop(
         image.ctypes.data,
         label.ctypes.data,
         label.shape[1],
@@ -79,16 +84,3 @@ def _sampling(source: int, target: int, index: Array) -> tuple[Array, Array]:
     """(int64 [3, n] first, second and nearest neighbour; float32 [n] weight of the second)."""
     low, high, weight = neighbours(source, target, index)
     return np.array((low, high, nearest(source, target, index)), dtype=np.int64), weight
-
-
-@cache
-def _load() -> Callable[..., None] | None:
-    library = optional_library("deeplab.data", ("fast_crop.cpp",))
-    if library is None:
-        return None
-    function = library.deeplab_fast_crop
-    pointer, number = ctypes.c_void_p, ctypes.c_int64
-    axis, padding = [number, pointer, pointer], [number, ctypes.c_char_p]
-    function.argtypes = [pointer, pointer, number, *axis, *axis, *padding, number, number, pointer, pointer]
-    function.restype = None
-    return function

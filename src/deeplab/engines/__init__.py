@@ -118,7 +118,7 @@ def _torch_is_fastest(precision: str) -> bool:
     return (
         precision == "float32"
         and torch.backends.cpu.get_cpu_capability() == "AVX2"
-        and dense_conv.library() is not None
+        and dense_conv.KERNEL.ready()
     )
 
 

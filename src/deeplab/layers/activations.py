@@ -23,13 +23,6 @@ class Clip6(nn.Module):
         return x.clamp(-6.0, 6.0)
 
 
-class HardSwish(nn.Module):
-    """x * relu6(x + 3) / 6."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.hardswish(x)
-
-
 class QuantisedSigmoid(nn.Module):
     """relu6(x + 3) * 0.16667."""
 
@@ -44,7 +37,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "relu6": nn.ReLU6,
     "clip6": Clip6,
-    "hswish": HardSwish,
+    "hswish": nn.Hardswish,
     "sigmoid": nn.Sigmoid,
     "qsigmoid": QuantisedSigmoid,
 }

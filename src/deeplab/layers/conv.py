@@ -14,7 +14,7 @@ from torch import nn
 
 from deeplab.config import Padding
 from deeplab.layers.activations import Activation, make_activation
-from deeplab.layers.norm import NormLayer
+from deeplab.layers.norm import BatchNorm2d, NormLayer
 from deeplab.native import dense_conv, depthwise, norm_act
 
 ConvPadding = Padding | Literal["none"]
@@ -159,7 +159,8 @@ class ConvNormAct(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.conv(x)
-        if norm_act.wins(x, self.norm, self.activation):
+        # subclasses have statistics of their own
+        if type(self.norm) is BatchNorm2d and norm_act.wins(x, self.norm, self.activation):
             return norm_act.norm_act(x, self.norm, self.activation)
         return self.activation(self.norm(x))
 

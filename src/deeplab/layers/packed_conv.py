@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import nn
 
-from deeplab.layers.activations import Clip6, HardSwish
+from deeplab.layers.activations import Clip6
 from deeplab.layers.conv import AtrousConv2d
 from deeplab.native import dense_conv, depthwise, winograd
 from deeplab.native.winograd import Ending
@@ -24,7 +24,7 @@ FUSED: dict[type[nn.Module], tuple[str, list[float]]] = {
     nn.ReLU: ("relu", []),
     nn.ReLU6: ("hardtanh", [0.0, 6.0]),
     Clip6: ("hardtanh", [-6.0, 6.0]),
-    HardSwish: ("hardswish", []),
+    nn.Hardswish: ("hardswish", []),
     nn.Sigmoid: ("sigmoid", []),
 }
 # those that our own kernels know
@@ -33,7 +33,7 @@ ENDINGS: dict[type[nn.Module], Ending] = {
     nn.ReLU: Ending(least=0.0),
     nn.ReLU6: Ending(least=0.0, most=6.0),
     Clip6: Ending(least=-6.0, most=6.0),
-    HardSwish: Ending(swish=True),
+    nn.Hardswish: Ending(swish=True),
 }
 DTYPES = (torch.float32, torch.bfloat16)
 T = TypeVar("T")

@@ -142,7 +142,7 @@ def _can_run(x: torch.Tensor, chain: Chain, other: torch.Tensor | None, small: t
         and dense_conv.can_run(x)
         and (small is None or (dense_conv.can_run(small) and small.shape[0] == x.shape[0]))
         and (other is None or other.is_contiguous(memory_format=torch.channels_last))
-        and separable.library() is not None
+        and separable.KERNEL.ready()
     )
 
 

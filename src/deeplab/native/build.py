@@ -11,65 +11,169 @@ import hashlib
 import os
 import platform
 import shutil
+import signal
+import stat
 import subprocess
 import tempfile
-from functools import cache
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch  # noqa: F401  brings the OpenMP runtime that the libraries share
 
 from deeplab.cache import cache_folder
+from deeplab.errors import UserError
 
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-pthread")
 # OpenMP's runtime is torch's own, found when the library is loaded: a second one would spin against it. The others
 # are for systems whose torch has another runtime, and for compilers that do not know this processor.
 VARIANTS = (("-march=native", "-fopenmp"), ("-march=native",), ())
-SWITCH = "DEEPLAB_KERNELS"
+SWITCH, PLAIN = "DEEPLAB_KERNELS", "plain"
 COMPILERS = ("c++", "g++", "clang++")
+# the slowest kernel takes some ten seconds of a busy core
+MOST_SECONDS = 180.0
+POINTER, LONG, INT, REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
 
 
 class CannotCompileError(RuntimeError):
     """No library could be made; the message says why."""
 
 
-@cache
-def load_library(package: str, sources: tuple[str, ...]) -> ctypes.CDLL:
-    """The library of `sources`, files of `package`; the first is compiled, the others are its headers.
+class _CompilerHangsError(CannotCompileError):
+    """Another try would take as long."""
 
-    Raises:
-        CannotCompileError: no compiler, or it fails, or its result cannot be stored or loaded.
+
+@dataclass(frozen=True)
+class Kernel:
+    """A library of compiled functions, built and loaded when it is first asked for.
+
+    Attributes:
+        package: the dotted name of the package that has the sources.
+        sources: files of `package`; the first is compiled, the others are its headers.
+        functions: by name, the ctypes type of the result (None: there is none) and those of the arguments.
     """
-    compiler = _compiler()
-    name = Path(sources[0]).stem
-    try:
-        contents = {each: resources.files(package).joinpath(each).read_bytes() for each in sources}
-        folder, key = cache_folder() / "native", _key(contents, compiler)
-        failures = []
-        for index, variant in enumerate(VARIANTS):
-            path = folder / f"{name}-{key}-{index}.so"
-            failures.append("" if path.exists() else _build(contents, compiler, variant, path))
-            if not failures[-1]:
+
+    package: str
+    sources: tuple[str, ...]
+    functions: Mapping[str, tuple[Any, ...]]
+
+    @property
+    def name(self) -> str:
+        """That of the compiled source, without its ending."""
+        return Path(self.sources[0]).stem
+
+    @property
+    def library(self) -> ctypes.CDLL:
+        """The library, its functions typed.
+
+        Raises:
+            CannotCompileError: no compiler, or it fails or does not end, or its result cannot be kept or loaded;
+                or the environment says DEEPLAB_KERNELS=plain.
+            UserError: the environment says anything else there.
+        """
+        if isinstance(self._found, str):
+            raise CannotCompileError(self._found)
+        return self._found
+
+    @property
+    def why_not(self) -> str:
+        """Empty if the library is ready (it is built for the answer), else the reason."""
+        return self._found if isinstance(self._found, str) else ""
+
+    def ready(self) -> bool:
+        """Whether the library is there; the first kernel of a process that cannot be built warns.
+
+        Who asked for plain code is not told that it runs.
+        """
+        if not isinstance(self._found, str):
+            return True
+        if not _plain():
+            _warn_once(self._found)
+        return False
+
+    @cached_property
+    def _found(self) -> ctypes.CDLL | str:
+        """The library, or why there is none."""
+        if _plain():
+            return f"{SWITCH} is {PLAIN!r}"
+        try:
+            contents = {
+                each: resources.files(self.package).joinpath(each).read_bytes() for each in self.sources
+            }
+            compiler = _compiler()
+            folder, key = _own_folder(cache_folder() / "native"), _key(contents, compiler)
+            for index, variant in enumerate(VARIANTS):
                 try:
-                    return ctypes.CDLL(str(path))
-                except OSError as error:
-                    failures[-1] = f"{path} cannot be loaded: {error}"
-    except OSError as error:
-        raise CannotCompileError(f"the library cannot be built: {error}") from error
-    raise CannotCompileError(failures[-1])
+                    stem = f"{self.name}-{key}-{index}"
+                    return self._load(
+                        _kept(folder, stem) or _build(contents, compiler, variant, folder, stem)
+                    )
+                except _CompilerHangsError:
+                    raise
+                except CannotCompileError as error:
+                    reason = str(error)
+        except CannotCompileError as error:
+            reason = str(error)
+        except OSError as error:
+            reason = f"the library cannot be built: {error}"
+        return reason
+
+    def _load(self, path: Path) -> ctypes.CDLL:
+        try:
+            library = ctypes.CDLL(str(path))
+            for name, (result, *arguments) in self.functions.items():
+                function = getattr(library, name)
+                function.restype, function.argtypes = result, arguments
+        except (OSError, AttributeError) as error:
+            raise CannotCompileError(f"{path} cannot be loaded: {error}") from error
+        return library
 
 
-def optional_library(package: str, sources: tuple[str, ...]) -> ctypes.CDLL | None:
-    """As `load_library`; None where it cannot be built, or the environment says DEEPLAB_KERNELS=plain."""
-    if os.environ.get(SWITCH) == "plain":
-        return None
-    try:
-        return load_library(package, sources)
-    except CannotCompileError:
-        return None
+def _plain() -> bool:
+    wanted = os.environ.get(SWITCH, "")
+    if wanted not in ("", PLAIN):
+        raise UserError(f"{SWITCH} is {wanted!r}; allowed is {PLAIN!r}; fix: set it so, or unset it")
+    return wanted == PLAIN
+
+
+def _warn_once(reason: str) -> None:
+    """Said once a process, whatever the kernel: all of them fail alike."""
+    if _told:
+        return
+    _told.append(reason)
+    warnings.warn(
+        f"kernels are not compiled, and plain PyTorch code runs instead: the same results, several times slower; "
+        f"reason: {reason}; fix: mend this (`deeplab env` shows the state), or set {SWITCH}={PLAIN} to hear no "
+        f"more of it",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
+_told: list[str] = []
+
+
+def _own_folder(folder: Path) -> Path:
+    """`folder`, made if need be, after a look whether others could have put libraries there."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise CannotCompileError(
+            f"other users can write to {folder}, so that no library of it can be trusted; "
+            f"fix: delete it, or set DEEPLAB_CACHE to a folder of your own"
+        )
+    folder.chmod(0o700)
+    return folder
 
 
 def _compiler() -> str:
+    if os.name != "posix":
+        raise CannotCompileError(f"kernels are for Linux and macOS, and this is {platform.system()}")
     wanted = os.environ.get("CXX")
     for name in (wanted,) if wanted else COMPILERS:
         found = shutil.which(name)
@@ -80,9 +184,13 @@ def _compiler() -> str:
 
 def _key(contents: dict[str, bytes], compiler: str) -> str:
     """Changes whenever the library would: sources, flags, compiler, processor."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=False).stdout
-    about = repr((FLAGS, VARIANTS, compiler, platform.system(), _processor())).encode()
-    return hashlib.sha256(b"\0".join((*contents.values(), version, about))).hexdigest()[:20]
+    about = repr((FLAGS, VARIANTS, compiler, _version(compiler), platform.system(), _processor())).encode()
+    return hashlib.sha256(b"\0".join((*contents.values(), about))).hexdigest()[:20]
+
+
+@cache
+def _version(compiler: str) -> str:
+    return _output([compiler, "--version"])[1]
 
 
 def _processor() -> str:
@@ -97,18 +205,61 @@ def _processor() -> str:
     return "\n".join(told) or f"{platform.machine()} {platform.processor()}"
 
 
-def _build(contents: dict[str, bytes], compiler: str, variant: tuple[str, ...], path: Path) -> str:
-    """Compile to `path`; what the compiler said if it failed, else nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+def _kept(folder: Path, stem: str) -> Path | None:
+    """The library built before, whose name ends in its bytes' SHA-256; what a crash has cut off is deleted."""
+    for path in folder.glob(f"{stem}-*.so"):
+        if path.name == f"{stem}-{hashlib.sha256(path.read_bytes()).hexdigest()}.so":
+            return path
+        path.unlink(missing_ok=True)
+    return None
+
+
+def _build(
+    contents: dict[str, bytes], compiler: str, variant: tuple[str, ...], folder: Path, stem: str
+) -> Path:
+    """Compile into `folder`, under a name that `_kept` finds."""
+    with tempfile.TemporaryDirectory(dir=folder) as place:
         for name, content in contents.items():
-            (Path(folder) / name).write_bytes(content)
+            (Path(place) / name).write_bytes(content)
         # two steps, as linking with -fopenmp would name a runtime
         compiling = [compiler, *FLAGS, *variant, "-c", next(iter(contents)), "-o", "library.o"]
-        linking = [compiler, "-shared", "-pthread", "library.o", "-o", path.name]
+        linking = [compiler, "-shared", "-pthread", "library.o", "-o", "library.so"]
         for command in (compiling, linking):
-            ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-            if ran.returncode:
-                return f"{compiler} failed: {ran.stderr.strip()[-300:]}"
-        os.replace(Path(folder) / path.name, path)
-    return ""
+            status, said = _output(command, folder=place)
+            if status:
+                raise CannotCompileError(f"{compiler} failed: {' '.join(said.split())[-300:]}")
+        built = Path(place) / "library.so"
+        with built.open("rb+") as file:
+            os.fsync(file.fileno())
+        path = folder / f"{stem}-{hashlib.sha256(built.read_bytes()).hexdigest()}.so"
+        os.replace(built, path)
+    return path
+
+
+def _output(command: list[str], *, folder: str | None = None) -> tuple[int, str]:
+    """Exit status and what was printed, whatever its bytes."""
+    compiler = command[0]
+    if compiler in _hanging:
+        raise _CompilerHangsError(_hanging[compiler])
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    ) as process:
+        try:
+            printed, _ = process.communicate(timeout=MOST_SECONDS)
+        except BaseException as error:
+            # its children too, which hold the pipe open
+            os.killpg(process.pid, signal.SIGKILL)
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            _hanging[compiler] = f"{compiler} has not ended after {MOST_SECONDS:g} s"
+            raise _CompilerHangsError(_hanging[compiler]) from error
+    return process.returncode, printed.decode(errors="replace")
+
+
+# compilers that were waited for in vain: no other kernel shall wait again
+_hanging: dict[str, str] = {}

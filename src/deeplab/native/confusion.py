@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
-from functools import cache
-
 import numpy as np
 import torch
 
-from deeplab.native.build import optional_library
+from deeplab.native.build import INT, LONG, POINTER, Kernel
 
-SOURCES = ("confusion.cpp", "share_out.hpp")
 DTYPES = ("uint8", "uint16", "int64")
+KERNEL = Kernel(
+    "deeplab.native",
+    ("confusion.cpp", "share_out.hpp"),
+    {"deeplab_confusion": (INT, POINTER, POINTER, *[LONG] * 7, POINTER)},
+)
 # below it, counting takes less than the rest of a call, and the library need not be there
 LEAST_PIXELS = 1 << 16
 # the counts of more pixels could overflow, and the tables of more classes leave the cache
@@ -44,9 +45,9 @@ def count_pixels(
         return False
     labels, predictions = (np.ascontiguousarray(each) for each in arrays)
     fits = LEAST_PIXELS <= labels.size <= MOST_PIXELS and len(counts) <= MOST_CLASSES and side < MOST_SIDE
-    if not fits or _library() is None:
+    if not fits or not KERNEL.ready():
         return False
-    failed = _library().deeplab_confusion(
+    failed = KERNEL.library.deeplab_confusion(
         labels.ctypes.data,
         predictions.ctypes.data,
         labels.itemsize,
@@ -69,13 +70,3 @@ def _on_cpu(values: np.ndarray | torch.Tensor) -> np.ndarray | None:
     if isinstance(values, torch.Tensor):
         return values.numpy() if values.device.type == "cpu" else None
     return values
-
-
-@cache
-def _library() -> ctypes.CDLL | None:
-    library = optional_library("deeplab.native", SOURCES)
-    if library is None:
-        return None
-    pointer, number = ctypes.c_void_p, ctypes.c_int64
-    library.deeplab_confusion.argtypes = [pointer, pointer, *[number] * 7, pointer]
-    return library

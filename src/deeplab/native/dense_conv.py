@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -19,10 +18,21 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 from deeplab.native import winograd
-from deeplab.native.build import optional_library
+from deeplab.native.build import INT, LONG, POINTER, REAL, Kernel
 from deeplab.native.depthwise import Pads, taps, taps_back
 from deeplab.native.winograd import Ending
 
+KERNEL = Kernel(
+    "deeplab.native",
+    ("dense_conv.cpp", "products.hpp", "lanes.hpp"),
+    {
+        "deeplab_dense_panel": (LONG,),
+        "deeplab_dense_bands": (LONG, POINTER),
+        "deeplab_dense_pack": (None, LONG, LONG, LONG, *[POINTER] * 3),
+        "deeplab_dense": (None, POINTER, LONG, *[POINTER] * 4, REAL, REAL, INT, *[POINTER] * 3),
+        "deeplab_dense_weight": (None, POINTER, LONG, *[POINTER] * 5),
+    },
+)
 # with fewer, oneDNN does as well: positions of the output, channels in and out, weights whose gradient is asked for
 LEAST_PLACES, LEAST_CHANNELS, LEAST_WEIGHTS = 64, 16, 1 << 12
 Pair = tuple[int, int]
@@ -45,7 +55,7 @@ def wins(x: torch.Tensor, weight: torch.Tensor, *, stride: Pair) -> bool:
         and weight.dtype == torch.float32
         and x.shape[1] == weight.shape[1]
         and x.numel() // x.shape[1] >= LEAST_PLACES * math.prod(stride)
-        and library() is not None
+        and KERNEL.ready()
     )
 
 
@@ -117,10 +127,10 @@ def pack(weight: torch.Tensor, bias: torch.Tensor | None) -> Packed:
     # one step from tap to tap
     if weight.stride(2) != width * weight.stride(3):
         weight = weight.contiguous()
-    panel = library().deeplab_dense_panel()
+    panel = KERNEL.library.deeplab_dense_panel()
     whole = -(-outputs // panel) * panel
     packed = weight.new_empty(whole * channels * height * width)
-    library().deeplab_dense_pack(
+    KERNEL.library.deeplab_dense_pack(
         outputs,
         channels,
         height * width,
@@ -185,8 +195,8 @@ def _weight_gradient(
     axes = zip(x.shape[2:], kernel, place.stride, place.rate, place.pads, strict=True)
     rows, columns = (taps(*each) for each in axes)
     sizes = _sizes(x, outputs, gradient.shape[2:], kernel)
-    found = x.new_zeros(library().deeplab_dense_bands(sizes), outputs, *kernel, channels)
-    library().deeplab_dense_weight(
+    found = x.new_zeros(KERNEL.library.deeplab_dense_bands(sizes), outputs, *kernel, channels)
+    KERNEL.library.deeplab_dense_weight(
         sizes,
         torch.get_num_threads(),
         x.data_ptr(),
@@ -238,7 +248,7 @@ def _correlate(
     target = torch.empty(shape, memory_format=torch.channels_last)
     if added is not None and added.shape != shape:
         raise RuntimeError(f"added is {tuple(added.shape)}, the convolution {shape}")
-    library().deeplab_dense(
+    KERNEL.library.deeplab_dense(
         _sizes(source, packed.outputs, shape[2:], packed.kernel),
         torch.get_num_threads(),
         source.data_ptr(),
@@ -256,25 +266,3 @@ def _correlate(
 def _sizes(source: torch.Tensor, outputs: int, size: Any, kernel: Any) -> ctypes.Array:
     images, channels, height, width = source.shape
     return (ctypes.c_int64 * 9)(images, channels, height, width, outputs, *size, *kernel)
-
-
-@cache
-def library() -> ctypes.CDLL | None:
-    library = optional_library("deeplab.native", ("dense_conv.cpp", "products.hpp", "lanes.hpp"))
-    if library is None:
-        return None
-    pointer, number, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
-    library.deeplab_dense_panel.restype = library.deeplab_dense_bands.restype = number
-    library.deeplab_dense_bands.argtypes = [pointer]
-    library.deeplab_dense_pack.argtypes = [number, number, number, *[pointer] * 3]
-    library.deeplab_dense.argtypes = [
-        pointer,
-        number,
-        *[pointer] * 4,
-        real,
-        real,
-        ctypes.c_int,
-        *[pointer] * 3,
-    ]
-    library.deeplab_dense_weight.argtypes = [pointer, number, *[pointer] * 5]
-    return library

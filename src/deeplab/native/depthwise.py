@@ -10,15 +10,23 @@ bfloat16.
 from __future__ import annotations
 
 import ctypes
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
-from deeplab.native.build import optional_library
+from deeplab.native.build import INT, LONG, POINTER, Kernel
 
+KERNEL = Kernel(
+    "deeplab.native",
+    ("depthwise.cpp", "taps.hpp", "lanes.hpp"),
+    {
+        "deeplab_depthwise": (INT, POINTER, INT, INT, *[POINTER] * 6),
+        "deeplab_depthwise_weight": (INT, POINTER, INT, INT, *[POINTER] * 4, LONG, POINTER, POINTER),
+    },
+)
 KERNELS = (3, 5)
 # from this rate on the forward pass alone is faster than oneDNN's
 LEAST_RATE = 6
@@ -56,7 +64,7 @@ def wins(
         and type(x) is torch.Tensor
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
-        and library() is not None
+        and KERNEL.ready()
     )
 
 
@@ -160,7 +168,7 @@ def _correlate(
     by_tap = weight.detach().reshape(channels, -1).t().contiguous()
     offset = None if bias is None else bias.detach().float().contiguous()
     rows, columns = tables
-    library().deeplab_depthwise(
+    KERNEL.library.deeplab_depthwise(
         (ctypes.c_int64 * 6)(images, channels, *source.shape[-2:], height, width),
         weight.shape[-1],
         source.dtype == torch.bfloat16,
@@ -181,7 +189,7 @@ def _weight_gradient(
     bands = min(MOST_BANDS, gradient.shape[-2])
     partial, line = torch.empty(2, images * bands, kernel * kernel, channels)
     rows, columns = tables
-    library().deeplab_depthwise_weight(
+    KERNEL.library.deeplab_depthwise_weight(
         (ctypes.c_int64 * 6)(images, channels, *source.shape[-2:], *gradient.shape[-2:]),
         kernel,
         source.dtype == torch.bfloat16,
@@ -194,15 +202,3 @@ def _weight_gradient(
         line.data_ptr(),
     )
     return partial.sum(0).t().reshape(channels, 1, kernel, kernel)
-
-
-@cache
-def library() -> ctypes.CDLL | None:
-    library = optional_library("deeplab.native", ("depthwise.cpp", "taps.hpp", "lanes.hpp"))
-    if library is None:
-        return None
-    pointer, number = ctypes.c_void_p, ctypes.c_int
-    library.deeplab_depthwise.argtypes = [pointer, number, number, *[pointer] * 6]
-    sums = [ctypes.c_int64, pointer, pointer]
-    library.deeplab_depthwise_weight.argtypes = [pointer, number, number, *[pointer] * 4, *sums]
-    return library

@@ -8,29 +8,35 @@ the order of sums, which are kept in float64 as PyTorch's are.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any
 
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from deeplab.layers.activations import HardSwish
-from deeplab.layers.norm import BatchNorm2d
-from deeplab.native.build import optional_library
+from deeplab.native.build import INT, LONG, POINTER, Kernel
 
+KERNEL = Kernel(
+    "deeplab.native",
+    ("norm_act.cpp", "lanes.hpp"),
+    {
+        "deeplab_norm_chunk": (LONG,),
+        "deeplab_norm_statistics": (None, LONG, LONG, INT, *[POINTER] * 4),
+        "deeplab_norm_act": (INT, LONG, LONG, INT, INT, *[POINTER] * 4),
+        "deeplab_norm_act_sums": (INT, LONG, LONG, INT, INT, *[POINTER] * 8),
+        "deeplab_norm_act_back": (INT, LONG, LONG, INT, INT, *[POINTER] * 8),
+    },
+)
 # by number, as in the C++ source
-ACTIVATIONS = {nn.Identity: 0, nn.ReLU: 1, nn.ReLU6: 2, HardSwish: 3}
+ACTIVATIONS = {nn.Identity: 0, nn.ReLU: 1, nn.ReLU6: 2, nn.Hardswish: 3}
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-def wins(x: torch.Tensor, norm: nn.Module, activation: nn.Module) -> bool:
+def wins(x: torch.Tensor, norm: nn.BatchNorm2d, activation: nn.Module) -> bool:
     """Whether `norm_act` can run: a norm that takes the batch's statistics, eager, on the CPU, channels last."""
     return (
-        type(norm) is BatchNorm2d
-        and norm.training
+        norm.training
         and type(activation) in ACTIVATIONS
         and type(x) is torch.Tensor
         and x.device.type == "cpu"
@@ -43,11 +49,11 @@ def wins(x: torch.Tensor, norm: nn.Module, activation: nn.Module) -> bool:
         and x.is_contiguous(memory_format=torch.channels_last)
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
-        and library() is not None
+        and KERNEL.ready()
     )
 
 
-def norm_act(x: torch.Tensor, norm: BatchNorm2d, activation: nn.Module) -> torch.Tensor:
+def norm_act(x: torch.Tensor, norm: nn.BatchNorm2d, activation: nn.Module) -> torch.Tensor:
     """`activation(norm(x))` where it `wins`; the running statistics are updated as the norm would.
 
     Args:
@@ -68,7 +74,7 @@ class _NormAct(torch.autograd.Function):
         x: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor,
-        norm: BatchNorm2d,
+        norm: nn.BatchNorm2d,
         activation: int,
     ) -> torch.Tensor:
         mean, variance = _statistics(x)
@@ -79,7 +85,7 @@ class _NormAct(torch.autograd.Function):
         ctx.save_for_backward(x, scale, offset, mean, inverse)
         ctx.activation = activation
         y = torch.empty_like(x)
-        _run(library().deeplab_norm_act, x, activation, tensors=(x, scale, offset, y))
+        _run(KERNEL.library.deeplab_norm_act, x, activation, tensors=(x, scale, offset, y))
         return y
 
     @staticmethod
@@ -90,26 +96,26 @@ class _NormAct(torch.autograd.Function):
         forward = x, gradient, scale, offset, mean
         of_bias, of_scale = torch.empty(2, x.shape[1])
         sums = (*forward, _partial(x), of_bias, of_scale)
-        _run(library().deeplab_norm_act_sums, x, ctx.activation, tensors=sums)
+        _run(KERNEL.library.deeplab_norm_act_sums, x, ctx.activation, tensors=sums)
         of_x = None
         if ctx.needs_input_grad[0]:
             values = x.numel() // x.shape[1]
             by_value, constant = -scale * inverse**2 * of_scale / values, -scale * of_bias / values
             of_x = torch.empty_like(x)
             rest = (*forward, by_value, constant, of_x)
-            _run(library().deeplab_norm_act_back, x, ctx.activation, tensors=rest)
+            _run(KERNEL.library.deeplab_norm_act_back, x, ctx.activation, tensors=rest)
         return of_x, of_scale * inverse, of_bias, None, None
 
 
 def _statistics(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and biased variance of each channel."""
     mean, variance = torch.empty(2, x.shape[1])
-    _run(library().deeplab_norm_statistics, x, tensors=(x, _partial(x), mean, variance))
+    _run(KERNEL.library.deeplab_norm_statistics, x, tensors=(x, _partial(x), mean, variance))
     return mean, variance
 
 
 @torch.no_grad()
-def _remember(norm: BatchNorm2d, mean: torch.Tensor, variance: torch.Tensor, *, values: int) -> None:
+def _remember(norm: nn.BatchNorm2d, mean: torch.Tensor, variance: torch.Tensor, *, values: int) -> None:
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     norm.running_mean.lerp_(mean, norm.momentum)
@@ -119,7 +125,7 @@ def _remember(norm: BatchNorm2d, mean: torch.Tensor, variance: torch.Tensor, *, 
 def _partial(x: torch.Tensor) -> torch.Tensor:
     """Room for two sums a channel and chunk."""
     rows = x.numel() // x.shape[1]
-    return torch.empty(-(-rows // library().deeplab_norm_chunk()), 2, x.shape[1], dtype=torch.float64)
+    return torch.empty(-(-rows // KERNEL.library.deeplab_norm_chunk()), 2, x.shape[1], dtype=torch.float64)
 
 
 def _run(
@@ -129,18 +135,3 @@ def _run(
     rows, channels = x.numel() // x.shape[1], x.shape[1]
     pointers = [tensor.data_ptr() for tensor in tensors]
     function(rows, channels, x.dtype == torch.bfloat16, *activation, *pointers)
-
-
-@cache
-def library() -> ctypes.CDLL | None:
-    """The compiled kernel, or None where it cannot be had."""
-    library = optional_library("deeplab.native", ("norm_act.cpp", "lanes.hpp"))
-    if library is None:
-        return None
-    about, pointer = [ctypes.c_int64, ctypes.c_int64, ctypes.c_int], ctypes.c_void_p
-    library.deeplab_norm_chunk.restype = ctypes.c_int64
-    library.deeplab_norm_statistics.argtypes = [*about, *[pointer] * 4]
-    library.deeplab_norm_act.argtypes = [*about, ctypes.c_int, *[pointer] * 4]
-    library.deeplab_norm_act_sums.argtypes = [*about, ctypes.c_int, *[pointer] * 8]
-    library.deeplab_norm_act_back.argtypes = [*about, ctypes.c_int, *[pointer] * 8]
-    return library

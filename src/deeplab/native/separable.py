@@ -7,17 +7,22 @@ MobileNets' hidden channels are most of what their convolutions read and write.
 from __future__ import annotations
 
 import ctypes
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 
 from deeplab.config import ResizeRule
-from deeplab.native.build import optional_library
+from deeplab.native.build import INT, LONG, POINTER, Kernel
 from deeplab.native.dense_conv import Packed, Place
 from deeplab.native.depthwise import taps
 from deeplab.native.upsample_argmax import axis
 from deeplab.native.winograd import Ending
+
+KERNEL = Kernel(
+    "deeplab.native",
+    ("separable.cpp", "products.hpp", "taps.hpp", "lanes.hpp"),
+    {"deeplab_separable": (INT, POINTER, LONG, LONG, *[POINTER] * 10)},
+)
 
 
 class Upsampled(ctypes.Structure):
@@ -90,7 +95,7 @@ def separable_conv(
     images, channels, height, width = x.shape
     sizes = (images, channels, height, width, hidden, outputs, len(rows), len(columns))
     upsampled = None if behind is None else _upsampled(*behind, (height, width))
-    library().deeplab_separable(
+    KERNEL.library.deeplab_separable(
         (ctypes.c_int64 * 8)(*sizes),
         depthwise.kernel,
         torch.get_num_threads(),
@@ -118,13 +123,3 @@ def _upsampled(small: torch.Tensor, rule: ResizeRule, size: tuple[int, int]) -> 
 def _pointers(layer: Packed | Filter | None) -> ctypes.Array:
     found = (None, None) if layer is None else (layer.weight.data_ptr(), layer.bias.data_ptr())
     return (ctypes.c_void_p * 2)(*found)
-
-
-@cache
-def library() -> ctypes.CDLL | None:
-    library = optional_library("deeplab.native", ("separable.cpp", "products.hpp", "taps.hpp", "lanes.hpp"))
-    if library is None:
-        return None
-    pointer, number = ctypes.c_void_p, ctypes.c_int64
-    library.deeplab_separable.argtypes = [pointer, number, number, *[pointer] * 10]
-    return library

@@ -9,16 +9,32 @@ differ at most where two classes are equal up to rounding.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from deeplab.config import ResizeRule
-from deeplab.native.build import optional_library
+from deeplab.native.build import INT, LONG, POINTER, Kernel
 
+KERNEL = Kernel(
+    "deeplab.native",
+    ("upsample_argmax.cpp",),
+    {
+        "deeplab_upsample_argmax": (
+            INT,
+            *[POINTER] * 3,
+            LONG,
+            POINTER,
+            POINTER,
+            LONG,
+            *[POINTER] * 3,
+            INT,
+            INT,
+        ),
+    },
+)
 STRIP_BYTES = 32 << 20
 MOST_NARROW = 256
 MOST_CLASSES = 65536
@@ -107,7 +123,7 @@ def compiled(logits: torch.Tensor, rows: Axis, columns: Axis) -> torch.Tensor:
     """
     dtype = label_dtype(logits.shape[1])
     labels = torch.empty(len(logits), len(rows.low), len(columns.low), dtype=dtype)
-    failed = kernel()(
+    failed = KERNEL.library.deeplab_upsample_argmax(
         logits.data_ptr(),
         (ctypes.c_int64 * 4)(*logits.shape),
         (ctypes.c_int64 * 4)(*logits.stride()),
@@ -138,18 +154,5 @@ def _can_run(logits: torch.Tensor) -> bool:
         and type(logits) is torch.Tensor
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
-        and kernel() is not None
+        and KERNEL.ready()
     )
-
-
-@cache
-def kernel() -> Callable[..., int] | None:
-    """The compiled function; None: see `deeplab.native.build.optional_library`."""
-    library = optional_library("deeplab.native", ("upsample_argmax.cpp",))
-    if library is None:
-        return None
-    function = library.deeplab_upsample_argmax
-    pointer, long, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-    function.argtypes = [*[pointer] * 3, long, pointer, pointer, long, *[pointer] * 3, number, number]
-    function.restype = number
-    return function

@@ -8,7 +8,7 @@ computed in the same pass, and the backward pass only scales it.
 from __future__ import annotations
 
 import ctypes
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,13 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from deeplab.config import ResizeRule
-from deeplab.native.build import optional_library
+from deeplab.native.build import INT, POINTER, Kernel
 
-SOURCES = ("upsample_loss.cpp", "vector_math.hpp", "share_out.hpp")
+KERNEL = Kernel(
+    "deeplab.native",
+    ("upsample_loss.cpp", "vector_math.hpp", "share_out.hpp"),
+    {"deeplab_upsample_loss": (INT, POINTER, INT)},
+)
 # below it, the library's first compilation (some seconds) is not worth it
 LEAST_PIXELS = 4096
 LOGITS_DTYPES = (torch.float32, torch.float64)
@@ -60,7 +64,7 @@ def can_run(logits: torch.Tensor, labels: torch.Tensor, class_weights: torch.Ten
         and not (weighted and (class_weights.requires_grad or bool((class_weights < 0).any())))
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
-        and _library() is not None
+        and KERNEL.ready()
     )
 
 
@@ -148,7 +152,7 @@ def _solve(
         -1 if hard_pixels is None else hard_pixels,
         torch.get_num_threads(),
     )
-    if _library().deeplab_upsample_loss(ctypes.byref(problem), logits.dtype == torch.float64):
+    if KERNEL.library.deeplab_upsample_loss(ctypes.byref(problem), logits.dtype == torch.float64):
         raise MemoryError(f"the loss of {batch} maps of {classes} classes does not fit in memory")
     if problem.wrong_pixel >= 0:
         raise NoClassError(f"label {int(labels.view(-1)[problem.wrong_pixel])} is no class")
@@ -186,12 +190,3 @@ def _axis(
     low = np.minimum(position.astype(np.int32), source - 1)
     share = np.where(low < source - 1, np.minimum(position - low, 1), 0).astype(real)
     return low, np.minimum(low + 1, source - 1).astype(np.int32), share
-
-
-@cache
-def _library() -> ctypes.CDLL | None:
-    library = optional_library("deeplab.native", SOURCES)
-    if library is None:
-        return None
-    library.deeplab_upsample_loss.argtypes = [ctypes.c_void_p, ctypes.c_int]
-    return library

@@ -9,13 +9,22 @@ from __future__ import annotations
 
 import ctypes
 import math
-from functools import cache
 from typing import NamedTuple
 
 import torch
 
-from deeplab.native.build import optional_library
+from deeplab.native.build import INT, LONG, POINTER, REAL, Kernel
 
+KERNEL = Kernel(
+    "deeplab.native",
+    ("winograd.cpp", "products.hpp", "lanes.hpp"),
+    {
+        "deeplab_winograd_packed": (LONG, LONG, LONG),
+        "deeplab_winograd_pack": (None, LONG, LONG, *[POINTER] * 3),
+        "deeplab_winograd": (None, POINTER, LONG, *[POINTER] * 4, REAL, REAL, INT, POINTER),
+        "deeplab_winograd_weight": (None, *[POINTER] * 5),
+    },
+)
 # channels are whole vectors of any processor; with fewer squares, transforming the weights costs more than is won
 MULTIPLE, LEAST_SQUARES = 16, 32
 # of products: transforms take the rest
@@ -53,7 +62,7 @@ def suits(x: torch.Tensor, weight: torch.Tensor, *, stride: Pair, rate: Pair, pa
     size = _size(x, rate, pads)
     squares = x.shape[0] * math.prod(_squares(*each) for each in zip(size, rate, strict=True))
     gain = x.shape[0] * math.prod(size) * TAPS / (squares * ENTRIES) if squares else 0
-    return squares >= LEAST_SQUARES and gain >= LEAST_GAIN and library() is not None
+    return squares >= LEAST_SQUARES and gain >= LEAST_GAIN and KERNEL.ready()
 
 
 def pack(weight: torch.Tensor, bias: torch.Tensor | None) -> Packed:
@@ -88,7 +97,7 @@ def weight_gradient(x: torch.Tensor, gradient: torch.Tensor, *, rate: Pair, pads
     outputs, channels = gradient.shape[1], x.shape[1]
     entries = x.new_zeros(ENTRIES, outputs, channels)
     found = x.new_empty(outputs, 3, 3, channels)
-    library().deeplab_winograd_weight(
+    KERNEL.library.deeplab_winograd_weight(
         _sizes(x, outputs, gradient.shape[2:], (pads[0][0], pads[1][0]), rate),
         x.data_ptr(),
         gradient.data_ptr(),
@@ -119,8 +128,8 @@ def _pack(weight: torch.Tensor, bias: torch.Tensor | None, *, turned: bool) -> P
     outputs, channels = weight.shape[:2]
     step = weight.stride(3)
     first = weight.data_ptr() + turned * (TAPS - 1) * step * weight.element_size()
-    packed = weight.new_empty(library().deeplab_winograd_packed(outputs, channels))
-    library().deeplab_winograd_pack(
+    packed = weight.new_empty(KERNEL.library.deeplab_winograd_packed(outputs, channels))
+    KERNEL.library.deeplab_winograd_pack(
         outputs,
         channels,
         (ctypes.c_int64 * 3)(weight.stride(0), weight.stride(1), -step if turned else step),
@@ -142,7 +151,7 @@ def _correlate(
     target = torch.empty((source.shape[0], packed.outputs, *size), memory_format=torch.channels_last)
     if added is not None and added.shape != target.shape:
         raise RuntimeError(f"added is {tuple(added.shape)}, the convolution {tuple(target.shape)}")
-    library().deeplab_winograd(
+    KERNEL.library.deeplab_winograd(
         _sizes(source, packed.outputs, size, before, rate),
         torch.get_num_threads(),
         source.data_ptr(),
@@ -158,17 +167,3 @@ def _correlate(
 def _sizes(source: torch.Tensor, outputs: int, size: Pair, before: Pair, rate: Pair) -> ctypes.Array:
     images, channels, height, width = source.shape
     return (ctypes.c_int64 * 11)(images, channels, height, width, outputs, *size, *before, *rate)
-
-
-@cache
-def library() -> ctypes.CDLL | None:
-    library = optional_library("deeplab.native", ("winograd.cpp", "products.hpp", "lanes.hpp"))
-    if library is None:
-        return None
-    pointer, number, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
-    library.deeplab_winograd_packed.argtypes = [number, number]
-    library.deeplab_winograd_packed.restype = number
-    library.deeplab_winograd_pack.argtypes = [number, number, *[pointer] * 3]
-    library.deeplab_winograd.argtypes = [pointer, number, *[pointer] * 4, real, real, ctypes.c_int, pointer]
-    library.deeplab_winograd_weight.argtypes = [pointer] * 5
-    return library

@@ -157,16 +157,6 @@ class Accumulator(ABC):
         measures = self.measures_per_category()
         return {name: _means(measures, chosen) for name, chosen in sets.items()}
 
-    def print_detailed_results(
-        self, is_thing: Sequence[bool] | None = None, *, print_digits: int = 3
-    ) -> None:
-        """Print `detailed_results` as a table in percent, of `print_digits` digits after the point of 1."""
-        from rich.console import Console
-
-        from deeplab.panoptic.tables import means_table
-
-        Console().print(means_table(self.detailed_results(is_thing), digits=max(print_digits - 2, 0)))
-
     @abstractmethod
     def measures_per_category(self) -> dict[str, np.ndarray]:
         """float64 [num_categories] of each of `measure_names`."""

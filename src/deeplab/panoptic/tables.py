@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 
 from deeplab.panoptic.accumulator import Accumulator
@@ -12,11 +14,14 @@ from deeplab.panoptic.coco import PanopticFiles
 DIGITS = 2
 
 
-def means_table(means: dict[str, dict[str, float]], *, digits: int = DIGITS) -> Table:
-    """The rows of `Accumulator.detailed_results`."""
+def print_detailed_results(
+    measure: Accumulator, is_thing: Sequence[bool] | None = None, *, print_digits: int = 3
+) -> None:
+    """Print `measure.detailed_results` as a table in percent, of `print_digits` digits after the point of 1."""
+    means = measure.detailed_results(is_thing)
     table = _table("", next(iter(means.values())))
-    _add_means(table, means, digits=digits)
-    return table
+    _add_means(table, means, digits=max(print_digits - 2, 0))
+    Console().print(table)
 
 
 def scores_table(measure: Accumulator, files: PanopticFiles, *, title: str) -> Table:
