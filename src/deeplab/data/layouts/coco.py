@@ -57,7 +57,7 @@ def splits(root: Path) -> tuple[str, ...]:
     return own or by_name.available(root)
 
 
-def open_split(root: Path, split: str) -> StoredSplit:
+def survey(root: Path, split: str) -> StoredSplit:
     """The photos of the split's file, or of a list or hash split of the only one.
 
     Raises:
@@ -92,7 +92,14 @@ def open_split(root: Path, split: str) -> StoredSplit:
     entries = {item.name: _entry(images[item.name], drawn, path) for item in items}
     classes = ClassList.of(categories.values())
     read = Painter(_Pictures(entries), classes, largest_first=True)
-    return StoredSplit(classes=classes.classes, items=tuple(items), missing=tuple(missing), read=read)
+    return StoredSplit(
+        classes=classes.classes,
+        origin=path.name,
+        items=tuple(items),
+        missing=tuple(missing),
+        unlisted=frozenset(images).difference(chosen),
+        read=read,
+    )
 
 
 def _entry(image: Entry, drawn: dict[int, list], path: Path) -> tuple[Size, list[tuple[str, Any]]]:
