@@ -132,8 +132,8 @@ def _without_masks(found: Survey) -> bool:
 
 def _reader(surveys: dict[str, Survey]) -> tuple[Reader, str]:
     """Index masks are read file by file, so that broken ones can be looked at, too; also what `Found.allowed` says."""
-    reads = {found.read if isinstance(found, StoredSplit) else None for found in surveys.values()}
-    read = reads.pop() if len(reads) == 1 else None
+    reads = [found.read if isinstance(found, StoredSplit) else None for found in surveys.values()]
+    read = reads[0] if reads and all(other == reads[0] for other in reads) else None
     if not isinstance(read, IndexMasks):
         return SourceReader(surveys), ""
     if read.table is None:
