@@ -75,7 +75,7 @@ class ShardedSplit(Survey):
     ends: tuple[int, ...]
 
     def __len__(self) -> int:
-        return self.ends[-1]
+        return self.ends[-1] if self.ends else 0
 
     def name(self, index: int) -> str:
         """See `Source`."""
@@ -141,10 +141,12 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
     """
     index = root / f"{split}.json"
     if index.is_file():
-        shards, missing = _indexed(root, index), ()
+        indexed = _indexed(root, index)
+        shards = [shard for shard in indexed if "://" in shard.url or Path(shard.url).is_file()]
+        missing = tuple(f"shard {shard.url}, which {index} names" for shard in indexed if shard not in shards)
     else:
         shards, missing = _local(sorted(root.glob(f"{split}-[0-9]*.tar")))
-    if not shards:
+    if not shards and not missing:
         found = ", ".join(splits(root)) or "none"
         raise UserError(
             f"{root} has no {split}-*.tar and no {index.name}; splits found: {found}; fix: name one"
