@@ -164,3 +164,14 @@ def test_what_the_doctor_fails_is_refused_and_the_other_way_round(fault: str, tm
         assert refusal(lambda split=split: by_convert(root, split, tmp_path / split)) == said[-1]
     # the doctor's verdict is on all splits
     assert check_data(root, workers=1).passed == (said == [None] * len(said))
+
+
+@pytest.mark.parametrize("name", ["coco", "cvat", "label-studio"])
+def test_two_photos_of_one_name_are_refused_instead_of_one_being_lost(name: str, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    SETS[name](root)
+    split = find(root, Expected()).splits["train"]
+    annotation = Path(open_split(DataRecipe(root=root), split).source.files(0)[1])
+    annotation.write_text(annotation.read_text().replace("b.jpg", "a.jpg"))
+    said = assert_all_agree(root, tmp_path / "out", split)
+    assert said is not None and said.startswith(f"{annotation}: two ")

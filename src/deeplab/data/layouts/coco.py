@@ -74,11 +74,18 @@ def survey(root: Path, split: str) -> StoredSplit:
     content = read_json(path)
     try:
         categories = _categories(content)
-        images = {str(Path(image["file_name"]).with_suffix("")): image for image in content["images"]}
+        images: dict[str, Entry] = {}
+        for image in content["images"]:
+            # written on Windows it has backslashes
+            file = image["file_name"].replace("\\", "/")
+            name = str(Path(file).with_suffix(""))
+            if name in images:
+                raise UserError(f"{path}: two images are called {name}; fix: rename one, or merge them")
+            images[name] = {**image, "file_name": file}
         drawn: dict[int, list[tuple[str, Any]]] = defaultdict(list)
         for entry in content["annotations"]:
             drawn[entry["image_id"]].append((categories[entry["category_id"]], entry["segmentation"]))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise broken(path, error) from error
     chosen = list(images) if own else by_name.choose(root, list(images), split)
     folder = _photo_folder(root, path, split, images)

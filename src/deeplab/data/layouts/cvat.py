@@ -70,7 +70,13 @@ def survey(root: Path, split: str) -> StoredSplit:
     tree = _read(root / FILE)
     labels = [name.text or "" for name in tree.findall("./meta//labels/label/name")]
     classes = ClassList.of(labels)
-    images = {str(Path(image.get("name", "")).with_suffix("")): image for image in tree.findall("image")}
+    images: dict[str, ElementTree.Element] = {}
+    for image in tree.findall("image"):
+        # written on Windows it has backslashes
+        image.set("name", image.get("name", "").replace("\\", "/"))
+        name = str(Path(image.get("name", "")).with_suffix(""))
+        if images.setdefault(name, image) is not image:
+            raise UserError(f"{root / FILE}: two images are called {name}; fix: rename one")
     own = [name for name, image in images.items() if _split_of(image) == split]
     chosen = own or by_name.choose(root, list(images), split)
     items, missing = [], []

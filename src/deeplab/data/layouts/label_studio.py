@@ -89,8 +89,18 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
     if path is None:
         raise UserError(f"{root} holds no {LOOKS_FOR}; fix: export as JSON (not JSON-MIN) into it")
     try:
-        results = {_photo_name(task): _results(task) for task in read_json(path) if _annotation(task)}
-        labels = sorted({_label(result) for found in results.values() for result in found})
+        results: dict[str, list[Task]] = {}
+        for task in read_json(path):
+            if (
+                _annotation(task)
+                and results.setdefault(_photo_name(task), found := _results(task)) is not found
+            ):
+                raise UserError(
+                    f"{path}: two tasks are of a photo {_photo_name(task)}; fix: rename one of the photos"
+                )
+        labels = sorted({_label(result) for each in results.values() for result in each})
+    except UserError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise broken(path, error) from error
     stems = {str(Path(name).with_suffix("")): name for name in results}
