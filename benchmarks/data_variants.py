@@ -53,7 +53,7 @@ def ours(*, pairs: Pairs, side: int, compiled: bool = True, kept: str | None = N
     from deeplab.data.augment import TrainAugment
     from deeplab.data.dataset import SegmentationDataset
     from deeplab.data.decoded import DecodedFiles
-    from deeplab.data.layouts.masks import read_indices
+    from deeplab.data.layouts.masks import IndexMasks
     from deeplab.data.stored import Item, StoredSplit
     from deeplab.normalise import normalise
 
@@ -63,7 +63,7 @@ def ours(*, pairs: Pairs, side: int, compiled: bool = True, kept: str | None = N
     if not compiled:
         os.environ["DEEPLAB_KERNELS"] = "plain"
     items = tuple(Item(str(index), *pair) for index, pair in enumerate(pairs))
-    split = StoredSplit(classes=tuple(map(str, range(IGNORED))), items=items, read=read_indices)
+    split = StoredSplit(classes=tuple(map(str, range(IGNORED))), origin="", items=items, read=IndexMasks())
     dataset = SegmentationDataset(
         split,
         transform=TrainAugment(crop_size=(side, side)),

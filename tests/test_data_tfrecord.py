@@ -94,7 +94,7 @@ def test_damage_is_named(plain, tmp_path):
     first.unlink()
     assert open_source(out, "train").missing == ("train-00000-of-00002.tfrecord",)
     (out / "classes.txt").unlink()
-    with pytest.raises(UserError, match=r"classes\.txt is missing, and TFRecords do not name"):
+    with pytest.raises(UserError, match=r"classes\.txt is missing, so nothing says"):
         open_source(out, "train")
     with pytest.raises(UserError, match=r"no val-\*\.tfrecord; splits found: train"):
         open_source(out, "val")

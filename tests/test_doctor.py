@@ -96,7 +96,7 @@ def test_class_names_come_from_a_file_or_words(tmp_path: Path) -> None:
         "Kiste",
     )
     assert check_data(tmp_path, Expected(classes=["x", "y", "z"])).data.classes.names == ("x", "y", "z")
-    with pytest.raises(UserError, match=r"nowhere\.txt cannot be read as a class list"):
+    with pytest.raises(UserError, match=r"nowhere\.txt cannot be read as text"):
         check_data(tmp_path, Expected(classes=["nowhere.txt"]))
 
 

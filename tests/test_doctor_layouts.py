@@ -1,4 +1,4 @@
-"""The doctor finds photos, masks, splits and the meaning of stored values in every layout it reads raw."""
+"""The doctor sees photos, masks, splits and the meaning of stored values as the layouts' surveys say them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from PIL import Image
 from shared_folder import shared
 
 from deeplab.doctor.class_list import resolve_classes
-from deeplab.doctor.pairs import Pair, match_pairs, read_names
-from deeplab.doctor.places import Layout, find_layout
-from deeplab.doctor.run import Expected, check_data
+from deeplab.doctor.found import Expected, find
+from deeplab.doctor.run import check_data
 from deeplab.errors import UserError
 
 SIDE = 16
@@ -36,14 +35,12 @@ def put(path: Path, values: Sequence[int] | None = None) -> Path:
 
 def found(root: Path, **lists: str) -> tuple[str, set[tuple[str, str, str | None, str | None]]]:
     """Layout and every pair as (name, split, photo, mask), files relative to the root."""
-    layout = find_layout(root)
-    assert layout is not None
-    pairs = match_pairs(layout, **lists).pairs
+    data = find(root, Expected(**lists))
 
     def short(path: Path | None) -> str | None:
         return path.relative_to(root).as_posix() if path else None
 
-    return layout.name, {(pair.name, pair.split, short(pair.photo), short(pair.mask)) for pair in pairs}
+    return data.layout, {(pair.name, pair.split, short(pair.photo), short(pair.mask)) for pair in data.pairs}
 
 
 def voc(root: Path, masks: str = "SegmentationClass") -> None:
@@ -79,7 +76,10 @@ def test_voc_with_augmented_masks_takes_their_list(tmp_path: Path) -> None:
     assert {(name, split) for name, split, *_ in pairs} == {
         ("2007_1", "train"), ("2007_3", "train"), ("2007_2", "val"),
     }  # fmt: skip
-    assert all(mask.startswith("SegmentationClassAug/") for *_, mask in pairs)
+    # each split has the folder that training reads it from: VOC's own if all of its masks are there
+    (tmp_path / "SegmentationClass" / "2007_3.png").unlink()
+    folders = {split: mask.partition("/")[0] for _, split, _, mask in found(tmp_path)[1]}
+    assert folders == {"train": "SegmentationClassAug", "val": "SegmentationClass"}
 
 
 def test_cityscapes_label_ids_become_train_ids(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_cityscapes_label_ids_become_train_ids(tmp_path: Path) -> None:
         put(tmp_path / "gtFine" / split / city / f"{name}_gtFine_color.png", (0, 1))
     layout, pairs = found(tmp_path)
     assert layout == "cityscapes"
-    assert ("aachen/aachen_000000_000019", "train") in {pair[:2] for pair in pairs}
+    assert ("aachen_000000_000019", "train") in {pair[:2] for pair in pairs}
     assert all(photo and mask.endswith("_labelIds.png") for _, _, photo, mask in pairs)
     train = check_data(tmp_path).counts[0]
     assert {index: int(train.pixels[index]) for index in train.pixels.nonzero()[0]} == {0: 64, 13: 64, 18: 64}
@@ -108,8 +108,10 @@ def test_ade20k_counts_from_one_and_ignores_zero(tmp_path: Path) -> None:
     assert checked.counts[0].pixels.nonzero()[0].tolist() == [0, 1, 149]
     assert checked.counts[0].ignored == 64
     assert checked.data.classes.names[:2] == ("wall", "building")
+    with pytest.raises(UserError, match=r"data in the layout ade20k .* say that themselves"):
+        check_data(tmp_path, Expected(num_classes=151))
     # one's own classes in the same folders are stored as they are
-    own = check_data(tmp_path, Expected(num_classes=151))
+    own = check_data(tmp_path, Expected(layout="images", num_classes=151))
     assert own.counts[0].pixels.nonzero()[0].tolist() == [0, 1, 2, 150]
 
 
@@ -170,12 +172,11 @@ def test_a_test_split_without_any_mask_is_left_out(tmp_path: Path) -> None:
 
 
 def test_what_training_cannot_open_does_not_pass(tmp_path: Path) -> None:
-    for split, name in (("train", "a"), ("val", "b")):
-        put(tmp_path / split / f"{name}.jpg")
-        put(tmp_path / split / f"{name}_mask.png", (0, 1))
+    put(tmp_path / "train" / "a.jpg")
+    put(tmp_path / "train" / "a_mask.png", (0, 1))
     (finding,) = check_data(tmp_path, Expected(num_classes=2)).findings
     assert (finding.code, finding.severity) == ("training-refuses", "error")
-    assert any("images/ and masks/" in line for line in finding.details)
+    assert "there is no split 'val'; splits found: train" in finding.what
 
 
 def test_a_wrong_value_of_ade20k_is_named_as_stored_too(tmp_path: Path) -> None:
@@ -185,7 +186,7 @@ def test_a_wrong_value_of_ade20k_is_named_as_stored_too(tmp_path: Path) -> None:
     put(tmp_path / "annotations" / "training" / "ADE_training_1.png", (0, 1, 152, 2))
     (finding,) = (f for f in check_data(tmp_path).findings if f.severity == "error")
     assert finding.code == "value-out-of-range"
-    assert "value 151 (stored as 152): first annotations/training/ADE_training_1.png" in finding.details[0]
+    assert "value 152: first annotations/training/ADE_training_1.png" in finding.details[0]
 
 
 def test_lists_with_paths_and_two_columns(tmp_path: Path) -> None:
@@ -196,8 +197,7 @@ def test_lists_with_paths_and_two_columns(tmp_path: Path) -> None:
     (tmp_path / "other.txt").write_text("b c\n\nd.jpg\n")
     _, pairs = found(tmp_path, train="mine.txt", val=str(tmp_path / "other.txt"))
     assert {pair[:2] for pair in pairs} == {("a", "train"), ("b c", "val"), ("d", "val")}
-    assert read_names(tmp_path / "mine.txt") == ["images/a"]
-    with pytest.raises(UserError, match=r"list 'none\.txt' is not there"):
+    with pytest.raises(UserError, match=r"no split 'none\.txt'; lists found"):
         found(tmp_path, train="none.txt")
 
 
@@ -254,18 +254,16 @@ def test_class_names_in_a_file_reach_another_format(tmp_path: Path) -> None:
 def test_unknown_names_and_folders(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no folder"):
         check_data(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="layout 'vox' is not known"):
+    with pytest.raises(UserError, match="layout 'vox' is unknown; allowed: auto, cityscapes, voc"):
         check_data(tmp_path, Expected(layout="vox"))
     with pytest.raises(UserError, match=r"--ignore-label is 300; allowed: 0\.\.255"):
-        resolve_classes(tmp_path, Layout("images", ()), ignore_label=300)
-    (checked,) = check_data(tmp_path).findings
-    assert checked.code == "empty"
+        resolve_classes((), "layout images", ignore_label=300)
+    with pytest.raises(UserError, match=r"has none of the known layouts\. It holds: nothing"):
+        check_data(tmp_path)
 
 
 @pytest.mark.parametrize(("folder", "splits"), [("camvid", (367, 101)), ("voc_animals", (3131, 223))])
 def test_real_data_sets_are_found(folder: str, splits: tuple[int, int]) -> None:
-    layout = find_layout(shared("assets") / folder)
-    assert layout is not None
-    pairs: Sequence[Pair] = match_pairs(layout).pairs
+    pairs = find(shared("assets") / folder, Expected()).pairs
     assert tuple(sum(pair.split == split for pair in pairs) for split in ("train", "val")) == splits
     assert all(pair.photo and pair.mask for pair in pairs)

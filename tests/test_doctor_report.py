@@ -15,7 +15,7 @@ from shared_folder import shared
 from deeplab.cli.app import main
 from deeplab.doctor import inspect
 from deeplab.doctor.class_list import colours_of
-from deeplab.doctor.class_pixels import ClassPixels, median_frequency_weights
+from deeplab.doctor.class_pixels import ClassPixels
 from deeplab.doctor.contact_sheet import (
     CAPTION,
     GAP,
@@ -28,9 +28,8 @@ from deeplab.doctor.contact_sheet import (
 from deeplab.doctor.duplicates import MAX_BITS, MAX_LEVELS, thumb_difference
 from deeplab.doctor.histogram import BAR_HEIGHT, BAR_WIDTH, MARGIN, TITLE_HEIGHT, draw_histogram, row_height
 from deeplab.doctor.inspect import Inspected, inspect_all
-from deeplab.doctor.pairs import Pair
 from deeplab.doctor.photo_facts import photo_facts
-from deeplab.doctor.readers import FileReader
+from deeplab.doctor.readers import FileReader, Pair
 from deeplab.doctor.run import check_data
 from deeplab.imaging.photos import read_photo
 from deeplab.train.loss_recipe import LossRecipe
@@ -41,13 +40,6 @@ PALETTE = np.array([[200, 30, 30], [30, 200, 30], [30, 30, 200]], np.uint8)
 def counts(split: str, *pixels: int) -> ClassPixels:
     table = np.array(pixels, np.int64)
     return ClassPixels(split, 4, table, (table > 0) * 2, (table > 0) * int(table.sum()), ignored=0)
-
-
-def test_median_frequency_weights_by_hand() -> None:
-    # f = 60/100, 30/100, 10/50; median 0.3
-    weights = median_frequency_weights(np.array([60, 30, 0, 10]), np.array([100, 100, 0, 50]))
-    np.testing.assert_allclose(weights, [0.5, 1.0, 1.0, 1.5])
-    np.testing.assert_array_equal(median_frequency_weights(np.zeros(2, int), np.zeros(2, int)), [1, 1])
 
 
 def test_pixels_are_counted_by_split_and_class(tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ def test_certain_and_right_is_zero_with_finite_gradients(name):
 
 def test_median_frequency_by_hand():
     assert median_frequency_weights([10, 20, 40]) == (2.0, 1.0, 0.5)
-    assert median_frequency_weights([0.1, 0, 0.3]) == pytest.approx((2.0, 0.0, 2 / 3))
+    assert median_frequency_weights([0.1, 0, 0.3]) == pytest.approx((2.0, 1.0, 2 / 3))
     for wrong in ([0, 0], [1, -1], []):
         with pytest.raises(UserError, match="class frequencies are"):
             median_frequency_weights(wrong)

@@ -144,7 +144,7 @@ def test_missing_pieces_are_named(root):
     with pytest.raises(UserError, match=r"2 files are missing, first: photo a in .*JPEGImages"):
         voc(root, "train")
     (root / "ImageSets/Segmentation/train.txt").write_text("\n")
-    with pytest.raises(UserError, match=r"train\.txt is empty"):
+    with pytest.raises(UserError, match=r"split 'train' of .* has no samples"):
         voc(root, "train")
 
 

@@ -45,8 +45,8 @@ def check(
         Folder with images/ and masks/, or in the VOC, Cityscapes, ADE20K or CamVid layout, or any other
         format that train takes.
     layout:
-        auto, voc, cityscapes, ade20k, camvid, images (images/ and masks/), beside (photos and masks in one
-        folder), or another format that train takes.
+        auto, or a layout that train takes, such as voc, cityscapes, ade20k, camvid, or images (images/ and masks/,
+        or photos and masks in one folder).
     classes:
         Class names in the order of the mask values, or a text file with one a line. Default: classes.txt in
         the folder, else the layout's, else as many as the masks hold.
@@ -55,7 +55,8 @@ def check(
     ignore_label:
         Value of pixels that are no class.
     train:
-        Text file with the training photos' names, one a line. Default: the layout's own lists or folders.
+        Text file with the training photos' names, one a line, or a split's name. Default: the layout's own
+        lists or folders.
     val:
         Likewise for validation.
     output:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deeplab.data.layouts.images import MASK_FOLDERS, PHOTO_FOLDER
+from deeplab.data.layouts.images import MASK_FOLDERS, PHOTO_FOLDERS
 from deeplab.data.source import Source, check_sample
 from deeplab.errors import UserError
 from deeplab.imaging.label_maps import save_label_map
@@ -48,7 +48,7 @@ def write_plain(
             raise UserError(f"two photos are called {name}, one is {source.files(index)[0]}; fix: rename it")
         written.add(name)
         save_label_map(label, output / MASK_FOLDERS[0] / split / f"{name}.png", palette=palette)
-        _write_photo(source.files(index)[0], image, output / PHOTO_FOLDER / split / name)
+        _write_photo(source.files(index)[0], image, output / PHOTO_FOLDERS[0] / split / name)
         on_sample()
 
 

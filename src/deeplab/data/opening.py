@@ -9,9 +9,10 @@ from deeplab import __version__
 from deeplab.cache import cache_folder
 from deeplab.data.decoded import DecodedFiles
 from deeplab.data.layouts import LAYOUTS, recognise
+from deeplab.data.layouts.splits import CLASS_FILES
 from deeplab.data.recipe import DataRecipe
 from deeplab.data.selection import select_classes
-from deeplab.data.source import Source
+from deeplab.data.source import Survey
 from deeplab.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,15 +21,15 @@ if TYPE_CHECKING:
 MISSING_SHOWN = 3
 
 
-def open_source(
+def survey(
     root: str | Path,
     split: str,
     *,
     layout: str = "auto",
     labels: str | None = None,
     names: tuple[str, ...] = (),
-) -> Source:
-    """One split as it is stored; no photo or mask is opened before it is asked for.
+) -> Survey:
+    """What is in one split of a folder; no photo or mask is opened before it is asked for.
 
     Args:
         root: the data set's folder.
@@ -38,7 +39,7 @@ def open_source(
         names: class names of the stored masks, by index, for layouts that do not say; () asks the layout.
 
     Returns:
-        the split; it may have `missing` files.
+        the split; it may lack files, or the names of its classes.
 
     Raises:
         UserError: unknown layout or split, or an option that the layout does not take.
@@ -52,7 +53,34 @@ def open_source(
             f"{key}={given[key]!r}: data in the layout {chosen} ({root}) say that themselves; fix: leave {key} out"
             + ("; classes chooses among the classes" if key == "names" else "")
         )
-    return LAYOUTS[chosen].open(root, split, **given)
+    return LAYOUTS[chosen].survey(root, split, **given)
+
+
+def open_source(
+    root: str | Path,
+    split: str,
+    *,
+    layout: str = "auto",
+    labels: str | None = None,
+    names: tuple[str, ...] = (),
+) -> Survey:
+    """As `survey`, which see, but the classes must be known.
+
+    Raises:
+        UserError: as `survey`; also if nothing names the classes.
+    """
+    found = survey(root, split, layout=layout, labels=labels, names=names)
+    if not found.classes:
+        what = (
+            f"{Path(root) / found.origin} names no class"
+            if found.origin in CLASS_FILES
+            else f"{Path(root) / 'classes.txt'} is missing, so nothing says what the values in the masks mean"
+        )
+        raise UserError(
+            f"{what}; fix: write one class name a line, value 0 first (often background), or give the names "
+            "(data.names=[background, cat])"
+        )
+    return found
 
 
 def split_names(root: str | Path, *, layout: str = "auto") -> tuple[str, ...]:
@@ -93,7 +121,7 @@ def open_complete(
     layout: str = "auto",
     labels: str | None = None,
     names: tuple[str, ...] = (),
-) -> Source:
+) -> Survey:
     """As `open_source`, which see; a split that lacks files or is empty is refused.
 
     Raises:
@@ -107,7 +135,11 @@ def open_complete(
             "fix: add what is missing, or take the names off the list"
         )
     if not len(source):
-        raise UserError(f"split {split!r} has no samples; fix: name another split, or add photos and masks")
+        raise UserError(
+            f"split {split!r} of {root} has no samples; fix: name another split, add photos and masks, or write "
+            f"{Path(root) / 'train.txt'} and {Path(root) / 'val.txt'} with one name a line (without lists the hash "
+            "of a name puts a fifth into val)"
+        )
     return source
 
 

@@ -52,9 +52,11 @@ def plan_train_aug(sbd: Path, voc: Path) -> Plan:
     train, val = read_list(voc, "train"), read_list(voc, "val")
     annotated = [name for split in ("train", "val") for name in read_names(source / f"{split}.txt")]
     listed = sorted({*annotated, *train} - set(val))
-    own = by_stem(require_folder(voc / "SegmentationClass"), (".png",))
-    files = {**by_stem(source / "cls", (".mat",)), **own}
-    _require_all(listed, by_stem(require_folder(voc / "JPEGImages")), what=f"photo in {voc / 'JPEGImages'}")
+    own = by_stem(require_folder(voc / "SegmentationClass"), (".png",)).files
+    files = {**by_stem(source / "cls", (".mat",)).files, **own}
+    _require_all(
+        listed, by_stem(require_folder(voc / "JPEGImages")).files, what=f"photo in {voc / 'JPEGImages'}"
+    )
     # val's masks too, so that one folder serves every list
     names = sorted({*listed, *val})
     _require_all(names, files, what=f"mask in {voc / 'SegmentationClass'} or {source / 'cls'}")

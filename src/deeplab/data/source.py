@@ -1,12 +1,16 @@
 """What every data set looks like to the rest of the package, however it is stored.
 
 A `Source` is one split as it lies on disk: it names, reads and decodes; `deeplab.data.dataset` makes samples of
-it. Nothing here needs torch, so that data sets can be looked at quickly.
+it. What a layout finds is a `Survey`: a source that also says what is missing, double or left over, and refuses
+nothing. `deeplab.data.opening.open_complete` adds the refusal, `deeplab.doctor` its rules. Nothing here needs torch,
+so that data sets can be looked at quickly.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -21,13 +25,13 @@ class Source(Protocol):
     Attributes:
         classes: names by index of the labels that `label` gives.
         ignore_label: value of `label` that is no class, 255.
-        missing: files that the split asks for and that are not there, each with what asks for it; their
-            samples are left out. `deeplab.data.opening.open_split` refuses such a split.
     """
 
-    classes: tuple[str, ...]
-    ignore_label: int
-    missing: tuple[str, ...]
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def ignore_label(self) -> int: ...
 
     def __len__(self) -> int: ...
 
@@ -54,6 +58,55 @@ class Source(Protocol):
             UserError: names the file.
         """
         ...
+
+
+class Unpaired(NamedTuple):
+    """A name of which the photo or the file of its labels is not there, or both."""
+
+    name: str
+    photo: Path | None
+    mask: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What is in one split of a folder: the samples that are whole (see `Source`), and what is wrong with the rest.
+
+    Attributes:
+        classes: names by index; empty where nothing in the folder names them.
+        origin: where the names are from, for messages.
+        missing: what the split asks for and is not there, each with what asks for it; its samples are left out.
+        unpaired: the same by name, where samples are a photo file and a mask file.
+        double: files that were not taken because another one of their folder has their name.
+        unlisted: names that lie there and are not of this split.
+    """
+
+    classes: tuple[str, ...]
+    origin: str
+    missing: tuple[str, ...] = ()
+    unpaired: tuple[Unpaired, ...] = ()
+    double: tuple[Path, ...] = ()
+    unlisted: frozenset[str] = frozenset()
+    ignore_label: int = IGNORE_LABEL
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def name(self, index: int) -> str:
+        """See `Source`."""
+        raise NotImplementedError
+
+    def files(self, index: int) -> tuple[str, str]:
+        """See `Source`."""
+        raise NotImplementedError
+
+    def photo(self, index: int) -> np.ndarray:
+        """See `Source`."""
+        raise NotImplementedError
+
+    def label(self, index: int) -> np.ndarray:
+        """See `Source`."""
+        raise NotImplementedError
 
 
 def check_sample(source: Source, index: int, *, image: np.ndarray, label: np.ndarray) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from deeplab.data.source import IGNORE_LABEL
+from deeplab.data.source import Survey, Unpaired
 from deeplab.errors import UserError
 from deeplab.imaging.photos import PHOTO_SUFFIXES, read_photo
+
+REPORT = "check.json"
+"""The doctor's report: pictures beside it are the doctor's own."""
 
 
 class Item(NamedTuple):
@@ -23,18 +27,15 @@ class Item(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredSplit:
-    """A `deeplab.data.source.Source` of such files.
+class StoredSplit(Survey):
+    """A `Survey` of such files.
 
     Attributes:
         read: the labels of an item, uint8 [H, W]. Workers receive a copy, so it must be picklable.
     """
 
-    classes: tuple[str, ...]
     items: tuple[Item, ...]
     read: Callable[[Item], np.ndarray]
-    missing: tuple[str, ...] = ()
-    ignore_label: int = IGNORE_LABEL
 
     def __len__(self) -> int:
         return len(self.items)
@@ -56,35 +57,92 @@ class StoredSplit:
         return self.read(self.items[index])
 
 
-def by_stem(folder: Path, suffixes: Iterable[str] = PHOTO_SUFFIXES) -> dict[str, Path]:
+class Listing(NamedTuple):
+    """Files of a folder by name, those whose name another one has already, and what follows the name of a mask."""
+
+    folder: Path
+    files: dict[str, Path]
+    double: tuple[Path, ...] = ()
+    ending: str = ".png"
+
+
+def listing(folder: Path, files: Iterable[Path], *, ending: str = "") -> Listing:
+    """The first file of each name: its path below `folder` without suffix and `ending`; others are no candidates."""
+    found: dict[str, Path] = {}
+    double = []
+    for file in files:
+        name = file.relative_to(folder).with_suffix("").as_posix()
+        if name.endswith(ending) and found.setdefault(name.removesuffix(ending), file) is not file:
+            double.append(file)
+    return Listing(folder, found, tuple(double))
+
+
+def by_stem(folder: Path, suffixes: Iterable[str] = PHOTO_SUFFIXES) -> Listing:
     """Files in `folder` (not below) with one of these suffixes, by name without suffix, sorted."""
     if not folder.is_dir():
-        return {}
+        return Listing(folder, {})
     wanted = frozenset(suffixes)
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in wanted)
-    return {path.stem: path for path in files if not path.name.startswith(".")}
+    return listing(
+        folder,
+        (path for path in sorted(folder.iterdir()) if path.suffix.lower() in wanted and path.name[0] != "."),
+    )
 
 
-def pair(
-    names: Sequence[str], photos: dict[str, Path], masks: dict[str, Path], *, folders: tuple[Path, Path]
-) -> tuple[tuple[Item, ...], tuple[str, ...]]:
-    """Items for the names that have photo and mask, and what is missing for the others.
+def pictures(folder: Path) -> Iterator[Path]:
+    """Picture files in a folder and below, sorted, without hidden ones and the doctor's own.
+
+    A folder that is missing has none.
+    """
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if REPORT in names:
+            continue
+        for name in sorted(names):
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES:
+                yield Path(parent, name)
+
+
+def paired(
+    photos: Listing,
+    masks: Listing,
+    names: Sequence[str] | None = None,
+    *,
+    classes: tuple[str, ...],
+    origin: str,
+    read: Callable[[Item], np.ndarray],
+) -> StoredSplit:
+    """The split of these names, or of all photos and masks by the alphabet, with what is missing.
 
     Args:
-        names: of the samples, in order.
         photos: files by name.
         masks: files by name.
-        folders: where photos and masks were looked for, for the messages.
+        names: of the samples, in order.
+        classes: see `Survey`.
+        origin: see `Survey`.
+        read: see `StoredSplit`.
     """
-    items, missing = [], []
-    for name in names:
-        if name in photos and name in masks:
-            items.append(Item(name, photos[name], masks[name]))
-        if name not in photos:
-            missing.append(f"photo {name} in {folders[0]}")
-        if name not in masks:
-            missing.append(f"mask {name}.png in {folders[1]}")
-    return tuple(items), tuple(missing)
+    known = photos.files.keys() | masks.files.keys()
+    items, unpaired, missing = [], [], []
+    for name in sorted(known) if names is None else names:
+        photo, mask = photos.files.get(name), masks.files.get(name)
+        if photo and mask:
+            items.append(Item(name, photo, mask))
+            continue
+        unpaired.append(Unpaired(name, photo, mask))
+        if not photo:
+            missing.append(f"photo {name} in {photos.folder}")
+        if not mask:
+            missing.append(f"mask {name}{masks.ending} in {masks.folder}")
+    return StoredSplit(
+        classes=classes,
+        origin=origin,
+        items=tuple(items),
+        missing=tuple(missing),
+        unpaired=tuple(unpaired),
+        double=(*photos.double, *masks.double),
+        unlisted=frozenset() if names is None else frozenset(known.difference(names)),
+        read=read,
+    )
 
 
 def require_folder(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Which classes the masks are expected to hold: as asked, as a file beside the data says, or as found."""
+"""Which classes the masks are expected to hold: as asked, as the data set says, or as found."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from deeplab.doctor.places import IGNORE_LABEL, Layout
+from deeplab.data.layouts.splits import CLASS_FILES, read_classes
+from deeplab.data.source import IGNORE_LABEL
 from deeplab.errors import UserError
 from deeplab.labels import LabelSpec
 
-_USUAL_FILES = ("classes.txt", "labels.txt", "class_names.txt", "obj.names")
 _IGNORED_NAMES = ("ignore", "ignored", "void", "unlabeled", "unlabelled", "__ignore__", "_ignore_")
 
 # Origin of class lists that nobody gave.
@@ -46,36 +46,37 @@ class ClassList:
 
 
 def resolve_classes(
-    root: Path,
-    layout: Layout,
-    *,
+    said: tuple[str, ...],
+    origin: str,
     classes: Sequence[str] = (),
     num_classes: int | None = None,
     ignore_label: int = IGNORE_LABEL,
 ) -> ClassList:
-    """Names from `classes`, else a usual file in `root`, else the layout's, else numbers.
+    """Names from `classes`, else what the data set says, else numbers.
 
     Args:
-        root: the data set's folder.
-        layout: its layout.
+        said: names of the data set's survey; with `classes` given, those.
+        origin: where the survey has them from.
         classes: names, or one path of a file with a name a line.
         num_classes: how many there should be.
         ignore_label: value of pixels that are no class.
 
     Raises:
-        UserError: `classes` names a file that cannot be read, or a number is out of range.
+        UserError: a number is out of range.
     """
     if num_classes is not None and not 1 <= num_classes <= 256:
         raise UserError(f"--num-classes is {num_classes}; allowed: 1..256")
     if not 0 <= ignore_label <= 255:
         raise UserError(f"--ignore-label is {ignore_label}; allowed: 0..255, the values of an 8-bit mask")
-    names, origin, listed = _names(root, layout, classes)
-    problems = _list_problems(names, origin) if listed else ()
-    if num_classes is not None and len(names) != num_classes:
-        if listed and names:
-            problems += (_counts_differ(len(names), num_classes, origin),)
-        names, origin = tuple(f"class_{i}" for i in range(num_classes)), "--num-classes"
-    return ClassList(names, origin, ignore_label, problems)
+    if classes:
+        origin = classes[0] if _is_file(classes) else "--classes"
+    listed = bool(classes) or origin in CLASS_FILES
+    problems = _list_problems(said, origin) if listed else ()
+    if num_classes is not None and len(said) != num_classes:
+        if listed and said:
+            problems += (_counts_differ(len(said), num_classes, origin),)
+        said, origin = tuple(f"class_{i}" for i in range(num_classes)), "--num-classes"
+    return ClassList(said, origin, ignore_label, problems)
 
 
 def numbered(count: int, classes: ClassList) -> ClassList:
@@ -91,39 +92,19 @@ def colours_of(classes: ClassList) -> np.ndarray:
     return np.array(LabelSpec.named(classes.names).palette, np.uint8)
 
 
-def _names(root: Path, layout: Layout, classes: Sequence[str]) -> tuple[tuple[str, ...], str, bool]:
-    """Names, origin, and whether somebody wrote them down."""
-    if classes:
-        return given_names(classes), classes[0] if _is_file(classes) else "--classes", True
-    for name in _USUAL_FILES:
-        if (root / name).is_file():
-            return _read(root / name), name, True
-    return layout.classes, f"layout {layout.name}", False
-
-
 def given_names(classes: Sequence[str]) -> tuple[str, ...]:
     """The names, read from the file if a file is given in their place.
 
     Raises:
         UserError: it cannot be read.
     """
-    return _read(Path(classes[0])) if _is_file(classes) else tuple(classes)
+    return read_classes(Path(classes[0])) if _is_file(classes) else tuple(classes)
 
 
 def _is_file(classes: Sequence[str]) -> bool:
     if len(classes) != 1:
         return False
     return Path(classes[0]).is_file() or classes[0].endswith(".txt") or "/" in classes[0]
-
-
-def _read(path: Path) -> tuple[str, ...]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path} cannot be read as a class list ({error}); fix: give a text file with one name a line"
-        ) from error
-    return tuple(line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#"))
 
 
 def _list_problems(names: tuple[str, ...], origin: str) -> tuple[tuple[str, str], ...]:

@@ -1,9 +1,4 @@
-"""How many pixels each class has, and weights that balance them.
-
-Median frequency balancing (Eigen and Fergus, ICCV 2015, section 6.3.2; used by SegNet): the weight of class c
-is median(f) / f(c), where f(c) = pixels of c / labelled pixels of the photos that hold c, and the median is
-over the classes that occur.
-"""
+"""How many pixels each class has."""
 
 from __future__ import annotations
 
@@ -12,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deeplab.doctor.examined import Examined
+from deeplab.doctor.examined import STORED, Examined
 from deeplab.doctor.inspect import Inspected
 
 _SPLIT_ORDER = ("train", "all", "val", "test")
@@ -59,7 +54,7 @@ def _rank(split: str) -> int:
 
 def _count(data: Examined, split: str, items: Sequence[Inspected]) -> ClassPixels:
     classes = len(data.classes.names)
-    table = np.zeros((len(items), 257), np.int64)
+    table = np.zeros((len(items), 2 * STORED), np.int64)
     for row, item in enumerate(items):
         for value, count in data.decoded(item.mask).items():
             table[row, value] += count
@@ -75,21 +70,3 @@ def _count(data: Examined, split: str, items: Sequence[Inspected]) -> ClassPixel
         pixels_beside=(present * table.sum(axis=1, keepdims=True)).sum(axis=0),
         ignored=ignored,
     )
-
-
-def median_frequency_weights(pixels: np.ndarray, pixels_beside: np.ndarray) -> np.ndarray:
-    """Weights for the loss; see the module's docstring.
-
-    Args:
-        pixels: int64 [classes], pixels of each class.
-        pixels_beside: int64 [classes], labelled pixels of the photos that hold it.
-
-    Returns:
-        float64 [classes]; 1 for a class that does not occur, whose weight changes nothing.
-    """
-    occurs = pixels > 0
-    weights = np.ones(len(pixels))
-    if occurs.any():
-        frequency = pixels[occurs] / pixels_beside[occurs]
-        weights[occurs] = np.median(frequency) / frequency
-    return weights

@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from deeplab.doctor.places import IGNORE_LABEL
+from deeplab.data.source import IGNORE_LABEL
 from deeplab.palettes import ADE20K, CITYSCAPES, CITYSCAPES_CLASSES, VOC_CLASSES, pascal
 
 Colour = tuple[int, int, int]

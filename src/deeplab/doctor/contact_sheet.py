@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from deeplab.doctor.class_pixels import ClassPixels
-from deeplab.doctor.examined import Examined, is_index_mask
+from deeplab.doctor.examined import STORED, Examined, is_index_mask
 from deeplab.doctor.findings import Finding
 from deeplab.doctor.inspect import Inspected
 from deeplab.doctor.text import FAINT_INK, INK, draw_text
@@ -153,9 +153,9 @@ def _with_note(tile: Image.Image, note: str) -> Image.Image:
 def _mask_picture(data: Examined, item: Inspected, palette: np.ndarray) -> Image.Image:
     if item.mask is None or not is_index_mask(item.mask):
         return _as_stored(item)
-    labels = np.clip(data.reader.labels(item.pair), 0, 255)
-    colours = np.empty((256, 3), np.uint8)
-    colours[:] = _STRAY if data.classes.known else pascal(256)
+    labels = data.reader.labels(item.pair)
+    colours = np.empty((2 * STORED, 3), np.uint8)
+    colours[:] = _STRAY if data.classes.known else pascal(2 * STORED)
     colours[: len(data.classes.names)] = palette
     colours[data.classes.ignore_label] = _IGNORED
     return Image.fromarray(colours[labels])

@@ -14,6 +14,9 @@ from deeplab.doctor.readers import Reader
 # Values seen in runs of one pixel only, from so many on, are no classes but blurred edges.
 _FEWEST_THIN = 5
 
+STORED = 256
+"""What is added to a stored value that is no class, to keep it apart from the classes."""
+
 
 @dataclass(frozen=True)
 class Examined:
@@ -24,7 +27,8 @@ class Examined:
         items: every pair, in the data set's order.
         classes: what the masks should hold.
         reader: how its pairs are read.
-        decode: class of each stored value, where the two differ.
+        decode: class of each stored value, where the two differ; `STORED` + the value where it is none.
+        allowed: stored values that may be, in words, where they are other numbers than the classes'.
     """
 
     root: Path
@@ -32,17 +36,13 @@ class Examined:
     classes: ClassList
     reader: Reader
     decode: tuple[int, ...] | None = None
+    allowed: str = ""
 
     def file(self, path: Path | None) -> str:
         """A path as findings name it: relative to the data set."""
         if path is None:
             return ""
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
-
-    def stored_as(self, value: int) -> str:
-        """How a class or wrong value is stored, in brackets, where that is another number."""
-        stored = value if self.decode is None else self.decode.index(value)
-        return "" if stored == value else f" (stored as {stored})"
 
     def masks(self, items: Sequence[Inspected] | None = None) -> list[tuple[str, MaskFacts]]:
         """Name and facts of every readable mask."""

@@ -10,9 +10,8 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 from deeplab.doctor.mask_facts import MaskFacts
-from deeplab.doctor.pairs import Pair
 from deeplab.doctor.photo_facts import PhotoFacts
-from deeplab.doctor.readers import Reader
+from deeplab.doctor.readers import Pair, Reader
 from deeplab.errors import UserError
 
 # A process takes about 0.2 s to start; so much is read in one meanwhile.

@@ -1,4 +1,4 @@
-"""How the doctor reads a pair: from two picture files, or through a format's own decoder."""
+"""How the doctor reads a pair: from two picture files, or through its layout's own decoder."""
 
 from __future__ import annotations
 
@@ -10,19 +10,25 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from deeplab.data.source import Source
 from deeplab.doctor.mask_facts import MaskFacts, label_facts, mask_facts
-from deeplab.doctor.pairs import Pair
 from deeplab.doctor.photo_facts import PhotoFacts, array_facts, photo_facts
 from deeplab.errors import UserError
 from deeplab.imaging.photos import read_photo
 
 
-class DecodedSplit(Protocol):
-    """What the doctor needs of a `deeplab.data.source.Source`."""
+@dataclass(frozen=True)
+class Pair:
+    """A photo and its mask; one of them is None if it is missing, both if only a list names them.
 
-    def photo(self, index: int) -> np.ndarray: ...
+    `index` is the sample's place in its split, -1 if it lacks a file.
+    """
 
-    def label(self, index: int) -> np.ndarray: ...
+    name: str
+    split: str
+    photo: Path | None
+    mask: Path | None
+    index: int = 0
 
 
 class Reader(Protocol):
@@ -68,19 +74,23 @@ class FileReader:
 
 @dataclass(frozen=True)
 class SourceReader:
-    """Splits of another format, opened; values are class indices already."""
+    """Splits whose labels are no picture files of indices; values are class indices already."""
 
-    sources: Mapping[str, DecodedSplit]
+    sources: Mapping[str, Source]
 
     def photo_facts(self, pair: Pair) -> PhotoFacts | None:
-        """The format's own message where it cannot read the photo."""
+        """The layout's own message where it cannot read the photo; None if the photo is missing."""
+        if pair.index < 0:
+            return photo_facts(pair.photo) if pair.photo else None
         try:
             return array_facts(self.photo(pair))
         except UserError as error:
             return PhotoFacts(error=str(error))
 
     def mask_facts(self, pair: Pair) -> MaskFacts | None:
-        """The format's own message where it cannot read the labels."""
+        """The layout's own message where it cannot read the labels; None if a file is missing."""
+        if pair.index < 0:
+            return None
         try:
             return label_facts(self.labels(pair))
         except UserError as error:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from deeplab import __version__
+from deeplab.data.stored import REPORT
 from deeplab.doctor.class_list import colours_of
 from deeplab.doctor.contact_sheet import draw_overlays, draw_problems
 from deeplab.doctor.histogram import draw_histogram
-from deeplab.doctor.places import REPORT
 from deeplab.doctor.run import Checked
 from deeplab.imaging.png import save_png
 from deeplab.system.writing import write_whole

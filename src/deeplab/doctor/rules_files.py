@@ -7,18 +7,18 @@ from pathlib import Path
 
 from deeplab.doctor.examined import Examined
 from deeplab.doctor.findings import Finding, of_files
+from deeplab.doctor.found import Found
 from deeplab.doctor.inspect import Inspected
-from deeplab.doctor.pairs import Matched
 
 _MOST_DETAILS = 5
 
 
-def file_findings(data: Examined, matched: Matched) -> list[Finding]:
+def file_findings(data: Examined, found: Found) -> list[Finding]:
     """Everything that is wrong with the files themselves.
 
     Args:
         data: the data set.
-        matched: how its pairs were found.
+        found: how its pairs were found.
     """
     return [
         *_missing(data),
@@ -27,14 +27,14 @@ def file_findings(data: Examined, matched: Matched) -> list[Finding]:
         *of_files(
             "name-twice",
             "warning",
-            [data.file(path) for path in matched.ambiguous],
+            [data.file(path) for path in found.double],
             what="Another file of the same folder has the same name but for its extension, and was taken instead.",
             fix="Keep one of the two, or give them different names.",
         ),
         *of_files(
             "file-missing",
             "error",
-            matched.missing,
+            found.missing,
             what="Files that the data set asks for are missing.",
             fix="Add them, or take them out of the lists or annotations.",
         ),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deeplab.doctor.class_list import ClassList, numbered
-from deeplab.doctor.examined import Examined
+from deeplab.doctor.examined import STORED, Examined
 from deeplab.doctor.findings import Finding, of_files
 from deeplab.doctor.inspect import Inspected
 
@@ -53,7 +53,7 @@ def value_findings(data: Examined) -> ValueReport:
         return ValueReport(_off_by_one(data, items, values), classes, readable=False)
     limit = known if known is not None else _plausible_count(in_files, files=len(items))
     bad = [value for value in values if value >= limit]
-    if bad and _is_coding(in_files, bad, limit=limit, files=len(items)):
+    if bad and data.decode is None and _is_coding(in_files, bad, limit=limit, files=len(items)):
         return ValueReport(_greys(data, items, values, bad), classes, readable=False)
     if known is None:
         classes = numbered(limit, classes)
@@ -144,7 +144,10 @@ def _out_of_range(
         return []
     count, ignore = len(classes.names), classes.ignore_label
     values = "value" if len(bad) == 1 else "values"
+    allowed = data.allowed or f"0..{count - 1} and {ignore}"
     fix = f"Correct these pixels to 0..{count - 1}, or to {ignore} for ignore"
+    if data.allowed:
+        fix = "Correct these pixels to values that are allowed"
     if _WHITE in bad:
         fix += "; if 255 means ignore, give --ignore-label 255"
     elif max(bad) < count + _WIDE_GAP:
@@ -153,8 +156,8 @@ def _out_of_range(
         "value-out-of-range",
         "error",
         _holding(data, items, bad),
-        what=f"Masks hold the {values} {_few(bad)}, but {count} classes ({classes.origin}) allow "
-        f"0..{count - 1} and {ignore}.",
+        what=f"Masks hold the {values} {_few([value % STORED for value in bad])}, but {count} classes "
+        f"({classes.origin}) allow {allowed}.",
         fix=f"{fix}.",
         details=[_where(data, items, value) for value in bad[:_LISTED_VALUES]],
     )
@@ -174,7 +177,7 @@ def _where(data: Examined, items: Sequence[Inspected], value: int) -> str:
     row, column = map(int, np.unravel_index(int(wrong.argmax()), wrong.shape))
     files = "1 file" if len(holding) == 1 else f"{len(holding)} files"
     return (
-        f"value {value}{data.stored_as(value)}: first {data.file(first.mask)} at row {row}, column {column}; "
+        f"value {value % STORED}: first {data.file(first.mask)} at row {row}, column {column}; "
         f"{pixels} pixels in {files}"
     )
 

@@ -1,30 +1,27 @@
-"""Whether training can open the data set: the doctor reads more kinds of folders than training does."""
+"""Whether training can open the data set: what it refuses beside the faults that the rules know."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from deeplab.data.layouts import LAYOUTS, recognise
 from deeplab.data.opening import open_complete, split_names
-from deeplab.doctor.class_list import MADE_UP, ClassList
+from deeplab.data.source import IGNORE_LABEL
+from deeplab.doctor.class_list import ClassList
 from deeplab.doctor.findings import Finding
-from deeplab.doctor.places import IGNORE_LABEL
+from deeplab.doctor.found import Found
 from deeplab.errors import UserError
 
-_TRAIN = ("train", "training", "train_aug", "trainaug", "trainval")
-_VAL = ("val", "valid", "validation")
 
-
-def training_findings(root: Path, layout: str, classes: ClassList) -> list[Finding]:
+def training_findings(root: Path, found: Found, classes: ClassList) -> list[Finding]:
     """Open the training and validation split as training would; its refusal is the finding.
 
     Args:
         root: the data set's folder.
-        layout: name of its layout.
+        found: its surveys.
         classes: what its masks hold.
     """
     try:
-        _open_splits(root, layout, classes)
+        _open_splits(root, found, classes)
     except UserError as error:
         what, _, fix = str(error).partition("fix: ")
         what, *more = what.rstrip("; \n").splitlines()
@@ -43,21 +40,18 @@ def training_findings(root: Path, layout: str, classes: ClassList) -> list[Findi
     return []
 
 
-def _open_splits(root: Path, layout: str, classes: ClassList) -> None:
+def _open_splits(root: Path, found: Found, classes: ClassList) -> None:
     if classes.ignore_label != IGNORE_LABEL:
         raise UserError(
             f"it takes {IGNORE_LABEL} alone for ignore, not {classes.ignore_label}; "
             f"fix: save {IGNORE_LABEL} in place of {classes.ignore_label}"
         )
-    layout = layout if layout in LAYOUTS else recognise(root)
-    # a numbered list was made up here, and training has to be told
-    given = classes.names if classes.origin != MADE_UP and "names" in LAYOUTS[layout].takes else ()
-    there = split_names(root, layout=layout)
-    for names in (_TRAIN, _VAL):
-        split = next((name for name in names if name in there), None)
-        if split is None:
+    for split in ("train", "val"):
+        if split in found.splits:
+            open_complete(root, found.splits[split], layout=found.layout, names=found.names)
+        elif not found.asked:
+            there = ", ".join(split_names(root, layout=found.layout))
             raise UserError(
-                f"there is no split {names[0]!r}; splits found: {', '.join(there) or 'none'}; "
-                f"fix: add a list or folder {names[0]!r}"
+                f"there is no split {split!r}; splits found: {there or 'none'}; "
+                f"fix: add a list or folder {split!r}"
             )
-        open_complete(root, split, layout=layout, names=given)

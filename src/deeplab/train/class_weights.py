@@ -18,7 +18,9 @@ def median_frequency_weights(frequencies: Sequence[float]) -> tuple[float, ...]:
 
     Args:
         frequencies: by class, in any unit: pixel counts, shares, or (as in the paper) the share in those
-            photos that show the class. A class of frequency 0 weighs 0 and does not count for the median.
+            photos that show the class. A class of frequency 0 does not count for the median and weighs 1, as the
+            median class does: the paper leaves it open (median / 0), and 0 would keep the loss from ever learning
+            it where it comes after all.
 
     Raises:
         UserError: a negative frequency, or no positive one.
@@ -29,5 +31,5 @@ def median_frequency_weights(frequencies: Sequence[float]) -> tuple[float, ...]:
             f"class frequencies are {list(frequencies)}; allowed: 0 or more, at least one above 0"
         )
     median = np.median(counts[counts > 0])
-    weights = np.divide(median, counts, out=np.zeros_like(counts), where=counts > 0)
+    weights = np.divide(median, counts, out=np.ones_like(counts), where=counts > 0)
     return tuple(weights.tolist())

@@ -1,6 +1,8 @@
 """The ways in which data sets lie on disk, and which of them a folder has.
 
-Each layout says how it is recognised, which splits it has, and how one is opened.
+Each layout says how it is recognised, which splits it has, and what is in one of them: a survey, which refuses no more
+than what cannot be told at all, such as a folder or list that is not there. Training, evaluation, conversion and the
+doctor all ask here.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from deeplab.data.layouts import (
     tfrecord,
     voc,
 )
-from deeplab.data.source import Source
+from deeplab.data.source import Survey
 from deeplab.errors import UserError
 
 
@@ -35,18 +37,18 @@ class Layout(NamedTuple):
     """One way to store a data set.
 
     looks_for: what `recognise` looks for, in words.
-    open: (root, split, and of `labels` and `names` what `takes` lists) to the split.
+    survey: (root, split, and of `labels` and `names` what `takes` lists) to what is there.
     """
 
     looks_for: str
     recognise: Callable[[Path], bool]
     splits: Callable[[Path], tuple[str, ...]]
-    open: Callable[..., Source]
+    survey: Callable[..., Survey]
     takes: frozenset[str] = frozenset()
 
 
 def _layout(module: ModuleType, *takes: str) -> Layout:
-    return Layout(module.LOOKS_FOR, module.recognise, module.splits, module.open_split, frozenset(takes))
+    return Layout(module.LOOKS_FOR, module.recognise, module.splits, module.survey, frozenset(takes))
 
 
 # the order of recognition: those with a mark of their own first, plain folders last

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deeplab.data.layouts.masks import Renumbered, table_of
+from deeplab.data.layouts.masks import IndexMasks, table_of
 from deeplab.data.layouts.splits import ALIASES
-from deeplab.data.stored import StoredSplit, by_stem, pair, require_folder
+from deeplab.data.stored import StoredSplit, by_stem, paired, require_folder
 
 LOOKS_FOR = "images/training/ADE_*.jpg and annotations/training/ (or validation/)"
 FOLDERS = ("training", "validation")
@@ -57,7 +57,7 @@ def splits(root: Path) -> tuple[str, ...]:
     return tuple(shorts[name] for name in FOLDERS if (root / "images" / name).is_dir())
 
 
-def open_split(root: Path, split: str) -> StoredSplit:
+def survey(root: Path, split: str) -> StoredSplit:
     """All photos of the split: "train" or "training", "val" or "validation".
 
     Raises:
@@ -65,9 +65,6 @@ def open_split(root: Path, split: str) -> StoredSplit:
     """
     folder = next((name for name in ALIASES.get(split, ()) if name in FOLDERS), split)
     photos, masks = require_folder(root / "images" / folder), require_folder(root / "annotations" / folder)
-    photo_files, mask_files = by_stem(photos), by_stem(masks, (".png",))
-    items, missing = pair(
-        sorted(photo_files.keys() | mask_files.keys()), photo_files, mask_files, folders=(photos, masks)
-    )
-    read = Renumbered(FROM_FILE, "0 (other) and 1..150")
-    return StoredSplit(classes=ADE20K_CLASSES, items=items, missing=missing, read=read)
+    read = IndexMasks(FROM_FILE, "0 (other) and 1..150")
+    files = by_stem(photos), by_stem(masks, (".png",))
+    return paired(*files, classes=ADE20K_CLASSES, origin="layout ade20k", read=read)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deeplab.data.layouts.masks import Renumbered, table_of
+from deeplab.data.layouts.masks import IndexMasks, table_of
+from deeplab.data.layouts.splits import class_names
 from deeplab.data.source import IGNORE_LABEL
-from deeplab.data.stored import StoredSplit, by_stem, pair, require_folder
+from deeplab.data.stored import StoredSplit, by_stem, paired, require_folder
 
 LOOKS_FOR = "train/ beside trainannot/ (or val/ beside valannot/)"
 CAMVID_CLASSES = (
@@ -30,24 +31,21 @@ def splits(root: Path) -> tuple[str, ...]:
     return tuple(name for name in both if (root / name).is_dir() and (root / f"{name}annot").is_dir())
 
 
-def open_split(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> StoredSplit:
+def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> StoredSplit:
     """All photos of the split.
 
     Args:
         root: folder that holds train/ and trainannot/.
         split: "train", "val" or "test".
-        names: class names of the masks, by index, where they are not CamVid's. 11 stays void beside 11 names.
+        names: class names of the masks, by index; None takes classes.txt, else CamVid's. 11 stays void beside 11
+            names.
 
     Raises:
         UserError: a folder is missing.
     """
     photos, masks = require_folder(root / split), require_folder(root / f"{split}annot")
-    photo_files, mask_files = by_stem(photos), by_stem(masks, (".png",))
-    items, missing = pair(
-        sorted(photo_files.keys() | mask_files.keys()), photo_files, mask_files, folders=(photos, masks)
-    )
-    classes = CAMVID_CLASSES if names is None else names
+    classes, origin = class_names(root, names, CAMVID_CLASSES, layout="camvid")
     ignored = {IGNORE_LABEL, VOID} if len(classes) == VOID else {IGNORE_LABEL}
     table = table_of({index: index for index in range(len(classes))}, ignored=frozenset(ignored))
-    read = Renumbered(table, f"0..{len(classes) - 1}, and {' or '.join(map(str, sorted(ignored)))} for void")
-    return StoredSplit(classes=classes, items=items, missing=missing, read=read)
+    read = IndexMasks(table, f"0..{len(classes) - 1}, and {' or '.join(map(str, sorted(ignored)))} for void")
+    return paired(by_stem(photos), by_stem(masks, (".png",)), classes=classes, origin=origin, read=read)

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deeplab.data.layouts.masks import Renumbered, read_indices, read_mask, table_of
+from deeplab.data.layouts.masks import IndexMasks, read_mask, table_of
 from deeplab.data.source import IGNORE_LABEL
-from deeplab.data.stored import Item, StoredSplit, require_folder
+from deeplab.data.stored import Listing, StoredSplit, paired, require_folder
 from deeplab.errors import UserError
 from deeplab.imaging.png import save_png
 from deeplab.palettes import CITYSCAPES_CLASSES
@@ -44,7 +44,7 @@ def splits(root: Path) -> tuple[str, ...]:
     return tuple(sorted(path.name for path in (root / "leftImg8bit").iterdir() if path.is_dir()))
 
 
-def open_split(root: Path, split: str, *, labels: str | None = None) -> StoredSplit:
+def survey(root: Path, split: str, *, labels: str | None = None) -> StoredSplit:
     """All photos of the split's cities.
 
     Args:
@@ -60,16 +60,19 @@ def open_split(root: Path, split: str, *, labels: str | None = None) -> StoredSp
     masks = require_folder(root / kind / split)
     ids, train_ids = f"_{kind}_labelIds.png", f"_{kind}_labelTrainIds.png"
     ending = ids if any(masks.glob(f"*/*{ids}")) or not any(masks.glob(f"*/*{train_ids}")) else train_ids
-    items, missing = [], []
-    for photo in sorted(photos.glob(f"*/*{PHOTO_END}.png")):
-        name = photo.stem.removesuffix(PHOTO_END)
-        mask = masks / photo.parent.name / (name + ending)
-        if mask.is_file():
-            items.append(Item(name, photo, mask))
-        else:
-            missing.append(f"mask {mask}")
-    read = read_indices if ending == train_ids else Renumbered(TO_TRAIN_IDS, "label ids 0..33")
-    return StoredSplit(classes=CITYSCAPES_CLASSES, items=tuple(items), missing=tuple(missing), read=read)
+    read = IndexMasks() if ending == train_ids else IndexMasks(TO_TRAIN_IDS, "label ids 0..33")
+    return paired(
+        _by_frame(photos, f"{PHOTO_END}.png"),
+        _by_frame(masks, ending),
+        classes=CITYSCAPES_CLASSES,
+        origin="layout cityscapes",
+        read=read,
+    )
+
+
+def _by_frame(folder: Path, ending: str) -> Listing:
+    files = sorted(folder.glob(f"*/*{ending}"))
+    return Listing(folder, {file.name.removesuffix(ending): file for file in files}, ending=ending)
 
 
 def to_label_ids(train_ids: np.ndarray) -> np.ndarray:

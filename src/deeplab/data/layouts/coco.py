@@ -57,7 +57,7 @@ def splits(root: Path) -> tuple[str, ...]:
     return own or by_name.available(root)
 
 
-def open_split(root: Path, split: str) -> StoredSplit:
+def survey(root: Path, split: str) -> StoredSplit:
     """The photos of the split's file, or of a list or hash split of the only one.
 
     Raises:
@@ -74,11 +74,18 @@ def open_split(root: Path, split: str) -> StoredSplit:
     content = read_json(path)
     try:
         categories = _categories(content)
-        images = {str(Path(image["file_name"]).with_suffix("")): image for image in content["images"]}
+        images: dict[str, Entry] = {}
+        for image in content["images"]:
+            # written on Windows it has backslashes
+            file = image["file_name"].replace("\\", "/")
+            name = str(Path(file).with_suffix(""))
+            if name in images:
+                raise UserError(f"{path}: two images are called {name}; fix: rename one, or merge them")
+            images[name] = {**image, "file_name": file}
         drawn: dict[int, list[tuple[str, Any]]] = defaultdict(list)
         for entry in content["annotations"]:
             drawn[entry["image_id"]].append((categories[entry["category_id"]], entry["segmentation"]))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise broken(path, error) from error
     chosen = list(images) if own else by_name.choose(root, list(images), split)
     folder = _photo_folder(root, path, split, images)
@@ -92,7 +99,14 @@ def open_split(root: Path, split: str) -> StoredSplit:
     entries = {item.name: _entry(images[item.name], drawn, path) for item in items}
     classes = ClassList.of(categories.values())
     read = Painter(_Pictures(entries), classes, largest_first=True)
-    return StoredSplit(classes=classes.classes, items=tuple(items), missing=tuple(missing), read=read)
+    return StoredSplit(
+        classes=classes.classes,
+        origin=path.name,
+        items=tuple(items),
+        missing=tuple(missing),
+        unlisted=frozenset(images).difference(chosen),
+        read=read,
+    )
 
 
 def _entry(image: Entry, drawn: dict[int, list], path: Path) -> tuple[Size, list[tuple[str, Any]]]:

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deeplab.data.layouts.masks import Renumbered, table_of
+from deeplab.data.layouts.masks import IndexMasks, table_of
 from deeplab.data.source import IGNORE_LABEL
-from deeplab.data.stored import StoredSplit, by_stem, pair, require_folder
+from deeplab.data.stored import Listing, StoredSplit, by_stem, paired, require_folder
 
 LOOKS_FOR = "stuffthingmaps_trainval2017/, stuffthingmaps/ or annotations/ with train2017/ or val2017/ of PNG"
 MASK_FOLDERS = ("stuffthingmaps_trainval2017", "stuffthingmaps", "annotations")
@@ -56,7 +56,7 @@ def splits(root: Path) -> tuple[str, ...]:
     return tuple(split for split in ("train", "val") if _masks(root, split) is not None)
 
 
-def open_split(root: Path, split: str) -> StoredSplit:
+def survey(root: Path, split: str) -> StoredSplit:
     """All photos of the split: "train", "val", or a folder's name such as "train2017".
 
     Raises:
@@ -65,14 +65,11 @@ def open_split(root: Path, split: str) -> StoredSplit:
     masks = require_folder(_masks(root, split) or root / MASK_FOLDERS[0] / split)
     photos = root / "images" / masks.name
     photos = require_folder(photos if photos.is_dir() else root / masks.name)
-    photo_files = by_stem(photos)
     # other tools leave NAME_labelTrainIds.png beside the masks
-    mask_files = {name: path for name, path in by_stem(masks, (".png",)).items() if "TrainIds" not in name}
-    items, missing = pair(
-        sorted(photo_files.keys() | mask_files.keys()), photo_files, mask_files, folders=(photos, masks)
-    )
-    read = Renumbered(FROM_FILE, "0..181 (id - 1), and 255 for unlabeled")
-    return StoredSplit(classes=COCO_STUFF_CLASSES, items=items, missing=missing, read=read)
+    own = {name: path for name, path in by_stem(masks, (".png",)).files.items() if "TrainIds" not in name}
+    read = IndexMasks(FROM_FILE, "0..181 (id - 1), and 255 for unlabeled")
+    files = by_stem(photos), Listing(masks, own)
+    return paired(*files, classes=COCO_STUFF_CLASSES, origin="layout coco-stuff", read=read)
 
 
 def _masks(root: Path, split: str) -> Path | None:

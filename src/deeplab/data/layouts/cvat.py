@@ -61,7 +61,7 @@ def splits(root: Path) -> tuple[str, ...]:
     return tuple(name for name in ("train", "val", "test") if name in subsets) or by_name.available(root)
 
 
-def open_split(root: Path, split: str) -> StoredSplit:
+def survey(root: Path, split: str) -> StoredSplit:
     """The photos of the split.
 
     Raises:
@@ -70,11 +70,15 @@ def open_split(root: Path, split: str) -> StoredSplit:
     tree = _read(root / FILE)
     labels = [name.text or "" for name in tree.findall("./meta//labels/label/name")]
     classes = ClassList.of(labels)
-    images = {str(Path(image.get("name", "")).with_suffix("")): image for image in tree.findall("image")}
-    if any(_split_of(image) == split for image in images.values()):
-        chosen = [name for name, image in images.items() if _split_of(image) == split]
-    else:
-        chosen = by_name.choose(root, list(images), split)
+    images: dict[str, ElementTree.Element] = {}
+    for image in tree.findall("image"):
+        # written on Windows it has backslashes
+        image.set("name", image.get("name", "").replace("\\", "/"))
+        name = str(Path(image.get("name", "")).with_suffix(""))
+        if images.setdefault(name, image) is not image:
+            raise UserError(f"{root / FILE}: two images are called {name}; fix: rename one")
+    own = [name for name, image in images.items() if _split_of(image) == split]
+    chosen = own or by_name.choose(root, list(images), split)
     items, missing = [], []
     for name in chosen:
         photo = _photo(root, images[name]) if name in images else None
@@ -84,7 +88,14 @@ def open_split(root: Path, split: str) -> StoredSplit:
             items.append(Item(name, photo, root / FILE))
     texts = {item.name: ElementTree.tostring(images[item.name]) for item in items}
     read = Painter(_Pictures(texts), classes)
-    return StoredSplit(classes=classes.classes, items=tuple(items), missing=tuple(missing), read=read)
+    return StoredSplit(
+        classes=classes.classes,
+        origin=FILE,
+        items=tuple(items),
+        missing=tuple(missing),
+        unlisted=frozenset(() if own else images).difference(chosen),
+        read=read,
+    )
 
 
 def _read(path: Path) -> ElementTree.Element:

@@ -16,7 +16,7 @@ from deeplab.data.layouts.masks import Colour, Painted
 from deeplab.data.layouts.voc import LISTS, read_list
 from deeplab.data.layouts.voc import splits as list_names
 from deeplab.data.source import IGNORE_LABEL
-from deeplab.data.stored import StoredSplit, by_stem, pair, require_folder
+from deeplab.data.stored import StoredSplit, by_stem, paired, require_folder
 from deeplab.errors import UserError
 
 LOOKS_FOR = "labelmap.txt and SegmentationClass/"
@@ -35,7 +35,7 @@ def splits(root: Path) -> tuple[str, ...]:
     return ("train", "val") if found == (WHOLE,) else found
 
 
-def open_split(root: Path, split: str) -> StoredSplit:
+def survey(root: Path, split: str) -> StoredSplit:
     """The photos of a list, or of a hash split of default.txt.
 
     Raises:
@@ -47,9 +47,9 @@ def open_split(root: Path, split: str) -> StoredSplit:
         names = read_list(root, split)
     else:
         names = by_name.choose(root, read_list(root, WHOLE), split)
-    items, missing = pair(names, by_stem(photos), by_stem(masks, (".png",)), folders=(photos, masks))
+    files = by_stem(photos), by_stem(masks, (".png",))
     read = Painted(colours, root / "labelmap.txt")
-    return StoredSplit(classes=classes, items=items, missing=missing, read=read)
+    return paired(*files, names, classes=classes, origin="labelmap.txt", read=read)
 
 
 def read_colour_map(path: Path) -> tuple[tuple[str, ...], dict[Colour, int]]:

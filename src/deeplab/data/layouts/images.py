@@ -1,6 +1,10 @@
-"""A plain folder of one's own: photos, index masks of the same names, and a list of class names.
+"""Folders of one's own: photos, index masks of the same names, and a list of class names.
 
     ROOT/images/NAME.jpg, ROOT/masks/NAME.png, ROOT/classes.txt (one name a line, in the order of the values)
+
+Also the other usual names of such folders in any case (`PHOTO_FOLDERS`, `MASK_FOLDERS`), train/ beside train_labels/,
+and photos and masks in one folder, told apart by name (a.jpg with a_mask.png or a.png). A mask may have a word such as
+_mask or _label at its name, where no mask has the very name.
 
 Splits, whichever is there: ROOT/images/train + ROOT/masks/train; ROOT/train/images + ROOT/train/masks; lists
 ROOT/train.txt and ROOT/val.txt; else by the names' hash (`deeplab.data.layouts.splits`).
@@ -8,38 +12,43 @@ ROOT/train.txt and ROOT/val.txt; else by the names' hash (`deeplab.data.layouts.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from deeplab.data.layouts import splits as by_name
-from deeplab.data.layouts.masks import read_indices
-from deeplab.data.stored import StoredSplit, by_stem, pair, require_folder
+from deeplab.data.layouts.masks import JPEG_SUFFIXES, IndexMasks
+from deeplab.data.stored import Listing, StoredSplit, listing, paired, pictures, require_folder
 from deeplab.errors import UserError
 
-LOOKS_FOR = "images/ and masks/ (or labels/, annotations/), also inside train/ and val/"
-PHOTO_FOLDER = "images"
-MASK_FOLDERS = ("masks", "labels", "annotations")
-MASK_SUFFIXES = (".png", ".bmp", ".gif", ".tif", ".tiff")
+LOOKS_FOR = (
+    "images/ and masks/ (or labels/, annotations/), also inside train/ and val/, or a.jpg with a_mask.png"
+)
+PHOTO_FOLDERS = ("images", "image", "imgs", "img", "photos", "photo", "jpegimages", "pictures")
+MASK_FOLDERS = (
+    "masks", "mask", "labels", "label", "annotations", "annotation", "annots", "annot",
+    "segmentationclass", "segmentation", "segmentations", "gt", "ground_truth", "targets",
+)  # fmt: skip
+BESIDE_ENDINGS = ("annot", "_labels", "_masks", "_mask", "_label", "_gt")
+MASK_WORDS = ("_mask", "-mask", "_masks", "_label", "_labels", "_seg", "_gt")
+AFFIXES = ("mask", "masks", "label", "labels", "labelids", "seg", "gt", "annotation", "image", "img", "l")
+WHOLE = "all"
+
+Place = tuple[Path, Path]
+"""Folders of photos and of masks; the same where both lie side by side."""
 
 
 def recognise(root: Path) -> bool:
-    """Whether photos and masks lie in such folders, here or in the training split's folder."""
-    train = by_name.split_folder(root, "train")
-    return any(
-        (folder / PHOTO_FOLDER).is_dir() and any((folder / name).is_dir() for name in MASK_FOLDERS)
-        for folder in (root, train)
-        if folder is not None
-    )
+    """Whether photos and masks lie in such folders, or side by side."""
+    return bool(_places(root))
 
 
 def splits(root: Path) -> tuple[str, ...]:
     """Folders of splits, else lists, else "train" and "val"."""
-    usual = ("train", "val", "test")
-    inside = tuple(name for name in usual if by_name.split_folder(root / PHOTO_FOLDER, name))
-    outside = tuple(name for name in usual if by_name.split_folder(root, name))
-    return inside or outside or by_name.available(root)
+    places = _places(root)
+    return by_name.available(root) if WHOLE in places or not places else tuple(places)
 
 
-def open_split(
+def survey(
     root: Path, split: str, *, labels: str | None = None, names: tuple[str, ...] | None = None
 ) -> StoredSplit:
     """The split's photos.
@@ -47,39 +56,141 @@ def open_split(
     Args:
         root: the folder.
         split: "train", "val", "test", "all", or the name of a list.
-        labels: the masks' folder; None takes masks, labels or annotations.
+        labels: the masks' folder; None takes the first of the usual names.
         names: class names of the masks, by index; None takes classes.txt.
 
     Raises:
-        UserError: a folder, classes.txt or the split is missing.
+        UserError: the folders or the split are missing.
     """
-    classes = names or _class_names(root)
-    outside = by_name.split_folder(root, split)
-    base = outside if outside and (outside / PHOTO_FOLDER).is_dir() else root
-    photos, masks = require_folder(base / PHOTO_FOLDER), _mask_folder(base, labels)
-    inside = by_name.split_folder(photos, split)
-    if inside is not None:
-        photos, masks = inside, require_folder(by_name.split_folder(masks, split) or masks / inside.name)
-    photo_files, mask_files = by_stem(photos), by_stem(masks, MASK_SUFFIXES)
-    known = sorted(photo_files.keys() | mask_files.keys())
-    chosen = known if inside or base != root else by_name.choose(root, known, split)
-    items, missing = pair(chosen, photo_files, mask_files, folders=(photos, masks))
-    return StoredSplit(classes=classes, items=items, missing=missing, read=read_indices)
+    classes, origin = by_name.class_names(root, names, layout="images")
+    places = _places(root, labels)
+    if not places:
+        raise UserError(f"{root} holds no {LOOKS_FOR}; fix: put photos into images/ and masks into masks/")
+    own = next((places[name] for name in (split, _SPLITS.get(split, "")) if name in places), None)
+    if own is None and WHOLE not in places:
+        raise UserError(
+            f"{root} has no split {split!r}; splits found: {', '.join(places)}; fix: name one of them"
+        )
+    photos, masks = _listings(own or places[WHOLE])
+    known = sorted(photos.files.keys() | masks.files.keys())
+    chosen = by_name.choose(root, known, split) if own is None or split == WHOLE else None
+    return paired(photos, masks, chosen, classes=classes, origin=origin, read=IndexMasks())
 
 
-def _mask_folder(base: Path, labels: str | None) -> Path:
-    if labels is not None:
-        return require_folder(base / labels)
-    return require_folder(
-        next((base / name for name in MASK_FOLDERS if (base / name).is_dir()), base / MASK_FOLDERS[0])
+_SPLITS = {alias: name for name, others in by_name.ALIASES.items() for alias in (name, *others)}
+
+
+def _places(root: Path, labels: str | None = None) -> dict[str, Place]:
+    """The folders of each split, or of `WHOLE`; empty if nothing of the kind is there."""
+    photos, masks = _two_folders(root, labels)
+    if photos and masks:
+        inside = {
+            _SPLITS[name]: name for each in (photos, masks) for name in _subfolders(each) if name in _SPLITS
+        }
+        ordered = [split for split in by_name.ALIASES if split in inside]
+        return {split: (_child(photos, split), _child(masks, split)) for split in ordered} or {
+            WHOLE: (photos, masks)
+        }
+    folders = _subfolders(root)
+    own = {_SPLITS[name]: folder for name, folder in folders.items() if name in _SPLITS}
+    own = {split: own[split] for split in by_name.ALIASES if split in own}
+    nested = {split: both for split, folder in own.items() if all(both := _two_folders(folder, labels))}
+    if nested:
+        return nested
+    beside = {
+        split: (folder, folders[folder.name.lower() + ending])
+        for split, folder in own.items()
+        for ending in BESIDE_ENDINGS
+        if folder.name.lower() + ending in folders
+    }
+    if beside or labels:
+        return beside
+    return {split: (folder, folder) for split, folder in (own or {WHOLE: root}).items() if _has_both(folder)}
+
+
+def _two_folders(root: Path, labels: str | None) -> tuple[Path, Path] | tuple[None, None]:
+    folders = _subfolders(root)
+    photos = next((folders[name] for name in PHOTO_FOLDERS if name in folders), None)
+    masks = next((folders[name] for name in MASK_FOLDERS if name in folders), None)
+    if photos is not None and labels is not None:
+        return photos, require_folder(root / labels)
+    if photos is None or masks is None or _holds_only_other_files(masks):
+        return None, None
+    return photos, masks
+
+
+def _holds_only_other_files(folder: Path) -> bool:
+    """Polygons, boxes or records rather than pictures: another format's labels."""
+    others = (file.suffix.lower() in (".json", ".xml", ".txt") for file in folder.rglob("*"))
+    return next(pictures(folder), None) is None and any(others)
+
+
+def _has_both(folder: Path) -> bool:
+    files = list(pictures(folder))
+    stems = {file.with_suffix("") for file in files}
+    return len(stems) < len(files) or any(_looks_like_mask(file) for file in files)
+
+
+def _looks_like_mask(file: Path) -> bool:
+    return file.stem.lower().endswith(MASK_WORDS)
+
+
+def _subfolders(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        return {}
+    return {
+        child.name.lower(): child
+        for child in sorted(folder.iterdir())
+        if child.is_dir() and child.name[0] != "."
+    }
+
+
+def _child(folder: Path, split: str) -> Path:
+    """The subfolder of a split, under any of its names in any case; it may be missing."""
+    folders = _subfolders(folder)
+    return next(
+        (folders[name] for name in (split, *by_name.ALIASES[split]) if name in folders), folder / split
     )
 
 
-def _class_names(root: Path) -> tuple[str, ...]:
-    path = root / "classes.txt"
-    if not path.is_file():
-        raise UserError(
-            f"{path} is missing, so nothing says what the values in the masks mean; fix: write one class name "
-            "a line, value 0 first (often background), or give the names (data.names=[background, cat])"
-        )
-    return by_name.read_names(path)
+def _listings(place: Place) -> tuple[Listing, Listing]:
+    """Photos, and masks by the names of their photos."""
+    photo_folder, mask_folder = place
+    if photo_folder == mask_folder:
+        photo_files, mask_files = _told_apart(list(pictures(photo_folder)))
+    else:
+        photo_files, mask_files = list(pictures(photo_folder)), list(pictures(mask_folder))
+    # of two masks of one name the lossless one
+    mask_files.sort(key=lambda file: file.suffix.lower() in JPEG_SUFFIXES)
+    photos, masks = listing(photo_folder, photo_files), listing(mask_folder, mask_files)
+    return photos, masks._replace(files=_by_photo(photos.files, masks.files))
+
+
+def _told_apart(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Photos and masks of one folder: masks by name, or the PNG beside a photo of another kind."""
+    others = {file.with_suffix("") for file in files if file.suffix.lower() != ".png"}
+    masks = [
+        file
+        for file in files
+        if _looks_like_mask(file) or (file.suffix.lower() == ".png" and file.with_suffix("") in others)
+    ]
+    taken = set(masks)
+    return [file for file in files if file not in taken], masks
+
+
+def _by_photo(photos: Iterable[str], masks: dict[str, Path]) -> dict[str, Path]:
+    """Masks by the name of their photo: the same, else the same but for case and affixes; the rest by their own."""
+    rest = {_core(name): name for name in masks if name not in photos}
+    photo_of = {rest.pop(_core(name)): name for name in photos if name not in masks and _core(name) in rest}
+    return {photo_of.get(name, name): mask for name, mask in masks.items()}
+
+
+def _core(name: str) -> str:
+    """The name without words like "mask" or "img" before or after it."""
+    folder, _, last = name.lower().replace("-", "_").rpartition("/")
+    words = last.replace(".", "_").split("_")
+    while len(words) > 1 and words[-1] in AFFIXES:
+        words.pop()
+    while len(words) > 1 and words[0] in AFFIXES:
+        words.pop(0)
+    return f"{folder}/{'_'.join(words)}"

@@ -74,7 +74,7 @@ def splits(root: Path) -> tuple[str, ...]:
     return by_name.available(root)
 
 
-def open_split(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> StoredSplit:
+def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> StoredSplit:
     """The annotated photos of the split; tasks without an annotation are left out.
 
     Args:
@@ -89,13 +89,24 @@ def open_split(root: Path, split: str, *, names: tuple[str, ...] | None = None) 
     if path is None:
         raise UserError(f"{root} holds no {LOOKS_FOR}; fix: export as JSON (not JSON-MIN) into it")
     try:
-        results = {_photo_name(task): _results(task) for task in read_json(path) if _annotation(task)}
-        labels = sorted({_label(result) for found in results.values() for result in found})
+        results: dict[str, list[Task]] = {}
+        for task in read_json(path):
+            if (
+                _annotation(task)
+                and results.setdefault(_photo_name(task), found := _results(task)) is not found
+            ):
+                raise UserError(
+                    f"{path}: two tasks are of a photo {_photo_name(task)}; fix: rename one of the photos"
+                )
+        labels = sorted({_label(result) for each in results.values() for result in each})
+    except UserError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise broken(path, error) from error
     stems = {str(Path(name).with_suffix("")): name for name in results}
     items, missing = [], []
-    for stem in by_name.choose(root, list(stems), split):
+    chosen = by_name.choose(root, list(stems), split)
+    for stem in chosen:
         photo = _find_photo(root, stems.get(stem, stem))
         if stem not in stems or photo is None:
             missing.append(f"photo {stem} in {root / 'images'} or its task in {path}")
@@ -103,7 +114,14 @@ def open_split(root: Path, split: str, *, names: tuple[str, ...] | None = None) 
             items.append(Item(stem, photo, path))
     classes = ClassList(names) if names else ClassList.of(labels)
     read = Painter(_Pictures({item.name: results[stems[item.name]] for item in items}), classes)
-    return StoredSplit(classes=classes.classes, items=tuple(items), missing=tuple(missing), read=read)
+    return StoredSplit(
+        classes=classes.classes,
+        origin="the names given" if names else path.name,
+        items=tuple(items),
+        missing=tuple(missing),
+        unlisted=frozenset(stems).difference(chosen),
+        read=read,
+    )
 
 
 def _find(root: Path) -> Path | None:

@@ -52,7 +52,7 @@ def splits(root: Path) -> tuple[str, ...]:
     ) or by_name.available(root)
 
 
-def open_split(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> StoredSplit:
+def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> StoredSplit:
     """The annotated photos of the split.
 
     Args:
@@ -64,7 +64,7 @@ def open_split(root: Path, split: str, *, names: tuple[str, ...] | None = None) 
         UserError: no such split, or an annotation that cannot be read.
     """
     folder = by_name.split_folder(root, split) or root
-    files = by_stem(folder, (".json",))
+    files = by_stem(folder, (".json",)).files
     if not files:
         raise UserError(f"{folder} holds no JSON; fix: name the folder that labelme wrote to")
     chosen = list(files) if folder != root else by_name.choose(root, list(files), split)
@@ -77,9 +77,16 @@ def open_split(root: Path, split: str, *, names: tuple[str, ...] | None = None) 
             items.append(item)
         else:
             missing.append(f"photo {item.photo}, which {files[name]} names")
-    classes = ClassList(names) if names else _classes(root)
+    classes, origin = (ClassList(names), "the names given") if names else _classes(root)
     read = Painter(_picture, classes)
-    return StoredSplit(classes=classes.classes, items=tuple(items), missing=tuple(missing), read=read)
+    return StoredSplit(
+        classes=classes.classes,
+        origin=origin,
+        items=tuple(items),
+        missing=tuple(missing),
+        unlisted=frozenset(files).difference(chosen),
+        read=read,
+    )
 
 
 def _item(name: str, path: Path) -> Item:
@@ -92,16 +99,16 @@ def _item(name: str, path: Path) -> Item:
     return Item(name, photo, path)
 
 
-def _classes(root: Path) -> ClassList:
+def _classes(root: Path) -> tuple[ClassList, str]:
     if (root / NAMES_FILE).is_file():
-        return ClassList.of(by_name.read_names(root / NAMES_FILE))
+        return ClassList.of(by_name.read_classes(root / NAMES_FILE)), NAMES_FILE
     labels = set()
     # all splits count, so that each gives a class the same index
     for path in sorted(root.rglob("*.json")):
         content = read_json(path)
         if isinstance(content, dict) and "shapes" in content:
             labels.update(shape["label"] for shape in content["shapes"])
-    return ClassList.of(sorted(labels))
+    return ClassList.of(sorted(labels)), "the labels drawn"
 
 
 def _picture(item: Item) -> Picture:

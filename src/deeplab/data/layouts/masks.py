@@ -15,16 +15,8 @@ from deeplab.errors import UserError
 from deeplab.imaging.label_maps import read_label_map
 
 NO_CLASS = -1
+JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".jpe"})
 Colour = tuple[int, int, int]
-
-
-def read_indices(item: Item) -> np.ndarray:
-    """The mask's own values, uint8 [H, W].
-
-    Raises:
-        UserError: unreadable, not an index mask, or values above 255.
-    """
-    return read_mask(item.mask)
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -33,6 +25,10 @@ def read_mask(path: Path) -> np.ndarray:
     Raises:
         UserError: unreadable, not an index mask, or values above 255.
     """
+    if path.suffix.lower() in JPEG_SUFFIXES:
+        raise UserError(
+            f"{path} is a JPEG, whose compression changes values near every edge; fix: export the mask as PNG"
+        )
     values = read_label_map(path)
     if values.dtype == np.uint8:
         return values
@@ -46,16 +42,17 @@ def read_mask(path: Path) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Renumbered:
-    """Reads masks whose stored values are other numbers than the classes'.
+class IndexMasks:
+    """Reads masks whose pixels are numbers of classes.
 
     Attributes:
-        table: [256] integers: class of each stored value, 255 for ignore, -1 for a value that may not be.
-        allowed: the stored values that may be, in words.
+        table: [256] integers: class of each stored value, 255 for ignore, -1 for a value that may not be; None
+            where the stored values are the classes' own numbers.
+        allowed: the stored values that may be, in words; empty where that is the classes' number.
     """
 
-    table: tuple[int, ...]
-    allowed: str
+    table: tuple[int, ...] | None = None
+    allowed: str = ""
 
     def __call__(self, item: Item) -> np.ndarray:
         """Labels of an item, uint8 [H, W].
@@ -64,6 +61,8 @@ class Renumbered:
             UserError: unreadable, or a value that may not be.
         """
         stored = read_mask(item.mask)
+        if self.table is None:
+            return stored
         labels = np.array(self.table, dtype=np.int16)[stored]
         if labels.min() == NO_CLASS:
             row, column = np.argwhere(labels == NO_CLASS)[0]
@@ -75,7 +74,7 @@ class Renumbered:
 
 
 def table_of(classes: Mapping[int, int], *, ignored: frozenset[int] = frozenset()) -> tuple[int, ...]:
-    """The table of `Renumbered`: stored value to class, and the values to ignore."""
+    """The table of `IndexMasks`: stored value to class, and the values to ignore."""
     table = [NO_CLASS] * 256
     for value in ignored:
         table[value] = IGNORE_LABEL

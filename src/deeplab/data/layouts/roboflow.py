@@ -8,10 +8,10 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from deeplab.data.layouts.masks import Renumbered, table_of
+from deeplab.data.layouts.masks import IndexMasks, table_of
 from deeplab.data.layouts.splits import split_folder
 from deeplab.data.source import IGNORE_LABEL
-from deeplab.data.stored import StoredSplit, by_stem, pair, require_folder
+from deeplab.data.stored import Listing, StoredSplit, by_stem, paired, require_folder
 from deeplab.errors import UserError
 
 LOOKS_FOR = "train/_classes.csv whose first line is Pixel Value, Class"
@@ -34,7 +34,7 @@ def splits(root: Path) -> tuple[str, ...]:
     return tuple(name for name in ("train", "val", "test") if split_folder(root, name))
 
 
-def open_split(root: Path, split: str) -> StoredSplit:
+def survey(root: Path, split: str) -> StoredSplit:
     """All photos of the split; "val" is the folder valid.
 
     Raises:
@@ -43,13 +43,20 @@ def open_split(root: Path, split: str) -> StoredSplit:
     folder = require_folder(split_folder(root, split) or root / split)
     values = _read_table(folder / TABLE)
     files = by_stem(folder)
-    masks = {name.removesuffix(MASK_END): path for name, path in files.items() if name.endswith(MASK_END)}
-    photos = {name: path for name, path in files.items() if not name.endswith(MASK_END)}
-    items, missing = pair(sorted(photos.keys() | masks.keys()), photos, masks, folders=(folder, folder))
+    masks = {
+        name.removesuffix(MASK_END): path for name, path in files.files.items() if name.endswith(MASK_END)
+    }
+    photos = {name: path for name, path in files.files.items() if not name.endswith(MASK_END)}
     ignored = frozenset({IGNORE_LABEL}) - values.keys()
     table = table_of({value: index for index, value in enumerate(values)}, ignored=ignored)
-    read = Renumbered(table, f"the values of {folder / TABLE}: {', '.join(map(str, values))}")
-    return StoredSplit(classes=tuple(values.values()), items=items, missing=missing, read=read)
+    read = IndexMasks(table, f"the values of {folder / TABLE}: {', '.join(map(str, values))}")
+    return paired(
+        Listing(folder, photos, files.double),
+        Listing(folder, masks, ending=f"{MASK_END}.png"),
+        classes=tuple(values.values()),
+        origin=TABLE,
+        read=read,
+    )
 
 
 def _read_table(path: Path) -> dict[int, str]:

@@ -41,7 +41,7 @@ def splits(root: Path) -> tuple[str, ...]:
     return usual or by_name.available(root)
 
 
-def open_split(root: Path, split: str) -> StoredSplit:
+def survey(root: Path, split: str) -> StoredSplit:
     """The photos of a data set, or of a list or hash split of all.
 
     Raises:
@@ -67,7 +67,14 @@ def open_split(root: Path, split: str) -> StoredSplit:
         else:
             missing.append(f"photo {photo}")
     read = Painter(_picture, classes)
-    return StoredSplit(classes=classes.classes, items=tuple(items), missing=tuple(missing), read=read)
+    return StoredSplit(
+        classes=classes.classes,
+        origin=meta.name,
+        items=tuple(items),
+        missing=tuple(missing),
+        unlisted=frozenset(annotations).difference(chosen),
+        read=read,
+    )
 
 
 def _datasets(root: Path) -> list[Path]:

@@ -29,8 +29,8 @@ import numpy as np
 from deeplab.cache import ANOTHER_CACHE, cache_folder
 from deeplab.data.layouts.embedded import bytes_as_stored, open_picture, png_bytes, read_embedded_mask
 from deeplab.data.layouts.painting import broken, read_json
-from deeplab.data.layouts.splits import read_names
-from deeplab.data.source import IGNORE_LABEL, Source, check_sample
+from deeplab.data.layouts.splits import class_names
+from deeplab.data.source import Source, Survey, check_sample
 from deeplab.download import fetch, is_address
 from deeplab.errors import UserError, require
 from deeplab.imaging.photos import as_photo
@@ -68,17 +68,14 @@ class Shard(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardedSplit:
-    """A `deeplab.data.source.Source` of tar files; `ends[i]` is the number of samples up to shard i."""
+class ShardedSplit(Survey):
+    """A `Survey` of tar files; `ends[i]` is the number of samples up to shard i."""
 
-    classes: tuple[str, ...]
     shards: tuple[Shard, ...]
     ends: tuple[int, ...]
-    missing: tuple[str, ...] = ()
-    ignore_label: int = IGNORE_LABEL
 
     def __len__(self) -> int:
-        return self.ends[-1]
+        return self.ends[-1] if self.ends else 0
 
     def name(self, index: int) -> str:
         """See `Source`."""
@@ -131,7 +128,7 @@ def splits(root: Path) -> tuple[str, ...]:
     return tuple(sorted(local | indexed))
 
 
-def open_split(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> ShardedSplit:
+def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> ShardedSplit:
     """Find the split's shards; local ones are looked through, remote ones not yet fetched.
 
     Args:
@@ -140,26 +137,23 @@ def open_split(root: Path, split: str, *, names: tuple[str, ...] | None = None) 
         names: class names of the masks, by index; None takes classes.txt.
 
     Raises:
-        UserError: no shard of the split, a broken one, a wrong index, or no class names.
+        UserError: no shard of the split, a broken one, or a wrong index.
     """
     index = root / f"{split}.json"
     if index.is_file():
-        shards, missing = _indexed(root, index), ()
+        indexed = _indexed(root, index)
+        shards = [shard for shard in indexed if "://" in shard.url or Path(shard.url).is_file()]
+        missing = tuple(f"shard {shard.url}, which {index} names" for shard in indexed if shard not in shards)
     else:
         shards, missing = _local(sorted(root.glob(f"{split}-[0-9]*.tar")))
-    if not shards:
+    if not shards and not missing:
         found = ", ".join(splits(root)) or "none"
         raise UserError(
             f"{root} has no {split}-*.tar and no {index.name}; splits found: {found}; fix: name one"
         )
-    if names is None and not (root / "classes.txt").is_file():
-        raise UserError(
-            f"{root / 'classes.txt'} is missing, and shards do not name their classes; fix: write one name a "
-            "line, value 0 first, or give the names (data.names=[background, cat])"
-        )
     ends = tuple(np.cumsum([shard.samples for shard in shards]).tolist())
-    classes = names or read_names(root / "classes.txt")
-    return ShardedSplit(classes=classes, shards=tuple(shards), ends=ends, missing=missing)
+    classes, origin = class_names(root, names, layout="webdataset")
+    return ShardedSplit(classes=classes, origin=origin, shards=tuple(shards), ends=ends, missing=missing)
 
 
 def local_file(url: str) -> Path:

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from deeplab.data.layouts.embedded import bytes_as_stored, open_picture, png_bytes, read_embedded_mask
-from deeplab.data.layouts.splits import read_names
-from deeplab.data.source import IGNORE_LABEL, Source, check_sample
+from deeplab.data.layouts.splits import class_names
+from deeplab.data.source import Source, Survey, check_sample
 from deeplab.data.tfrecord import (
     Example,
     Value,
@@ -37,15 +37,12 @@ PHOTO, LABEL, NAME = "image/encoded", "image/segmentation/class/encoded", "image
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecordSplit:
-    """A `deeplab.data.source.Source` of records, each found by its place in a shard."""
+class RecordSplit(Survey):
+    """A `Survey` of records, each found by its place in a shard."""
 
-    classes: tuple[str, ...]
     shards: tuple[Path, ...]
     shard_of: np.ndarray
     places: np.ndarray
-    missing: tuple[str, ...] = ()
-    ignore_label: int = IGNORE_LABEL
 
     def __len__(self) -> int:
         return len(self.places)
@@ -96,7 +93,7 @@ def splits(root: Path) -> tuple[str, ...]:
     return tuple(_shards(root))
 
 
-def open_split(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> RecordSplit:
+def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> RecordSplit:
     """Find every record of the split's shards.
 
     Args:
@@ -105,22 +102,19 @@ def open_split(root: Path, split: str, *, names: tuple[str, ...] | None = None) 
         names: class names of the masks, by index; None takes classes.txt.
 
     Raises:
-        UserError: no shard of the split, a damaged one, or no class names.
+        UserError: no shard of the split, or a damaged one.
     """
     by_split = _shards(root)
     if split not in by_split:
         raise UserError(
             f"{root} has no {split}-*.tfrecord; splits found: {', '.join(by_split) or 'none'}; fix: name one"
         )
-    if names is None and not (root / "classes.txt").is_file():
-        raise UserError(
-            f"{root / 'classes.txt'} is missing, and TFRecords do not name their classes; fix: write one name a "
-            "line, value 0 first, or give the names (data.names=[background, cat])"
-        )
     shards, missing = by_split[split]
     places = [record_places(shard) for shard in shards]
+    classes, origin = class_names(root, names, layout="tfrecord")
     return RecordSplit(
-        classes=names or read_names(root / "classes.txt"),
+        classes=classes,
+        origin=origin,
         shards=shards,
         shard_of=np.repeat(np.arange(len(shards)), [len(found) for found in places]),
         places=np.concatenate(places),

@@ -2,7 +2,7 @@
 
     ROOT/JPEGImages/NAME.jpg (or another photo format)
     ROOT/SegmentationClass/NAME.png or ROOT/SegmentationClassAug/NAME.png (SBD, for train_aug)
-    ROOT/ImageSets/Segmentation/SPLIT.txt, one NAME a line
+    ROOT/ImageSets/Segmentation/SPLIT.txt, one NAME a line; without lists as `deeplab.data.layouts.splits`
     ROOT/classes.txt, optional: class names, one a line; without it VOC's 21
 
 Masks hold class indices (palette or grey PNG); 255 is "ignore" (reference facts 5.1 and 5.2). Photos are
@@ -13,28 +13,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deeplab.data.layouts.masks import read_indices
-from deeplab.data.layouts.splits import read_names
-from deeplab.data.stored import StoredSplit, by_stem, pair, require_folder
+from deeplab.data.layouts import splits as by_name
+from deeplab.data.layouts.masks import IndexMasks
+from deeplab.data.stored import Listing, StoredSplit, by_stem, paired, require_folder
 from deeplab.errors import UserError
 from deeplab.palettes import VOC_CLASSES
 
-LOOKS_FOR = "JPEGImages/ and ImageSets/Segmentation/"
+LOOKS_FOR = "JPEGImages/ and ImageSets/Segmentation/ or SegmentationClass/"
 LABEL_FOLDERS = ("SegmentationClass", "SegmentationClassAug")
 LISTS = Path("ImageSets") / "Segmentation"
 
 
 def recognise(root: Path) -> bool:
     """Whether `root` has VOC's folders, and no label map of colours (which is CVAT's)."""
-    return (root / "JPEGImages").is_dir() and (root / LISTS).is_dir() and not (root / "labelmap.txt").exists()
+    others = (LISTS, *LABEL_FOLDERS)
+    own = (root / "JPEGImages").is_dir() and any((root / other).is_dir() for other in others)
+    return own and not (root / "labelmap.txt").exists()
 
 
 def splits(root: Path) -> tuple[str, ...]:
-    """Names of the lists."""
-    return tuple(sorted(path.stem for path in (root / LISTS).glob("*.txt")))
+    """Names of the lists; without any, "train" and "val" by hash."""
+    return tuple(sorted(path.stem for path in (root / LISTS).glob("*.txt"))) or by_name.available(root)
 
 
-def open_split(
+def survey(
     root: Path, split: str, *, labels: str | None = None, names: tuple[str, ...] | None = None
 ) -> StoredSplit:
     """Read the list and look for every file on it.
@@ -47,34 +49,36 @@ def open_split(
         names: class names of the masks, by index; None takes classes.txt, else VOC's.
 
     Raises:
-        UserError: a list or folder is missing, or the list is empty.
+        UserError: a list or folder is missing.
     """
-    if names is None:
-        names = read_names(root / "classes.txt") if (root / "classes.txt").is_file() else VOC_CLASSES
-    listed = read_list(root, split)
-    photos = require_folder(root / "JPEGImages")
-    folder = require_folder(root / (labels or _folder_with_all(root, listed)))
-    items, missing = pair(listed, by_stem(photos), by_stem(folder, (".png",)), folders=(photos, folder))
-    return StoredSplit(classes=names, items=items, missing=missing, read=read_indices)
+    classes, origin = by_name.class_names(root, names, VOC_CLASSES, layout="voc")
+    photos = by_stem(require_folder(root / "JPEGImages"))
+    if any((root / LISTS).glob("*.txt")):
+        listed = by_name.matched(read_list(root, split), list(photos.files))
+    else:
+        listed = by_name.choose(root, list(photos.files), split)
+    masks = by_stem(require_folder(root / labels), (".png",)) if labels else _masks(root, listed)
+    return paired(photos, masks, listed, classes=classes, origin=origin, read=IndexMasks())
 
 
 def read_list(root: Path, split: str) -> list[str]:
     """Names on ImageSets/Segmentation/`split`.txt.
 
     Raises:
-        UserError: no such list (the message names those that exist), or an empty one.
+        UserError: no such list; the message names those that exist.
     """
     path = root / LISTS / f"{split}.txt"
+    path = path if path.is_file() else by_name.list_of(root, split) or path
     if not path.is_file():
         found = ", ".join(splits(root)) or "none"
         raise UserError(f"{path} is missing; lists found there: {found}; fix: name one of them as the split")
     # the papers' own lists say /JPEGImages/NAME.jpg /SegmentationClassAug/NAME.png
-    return [Path(line.split()[0]).stem if "/" in line else line for line in read_names(path)]
+    return [name.rpartition("/")[2] for name in by_name.picture_names(path)]
 
 
-def _folder_with_all(root: Path, names: list[str]) -> str:
-    for folder in LABEL_FOLDERS:
-        if (root / folder).is_dir() and by_stem(root / folder, (".png",)).keys() >= set(names):
-            return folder
-    # none is complete: the message about what is missing should be about one that exists
-    return next((folder for folder in LABEL_FOLDERS if (root / folder).is_dir()), LABEL_FOLDERS[0])
+def _masks(root: Path, names: list[str]) -> Listing:
+    """The first folder that has all of them, else the first there is: what is missing should be about one."""
+    there = [folder for name in LABEL_FOLDERS if (folder := root / name).is_dir()]
+    listings = [by_stem(folder, (".png",)) for folder in there]
+    whole = (masks for masks in listings if masks.files.keys() >= set(names))
+    return next(whole, listings[0] if listings else Listing(require_folder(root / LABEL_FOLDERS[0]), {}))

@@ -1,0 +1,149 @@
+"""What the doctor examines: the surveys of a data set's splits, the same that training opens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deeplab.data.layouts import recognise
+from deeplab.data.layouts.masks import NO_CLASS, IndexMasks
+from deeplab.data.opening import split_names, survey
+from deeplab.data.source import IGNORE_LABEL, Survey
+from deeplab.data.stored import StoredSplit
+from deeplab.doctor.class_list import ClassList, given_names, resolve_classes
+from deeplab.doctor.examined import STORED
+from deeplab.doctor.readers import FileReader, Pair, Reader, SourceReader
+
+# the names of a split by preference: a list train_aug holds those of train, too
+USUAL = {
+    "train": ("train_aug", "trainaug", "train", "training", "trainval"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the user says of the data.
+
+    Attributes:
+        layout: auto, or a name.
+        classes: names, or one file with a name a line.
+        num_classes: how many.
+        ignore_label: value of pixels that are no class.
+        train: list of the training photos, or a split's name; None looks for the usual ones.
+        val: likewise.
+    """
+
+    layout: str = "auto"
+    classes: Sequence[str] = ()
+    num_classes: int | None = None
+    ignore_label: int = IGNORE_LABEL
+    train: str | None = None
+    val: str | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """A data set, surveyed.
+
+    Attributes:
+        layout: its name.
+        splits: names of the splits in the data set, by what the report calls them.
+        asked: whether the user named them.
+        names: class names that have to be given to open it; empty if it says them itself.
+        classes: what the masks should hold.
+        pairs: in the data set's order.
+        reader: how they are read.
+        decode: class of each stored value, where the two differ; `STORED` + the value where it has none.
+        allowed: stored values that may be, in words, where they are other numbers than the classes'.
+        missing: files that an annotation or index asks for, in words.
+        double: files whose name another one of their folder has too.
+        unlisted: how many names are left out: in no split, or of a test split without masks.
+    """
+
+    layout: str
+    splits: dict[str, str]
+    asked: bool
+    names: tuple[str, ...]
+    classes: ClassList
+    pairs: tuple[Pair, ...]
+    reader: Reader
+    decode: tuple[int, ...] | None
+    allowed: str
+    missing: tuple[str, ...]
+    double: tuple[Path, ...]
+    unlisted: int
+
+
+def find(root: Path, expected: Expected) -> Found:
+    """Survey every split that is to be examined.
+
+    Raises:
+        UserError: what `deeplab.data.opening.survey` refuses, or a wrong expectation.
+    """
+    layout = recognise(root) if expected.layout == "auto" else expected.layout
+    splits = _splits(split_names(root, layout=layout), expected)
+    names = given_names(expected.classes)
+    surveys = _surveyed(root, layout, splits, names)
+    said = next(iter(surveys.values()))
+    classes = resolve_classes(
+        said.classes, said.origin, expected.classes, expected.num_classes, expected.ignore_label
+    )
+    if classes.names != said.classes:
+        names = classes.names
+        surveys = _surveyed(root, layout, splits, names)
+    secret = [name for name, found in surveys.items() if name == "test" and _without_masks(found)]
+    unlisted = len(frozenset.intersection(*(found.unlisted for found in surveys.values())))
+    unlisted += sum(len(surveys.pop(name).unpaired) for name in secret)
+    reader, allowed = _reader(surveys)
+    return Found(
+        layout,
+        splits,
+        bool(expected.train or expected.val),
+        names,
+        classes,
+        tuple(pair for split, found in surveys.items() for pair in _pairs(split, found)),
+        reader,
+        reader.decode if isinstance(reader, FileReader) else None,
+        allowed,
+        tuple(text for found in surveys.values() if not found.unpaired for text in found.missing),
+        tuple(dict.fromkeys(path for found in surveys.values() for path in found.double)),
+        unlisted,
+    )
+
+
+def _splits(there: tuple[str, ...], expected: Expected) -> dict[str, str]:
+    if expected.train or expected.val:
+        return {split: name for split, name in (("train", expected.train), ("val", expected.val)) if name}
+    usual = {split: next((name for name in names if name in there), None) for split, names in USUAL.items()}
+    return {split: name for split, name in usual.items() if name} or {name: name for name in there}
+
+
+def _surveyed(root: Path, layout: str, splits: dict[str, str], names: tuple[str, ...]) -> dict[str, Survey]:
+    return {split: survey(root, name, layout=layout, names=names) for split, name in splits.items()}
+
+
+def _without_masks(found: Survey) -> bool:
+    """Whether no photo has one: benchmarks keep those of the test split to themselves."""
+    return not len(found) and bool(found.unpaired) and not any(pair.mask for pair in found.unpaired)
+
+
+def _reader(surveys: dict[str, Survey]) -> tuple[Reader, str]:
+    """Index masks are read file by file, so that broken ones can be looked at, too; also what `Found.allowed` says."""
+    reads = [found.read if isinstance(found, StoredSplit) else None for found in surveys.values()]
+    read = reads[0] if reads and all(other == reads[0] for other in reads) else None
+    if not isinstance(read, IndexMasks):
+        return SourceReader(surveys), ""
+    if read.table is None:
+        return FileReader(), ""
+    decode = tuple(STORED + value if index == NO_CLASS else index for value, index in enumerate(read.table))
+    return FileReader(decode), read.allowed
+
+
+def _pairs(split: str, found: Survey) -> list[Pair]:
+    whole = [
+        Pair(found.name(index), split, *map(Path, found.files(index)), index) for index in range(len(found))
+    ]
+    return [*whole, *(Pair(name, split, photo, mask, index=-1) for name, photo, mask in found.unpaired)]
