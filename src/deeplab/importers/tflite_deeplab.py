@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deeplab.backbones.mobilenet_v2 import STAGES, MobileNetV2, round_channels
+from deeplab.backbones.mobilenet_v2 import STAGES, MobileNetV2, channels_at
 from deeplab.config import (
-    BackboneConfig,
-    ContextConfig,
+    ASPPConfig,
     DecoderConfig,
     DeepLabConfig,
+    MobileNetV2Config,
+    NoContextConfig,
     PixelConfig,
     ResizeRule,
 )
@@ -92,11 +93,11 @@ def _config(network: Network, found: Found) -> DeepLabConfig:
         conv.activation for path, conv in convs.items() if path in ("context.pointwise", "context.projection")
     ]
     return DeepLabConfig(
-        backbone=BackboneConfig(
-            name="mobilenet_v2",
+        backbone=MobileNetV2Config(
             in_channels=network.tensor(convs["backbone.stem"].weight).shape[3],
             width=width,
             divisor=divisor,
+            min_channels=divisor,
             padding=paddings.pop() if paddings else "same",
         ),
         context=_context(network, found, output_stride),
@@ -120,20 +121,19 @@ def _width(network: Network, found: Found) -> tuple[float, int | None]:
     bases = [32, *(channels for _, channels, repeats, _ in STAGES for _ in range(repeats))]
     for width in (*WIDTHS, seen[-1] / bases[-1]):
         for divisor in DIVISORS:
-            multiple = divisor or (8 if width == 1.0 else 1)
-            if seen == [round_channels(base * width, multiple) for base in bases]:
+            if seen == [channels_at(base, width, divisor, divisor) for base in bases]:
                 return width, divisor
     raise UserError(f"no width gives the backbone's channels {seen}; at width 1 they are {bases}")
 
 
-def _context(network: Network, found: Found, output_stride: int) -> ContextConfig:
+def _context(network: Network, found: Found, output_stride: int) -> ASPPConfig | NoContextConfig:
     if not found.branches:
-        return ContextConfig(kind="none")
+        return NoContextConfig()
     pool, crop, stride = found.pooling, None, (1, 1)
     if pool and pool.window != network.size(found.features):
         crop = tuple((side - 1) * output_stride + 1 for side in pool.window)
         stride = pool.stride
-    return ContextConfig(
+    return ASPPConfig(
         channels=_channels(network, found.convs["context.pointwise"]),
         rates=tuple(found.rates),
         separable="context.atrous.0" not in found.convs,
