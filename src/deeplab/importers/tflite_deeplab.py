@@ -233,14 +233,17 @@ def _weights(
 def _facts(network: Network, found: Found, config: DeepLabConfig) -> dict[str, str]:
     context, decoder, pixels = config.context, config.decoder, config.pixels
     height, width = network.size(network.source)
-    rates = f", rates {', '.join(map(str, context.rates))}" if context.rates else ", no atrous rates"
+    rates = f", rates {', '.join(map(str, config.rates))}" if config.rates else ", no atrous rates"
     divisor = f", divisor {config.backbone.divisor}" if config.backbone.divisor else ""
-    head = f"{' + '.join(found.branches)}{rates}; {context.channels} channels" if found.branches else "none"
+    head = "none"
+    if isinstance(context, ASPPConfig):
+        head = f"{' + '.join(found.branches)}{rates}; {context.channels} channels"
+        head += "" if context.projection else ", not projected"
     return {
         "network": f"DeepLabv3{'+' if decoder else ''} on MobileNetV2",
         "width": f"{config.backbone.width:g}{divisor}",
         "classes": str(config.num_classes),
-        "context": head + ("" if context.projection or not found.branches else ", not projected"),
+        "context": head,
         "decoder": f"strides {decoder.strides}, low level {decoder.low_level_channels}"
         if decoder
         else "none",
