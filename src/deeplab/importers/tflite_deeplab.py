@@ -97,7 +97,6 @@ def _config(network: Network, found: Found) -> DeepLabConfig:
             in_channels=network.tensor(convs["backbone.stem"].weight).shape[3],
             width=width,
             divisor=divisor,
-            min_channels=divisor,
             padding=paddings.pop() if paddings else "same",
         ),
         context=_context(network, found, output_stride),
@@ -121,7 +120,7 @@ def _width(network: Network, found: Found) -> tuple[float, int | None]:
     bases = [32, *(channels for _, channels, repeats, _ in STAGES for _ in range(repeats))]
     for width in (*WIDTHS, seen[-1] / bases[-1]):
         for divisor in DIVISORS:
-            if seen == [channels_at(base, width, divisor, divisor) for base in bases]:
+            if seen == [channels_at(base, width, divisor) for base in bases]:
                 return width, divisor
     raise UserError(f"no width gives the backbone's channels {seen}; at width 1 they are {bases}")
 
