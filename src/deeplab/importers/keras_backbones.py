@@ -84,7 +84,7 @@ def import_keras(path: Path) -> Imported:
         values=sum(value.numel() for value in weights.values()),
         facts={
             "network": f"{backbone.name} of Keras Applications",
-            "width": str(backbone.width),
+            **({"width": str(backbone.width)} if isinstance(backbone, MobileNetV2Config) else {}),
             "pixels": f"{pixels.channels.upper()} minus {pixels.mean}, over {pixels.std}",
         },
         notes=(NOTE,),
