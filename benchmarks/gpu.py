@@ -28,7 +28,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from deeplab.config import BackboneConfig, ContextConfig, DecoderConfig, DeepLabConfig
+from deeplab.config import ASPPConfig, DecoderConfig, DeepLabConfig, backbone_config
 from deeplab.cost import cost
 from deeplab.fold import for_inference
 from deeplab.importers import import_weights
@@ -168,8 +168,8 @@ def subjects(*, smoke: bool) -> tuple[list[Subject], list[Subject]]:
 def v3plus(backbone: str) -> DeepLabConfig:
     """v3+ at output stride 16 (arXiv 1802.02611): atrous separable ASPP and decoder."""
     return DeepLabConfig(
-        backbone=BackboneConfig(name=backbone),
-        context=ContextConfig(rates=(6, 12, 18), separable=True),
+        backbone=backbone_config(backbone),
+        context=ASPPConfig(rates=(6, 12, 18), separable=True),
         decoder=DecoderConfig(),
         num_classes=CLASSES,
     )

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from deeplab import DeepLab, DeepLabConfig, LabelSpec
-from deeplab.config import BackboneConfig, ContextConfig
+from deeplab.config import ASPPConfig, backbone_config
 
 CLASSES = ("background", "red", "blue")
 
@@ -19,8 +19,8 @@ def small_network(classes: tuple[str, ...]) -> DeepLab:
     """The smallest that the command line takes, with new weights."""
     torch.manual_seed(2)
     config = DeepLabConfig(
-        backbone=BackboneConfig(name="mobilenet_v2", width=0.25),
-        context=ContextConfig(channels=8),
+        backbone=backbone_config("mobilenet_v2", width=0.25),
+        context=ASPPConfig(channels=8),
         num_classes=len(classes),
     )
     return DeepLab(config, LabelSpec.named(classes))

@@ -13,7 +13,7 @@ import torch
 from training_runs import PROCESSES
 
 from deeplab import DeepLab, LabelSpec
-from deeplab.config import BackboneConfig, ContextConfig, DecoderConfig, DeepLabConfig
+from deeplab.config import ASPPConfig, DecoderConfig, DeepLabConfig, backbone_config
 from deeplab.errors import UserError
 from deeplab.layers.norm import BatchNorm2d
 from deeplab.layers.sync_norm import synchronise
@@ -85,8 +85,8 @@ def tiny_model(momentum: float = 0.1) -> DeepLab:
     torch.manual_seed(0)
     norm = {"eps": 1e-3, "momentum": momentum}
     config = DeepLabConfig(
-        backbone=BackboneConfig(name="mobilenet_v2", width=0.25, norm=norm),
-        context=ContextConfig(channels=8, rates=(2,), dropout=0.0),
+        backbone=backbone_config("mobilenet_v2", width=0.25, norm=norm),
+        context=ASPPConfig(channels=8, rates=(2,), dropout=0.0),
         decoder=DecoderConfig(channels=8, low_level_channels=4),
         head_norm=norm,
         num_classes=3,

@@ -13,7 +13,7 @@ from golden_preprocess import pad_pixel
 from golden_row import Judge, Row, said_as_json
 from PIL import Image
 
-from deeplab.config import BackboneConfig, ContextConfig, DeepLabConfig, PixelConfig
+from deeplab.config import DeepLabConfig, NoContextConfig, PixelConfig, backbone_config
 from deeplab.data.resize import resize_to_range_size
 from deeplab.imaging.label_maps import read_label_map, save_label_map
 from deeplab.layers.activations import make_activation
@@ -123,8 +123,8 @@ def _normalised(photo: torch.Tensor, pixels: PixelConfig) -> torch.Tensor:
     """What a model hands to its backbone."""
     seen: list[torch.Tensor] = []
     config = DeepLabConfig(
-        backbone=BackboneConfig(name="mobilenet_v2", width=0.1),
-        context=ContextConfig(kind="none"),
+        backbone=backbone_config("mobilenet_v2", width=0.1),
+        context=NoContextConfig(),
         num_classes=2,
         pixels=pixels,
     )

@@ -6,7 +6,7 @@ import pytest
 
 from deeplab.atrous import plan_strides, scale_rate
 from deeplab.backbones import build_backbone
-from deeplab.config import BackboneConfig
+from deeplab.config import backbone_config
 from deeplab.layers.norm import norm_layer
 
 NORM = norm_layer(eps=1e-5, momentum=0.1)
@@ -27,7 +27,7 @@ RESNET_RATES = {
 
 @pytest.mark.parametrize("output_stride", [32, 16, 8])
 def test_mobilenet_v2_rates(output_stride: int) -> None:
-    backbone = build_backbone(BackboneConfig(name="mobilenet_v2"), NORM)
+    backbone = build_backbone(backbone_config("mobilenet_v2"))
     backbone.set_output_stride(output_stride)
     assert [block.depthwise.conv.dilation[0] for block in backbone.blocks] == MOBILENET_RATES[output_stride]
 
@@ -35,7 +35,7 @@ def test_mobilenet_v2_rates(output_stride: int) -> None:
 @pytest.mark.parametrize("output_stride", [32, 16, 8])
 @pytest.mark.parametrize("multi_grid", [(), (1, 2, 4)])
 def test_resnet50_rates(output_stride: int, multi_grid: tuple[int, ...]) -> None:
-    backbone = build_backbone(BackboneConfig(name="resnet50", multi_grid=multi_grid), NORM)
+    backbone = build_backbone(backbone_config("resnet50", multi_grid=multi_grid))
     backbone.set_output_stride(output_stride)
     rates = [unit.conv2.conv.dilation[0] for block in backbone.blocks for unit in block]
     expected = list(RESNET_RATES[output_stride])
@@ -44,7 +44,7 @@ def test_resnet50_rates(output_stride: int, multi_grid: tuple[int, ...]) -> None
 
 
 def test_vgg16_at_8_is_the_released_v1() -> None:
-    backbone = build_backbone(BackboneConfig(name="vgg16"), None)
+    backbone = build_backbone(backbone_config("vgg16"))
     backbone.set_output_stride(8)
     assert [pool.stride for pool in backbone.pools] == [2, 2, 2, 1, 1]
     assert [conv.conv.dilation[0] for conv in backbone.stages[4]] == [2, 2, 2]

@@ -13,12 +13,12 @@ from safetensors.torch import load_file, load_model, save_file
 
 from deeplab import DeepLab, LabelSpec
 from deeplab.checkpoint import CONFIG_NAME, WEIGHTS_NAME, load, save
-from deeplab.config import BackboneConfig, ContextConfig, DecoderConfig, DeepLabConfig
+from deeplab.config import ASPPConfig, DecoderConfig, DeepLabConfig, backbone_config
 from deeplab.errors import UserError
 
 CONFIG = DeepLabConfig(
-    backbone=BackboneConfig(name="mobilenet_v2", width=0.25),
-    context=ContextConfig(rates=(6, 12), channels=8),
+    backbone=backbone_config("mobilenet_v2", width=0.25),
+    context=ASPPConfig(rates=(6, 12), channels=8),
     decoder=DecoderConfig(channels=8, low_level_channels=4),
     num_classes=3,
 )
@@ -140,5 +140,7 @@ def test_an_unknown_key_in_the_description_is_named(model: DeepLab, tmp_path: Pa
     description = json.loads((tmp_path / CONFIG_NAME).read_text())
     description["architecture"]["backbone"]["widht"] = 1.0
     (tmp_path / CONFIG_NAME).write_text(json.dumps(description))
-    with pytest.raises(UserError, match=r"backbone\.widht = 1\.0: unknown key; did you mean 'width'"):
+    with pytest.raises(
+        UserError, match=r"backbone\.widht = 1\.0: mobilenet_v2 has no key 'widht'; did you mean 'width'"
+    ):
         load(tmp_path)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from deeplab import DeepLab, DeepLabConfig, LabelSpec, Segmenter
 from deeplab.cli.predict import unique_names
-from deeplab.config import BackboneConfig, ContextConfig
+from deeplab.config import ASPPConfig, backbone_config
 
 Run = tuple[int, str, str]
 
@@ -24,8 +24,8 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(3)
     folder = tmp_path_factory.mktemp("model")
     config = DeepLabConfig(
-        backbone=BackboneConfig(name="mobilenet_v2", width=0.25),
-        context=ContextConfig(channels=8),
+        backbone=backbone_config("mobilenet_v2", width=0.25),
+        context=ASPPConfig(channels=8),
         num_classes=3,
     )
     DeepLab(config, LabelSpec.named(["background", "cat", "dog"])).save_pretrained(folder)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deeplab.config import BackboneConfig, ContextConfig, DecoderConfig, DeepLabConfig, parse_config
+from deeplab.config import ASPPConfig, DecoderConfig, DeepLabConfig, backbone_config, parse_config
 from deeplab.errors import UserError, require
 from deeplab.train.recipe import read_recipe
 
@@ -15,8 +15,8 @@ RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 
 def test_json_round_trip_is_equal() -> None:
     config = DeepLabConfig(
-        backbone=BackboneConfig(name="resnet50_beta", multi_grid=(1, 2, 4)),
-        context=ContextConfig(rates=(6, 12, 18), image_pooling_crop=(33, 49), gate="sigmoid"),
+        backbone=backbone_config("resnet50_beta", multi_grid=(1, 2, 4)),
+        context=ASPPConfig(rates=(6, 12, 18), image_pooling_crop=(33, 49), gate="sigmoid"),
         decoder=DecoderConfig(strides=(8, 4)),
         num_classes=21,
         extra_outputs={"direction": 2},
@@ -27,10 +27,30 @@ def test_json_round_trip_is_equal() -> None:
 @pytest.mark.parametrize(
     ("backbone", "more", "message"),
     [
-        ({"name": "mobilenet_v2", "multi_grid": [1, 2, 4]}, {}, "multi_grid goes with ResNets and Xceptions"),
-        ({"name": "resnet50", "width": 0.5}, {}, "width and divisor go with the MobileNets"),
-        ({"name": "xceptoin"}, {}, "backbone.name = 'xceptoin'"),
-        ({"name": "vgg16"}, {"context": {"kind": "fc"}}, "needs rates"),
+        (
+            {"name": "mobilenet_v2", "multi_grid": [1, 2, 4]},
+            {},
+            "mobilenet_v2 has no key 'multi_grid'; known keys: .*width",
+        ),
+        ({"name": "resnet50", "width": 0.5}, {}, "resnet50 has no key 'width'; known keys: .*multi_grid"),
+        (
+            {"name": "xceptoin"},
+            {},
+            "backbone.name = 'xceptoin': no such name; did you mean 'xception'.*timm:<name>",
+        ),
+        ({"width": 0.5}, {}, "name is missing; allowed: mobilenet_v2"),
+        ({"name": "timm:resnet18", "norm": {}}, {}, "timm has no key 'norm'; known keys: name, in_channels"),
+        (
+            {"name": "vgg16"},
+            {"context": {"kind": "asp"}},
+            "context.kind = 'asp': no such kind; did you mean 'aspp'",
+        ),
+        (
+            {"name": "resnet18", "norm": {"esp": 1}},
+            {},
+            "backbone.norm.esp = 1: unknown key; did you mean 'eps'",
+        ),
+        ({"name": "vgg16"}, {"context": {"kind": "fc"}}, "context.rates = .*fc: Field required"),
         ({"name": "vgg16"}, {"decoder": {"strides": [4, 8]}}, "must descend"),
         ({"name": "vgg16"}, {"decoder": {"output_is_logits": True}}, "channels == num_classes"),
         ({"name": "vgg16"}, {"classifier_kernel": 3}, "needs classifier_rates"),

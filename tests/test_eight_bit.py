@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from deeplab import DeepLab
-from deeplab.config import BackboneConfig, ContextConfig, DeepLabConfig
+from deeplab.config import ASPPConfig, DeepLabConfig, backbone_config
 from deeplab.eight_bit.arithmetic import (
     Grid,
     QuantisedMap,
@@ -169,8 +169,8 @@ def test_real_values_go_to_the_nearest_step_and_no_further_than_8_bits() -> None
 
 def test_a_model_without_scales_says_so() -> None:
     config = DeepLabConfig(
-        backbone=BackboneConfig(name="mobilenet_v2", width=0.25),
-        context=ContextConfig(channels=8),
+        backbone=backbone_config("mobilenet_v2", width=0.25),
+        context=ASPPConfig(channels=8),
         num_classes=2,
     )
     model = DeepLab(config)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch_comparison import randomise
 
-from deeplab.config import BackboneConfig, ContextConfig, DecoderConfig, DeepLabConfig
+from deeplab.config import ASPPConfig, DecoderConfig, DeepLabConfig, backbone_config
 from deeplab.engines import ENGINES, engine_network, program
 from deeplab.engines.int8 import quantised, write_int8
 from deeplab.errors import UserError
@@ -27,8 +27,8 @@ SIZES = ((1, 3, 65, 97), (2, 3, 64, 50), (1, 3, 33, 120))
 
 def small_model() -> DeepLab:
     config = DeepLabConfig(
-        backbone=BackboneConfig(name="resnet18"),
-        context=ContextConfig(rates=(2, 4), channels=16, separable=True),
+        backbone=backbone_config("resnet18"),
+        context=ASPPConfig(rates=(2, 4), channels=16, separable=True),
         decoder=DecoderConfig(channels=16, low_level_channels=8),
         num_classes=4,
     )

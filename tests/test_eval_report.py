@@ -19,7 +19,7 @@ from training_runs import make_squares
 from deeplab import DeepLab, DeepLabConfig, LabelSpec, Segmenter
 from deeplab.calibration import Bin
 from deeplab.cli.app import main
-from deeplab.config import BackboneConfig, ContextConfig
+from deeplab.config import ASPPConfig, backbone_config
 from deeplab.report.chart import reliability_chart, trimap_chart
 from deeplab.report.confusion_picture import draw_confusion
 
@@ -37,8 +37,8 @@ def photo(path: Path) -> np.ndarray:
 def save_model(folder: Path, data: Path, seed: int) -> Path:
     torch.manual_seed(seed)
     config = DeepLabConfig(
-        backbone=BackboneConfig(name="mobilenet_v2", width=0.25),
-        context=ContextConfig(channels=8),
+        backbone=backbone_config("mobilenet_v2", width=0.25),
+        context=ASPPConfig(channels=8),
         num_classes=3,
     )
     model = DeepLab(config, LabelSpec.named(CLASSES))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from deeplab import DeepLab, DeepLabConfig
-from deeplab.config import ContextConfig
+from deeplab.config import ASPPConfig
 from deeplab.heads.aspp import ASPP
 from deeplab.layers.norm import norm_layer
 from deeplab.layers.resize import resize_bilinear, scale_sides
@@ -28,7 +28,7 @@ class Head(nn.Module):
 
     def __init__(self, **context: object) -> None:
         super().__init__()
-        config = ContextConfig(channels=4, rates=(2,), separable=False, image_pooling_crop=CROP, **context)
+        config = ASPPConfig(channels=4, rates=(2,), separable=False, image_pooling_crop=CROP, **context)
         self.context = ASPP(
             3,
             config=config,

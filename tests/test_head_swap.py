@@ -9,18 +9,18 @@ import pytest
 import torch
 
 from deeplab.checkpoint import load
-from deeplab.config import BackboneConfig, ContextConfig, DecoderConfig, DeepLabConfig
+from deeplab.config import ASPPConfig, DecoderConfig, DeepLabConfig, backbone_config
 from deeplab.labels import LabelSpec
 from deeplab.model import DeepLab
 
-BACKBONE = BackboneConfig(name="mobilenet_v2", width=0.25)
+BACKBONE = backbone_config("mobilenet_v2", width=0.25)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     config = DeepLabConfig(
-        backbone=BACKBONE, context=ContextConfig(channels=8), num_classes=3, extra_outputs={"depth": 2}
+        backbone=BACKBONE, context=ASPPConfig(channels=8), num_classes=3, extra_outputs={"depth": 2}
     )
     model = DeepLab(config, LabelSpec.named(["sky", "tree", "road"], ignore_label=254))
     model.provenance = {"run": "first"}
@@ -71,7 +71,7 @@ def test_a_decoder_that_ends_in_logits(tmp_path: Path) -> None:
     """There is no classifier: the decoder's layers as wide as the classes are new, the rest is kept."""
     config = DeepLabConfig(
         backbone=BACKBONE,
-        context=ContextConfig(channels=8),
+        context=ASPPConfig(channels=8),
         decoder=DecoderConfig(channels=3, merge="sum", output_is_logits=True),
         num_classes=3,
     )

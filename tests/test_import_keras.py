@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from deeplab.config import BackboneConfig, PixelConfig
+from deeplab.config import PixelConfig, backbone_config
 from deeplab.errors import UserError
 from deeplab.importers import import_weights
 from deeplab.importers.new_head import new_head
@@ -387,6 +387,6 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
 )
 def test_the_published_networks_have_as_many_values(name: str, published: int) -> None:
     with torch.device("meta"):
-        model = new_head(BackboneConfig(name=name), pixels=PixelConfig())
+        model = new_head(backbone_config(name), pixels=PixelConfig())
     values = {key: value for key, value in model.backbone.state_dict().items() if "num_batches" not in key}
     assert sum(value.numel() for value in values.values()) == published

@@ -13,7 +13,15 @@ import torch
 from rich.console import Console
 
 from deeplab import DeepLab
-from deeplab.config import BackboneConfig, ContextConfig, DecoderConfig, DeepLabConfig, PixelConfig
+from deeplab.config import (
+    ASPPConfig,
+    ContextConfig,
+    DecoderConfig,
+    DeepLabConfig,
+    NoContextConfig,
+    PixelConfig,
+    backbone_config,
+)
 from deeplab.errors import UserError
 
 pytest.importorskip("tflite", reason="reading .tflite files needs the extra `tflite`")
@@ -29,9 +37,9 @@ SIZE = (33, 49)
 
 
 def small_config(*, context: ContextConfig | None = None, **changes: object) -> DeepLabConfig:
-    backbone = changes.pop("backbone", BackboneConfig(name="mobilenet_v2", width=0.25))
+    backbone = changes.pop("backbone", backbone_config("mobilenet_v2", width=0.25))
     values = {"num_classes": 5, "folded": True, "output_stride": 16, **changes}
-    return DeepLabConfig(backbone=backbone, context=context or ContextConfig(channels=8), **values)
+    return DeepLabConfig(backbone=backbone, context=context or ASPPConfig(channels=8), **values)
 
 
 def random_model(config: DeepLabConfig) -> DeepLab:
@@ -57,16 +65,16 @@ def import_graph(tmp_path: Path) -> Callable[[Graph], importers.Imported]:
 ROUND_TRIPS = {
     "light head, stride 8": (small_config(output_stride=8), Style()),
     "atrous branches as space-to-batch": (
-        small_config(context=ContextConfig(channels=8, rates=(2, 3, 5)), output_stride=8),
+        small_config(context=ASPPConfig(channels=8, rates=(2, 3, 5)), output_stride=8),
         Style(atrous="space_to_batch", labels=True),
     ),
     "plain branches, no pooling": (
-        small_config(context=ContextConfig(channels=8, rates=(2, 4), separable=False, image_pooling=False)),
+        small_config(context=ASPPConfig(channels=8, rates=(2, 4), separable=False, image_pooling=False)),
         Style(own_activation=True),
     ),
     "decoder, half-pixel centres, symmetric padding": (
         small_config(
-            backbone=BackboneConfig(name="mobilenet_v2", width=0.35, padding="symmetric"),
+            backbone=backbone_config("mobilenet_v2", width=0.35, padding="symmetric"),
             decoder=DecoderConfig(channels=12, low_level_channels=6),
             resize="half_pixel",
         ),
@@ -80,13 +88,13 @@ ROUND_TRIPS = {
         Style(own_activation=True, labels=True),
     ),
     "bounded head, no projection": (
-        small_config(context=ContextConfig(channels=8, rates=(3,), projection=False), bounded=True),
+        small_config(context=ASPPConfig(channels=8, rates=(3,), projection=False), bounded=True),
         Style(weights="float32"),
     ),
-    "1x1 alone": (small_config(context=ContextConfig(channels=8, image_pooling=False)), Style()),
-    "no context": (small_config(context=ContextConfig(kind="none"), output_stride=32), Style()),
+    "1x1 alone": (small_config(context=ASPPConfig(channels=8, image_pooling=False)), Style()),
+    "no context": (small_config(context=NoContextConfig(), output_stride=32), Style()),
     "unusual width and divisor": (
-        small_config(backbone=BackboneConfig(name="mobilenet_v2", width=0.5, divisor=8)),
+        small_config(backbone=backbone_config("mobilenet_v2", width=0.5, divisor=8)),
         Style(),
     ),
 }
@@ -341,7 +349,7 @@ class TestSources:
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory: pytest.TempPathFactory) -> importers.Imported:
     path = tmp_path_factory.mktemp("report") / "small.tflite"
-    config = small_config(context=ContextConfig(channels=8, rates=(2, 3)), num_classes=21)
+    config = small_config(context=ASPPConfig(channels=8, rates=(2, 3)), num_classes=21)
     path.write_bytes(to_bytes(graph_of(random_model(config), SIZE, Style(labels=True))))
     return importers.import_weights(path)
 

@@ -12,7 +12,7 @@ import torch
 from shared_folder import shared
 
 from deeplab import DeepLab, Segmenter
-from deeplab.config import ContextConfig, DecoderConfig
+from deeplab.config import ASPPConfig, DecoderConfig
 from deeplab.errors import UserError
 
 pytest.importorskip("tflite", reason="reading .tflite files needs the extra `tflite`")
@@ -58,7 +58,7 @@ def in_8_bits(graph: Graph) -> Graph:
 @pytest.fixture(scope="module")
 def quantised_graph() -> Graph:
     config = small_config(
-        context=ContextConfig(channels=8, rates=(2,)), decoder=DecoderConfig(channels=8, low_level_channels=4)
+        context=ASPPConfig(channels=8, rates=(2,)), decoder=DecoderConfig(channels=8, low_level_channels=4)
     )
     return in_8_bits(
         graph_of(lively(random_model(config)), SIZE, Style(weights="uint8", input="uint8", labels=True))

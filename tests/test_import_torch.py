@@ -20,7 +20,7 @@ from torch_comparison import assert_same, imported, randomise
 from torch_sources import Jfzhang, Kazuto, MMSegmentation, ResNet50, VainF
 
 from deeplab.cli.app import main
-from deeplab.config import BackboneConfig, ContextConfig, DeepLabConfig
+from deeplab.config import DeepLabConfig, NoContextConfig, backbone_config
 from deeplab.errors import UserError
 from deeplab.importers import import_weights
 from deeplab.importers.hints import Hints
@@ -252,8 +252,8 @@ def test_a_file_cut_short_is_named(tmp_path: Path) -> None:
 def test_own_models_are_not_imported(tmp_path: Path) -> None:
     model = DeepLab(
         DeepLabConfig(
-            backbone=BackboneConfig(name="mobilenet_v2", width=0.25),
-            context=ContextConfig(kind="none"),
+            backbone=backbone_config("mobilenet_v2", width=0.25),
+            context=NoContextConfig(),
             num_classes=2,
         )
     )

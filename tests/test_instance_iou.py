@@ -12,7 +12,7 @@ from PIL import Image
 
 from deeplab import DeepLab, DeepLabConfig, LabelSpec, Segmenter
 from deeplab.cli.app import main
-from deeplab.config import BackboneConfig
+from deeplab.config import backbone_config
 from deeplab.data.layouts.cityscapes import TO_TRAIN_IDS
 from deeplab.errors import UserError
 from deeplab.instance_iou import AVERAGE_SIZES, InstanceIoU, instance_file, read_instances
@@ -92,7 +92,7 @@ def test_eval_shows_it_where_cityscapes_has_instances(
     photos.mkdir(parents=True)
     masks.mkdir(parents=True)
     torch.manual_seed(0)
-    config = DeepLabConfig(backbone=BackboneConfig(name="mobilenet_v2", width=0.25), num_classes=19)
+    config = DeepLabConfig(backbone=backbone_config("mobilenet_v2", width=0.25), num_classes=19)
     model = DeepLab(config, LabelSpec.named(CITYSCAPES_CLASSES)).eval()
     expected, confusion = InstanceIoU(), ConfusionMatrix(19)
     for image in range(2):

@@ -7,7 +7,7 @@ import torch
 
 from deeplab.atrous import Atrous, plan_strides
 from deeplab.backbones import build_backbone
-from deeplab.config import BackboneConfig, ContextConfig, DecoderConfig, DeepLabConfig, parse_config
+from deeplab.config import ASPPConfig, DecoderConfig, DeepLabConfig, backbone_config, parse_config
 from deeplab.errors import UserError
 from deeplab.layers.norm import norm_layer
 from deeplab.layers.pool import MaxPool
@@ -36,15 +36,15 @@ def test_mobilenet_v2_rates_between_stages() -> None:
         ("unit", [2, 2, 2, 2]),
         ("next_stage", [1, 1, 1, 2]),
     ):
-        backbone = build_backbone(BackboneConfig(name="mobilenet_v2", width=0.25, rate_grows_at=rule), NORM)
+        backbone = build_backbone(backbone_config("mobilenet_v2", width=0.25, rate_grows_at=rule))
         backbone.set_output_stride(16)
         assert [block.depthwise.conv.dilation[0] for block in backbone.blocks[13:]] == expected
         assert [block.depthwise.conv.stride[0] for block in backbone.blocks[13:]] == [1] * 4
 
 
 def test_strides_of_a_caffe_resnet_are_in_the_first_1x1() -> None:
-    config = BackboneConfig(name="resnet50", strides_at="first_1x1", rate_grows_at="unit", padding="caffe")
-    backbone = build_backbone(config, NORM)
+    config = backbone_config("resnet50", strides_at="first_1x1", rate_grows_at="unit", padding="caffe")
+    backbone = build_backbone(config)
     backbone.set_output_stride(8)
     units = [block[0] for block in backbone.blocks]
     assert [unit.conv1.conv.stride[0] for unit in units] == [1, 2, 1, 1]
@@ -65,7 +65,7 @@ def test_block_padding_goes_through_the_expansion() -> None:
     """With every kernel 0 but biases of norms 1, a block's border is as its inside; with zeros it is not."""
 
     def corner_and_centre(padding: str) -> tuple[float, float]:
-        backbone = build_backbone(BackboneConfig(name="mobilenet_v2", width=0.25, padding=padding), NORM)
+        backbone = build_backbone(backbone_config("mobilenet_v2", width=0.25, padding=padding))
         block = backbone.blocks[1].eval()
         block.set_atrous(1, 1)
         for parameter in block.parameters():
@@ -88,10 +88,8 @@ def test_scaled_sizes() -> None:
 
 
 def test_low_level_features_of_mobilenet_v2() -> None:
-    inside = build_backbone(BackboneConfig(name="mobilenet_v2"), NORM)
-    outputs = build_backbone(
-        BackboneConfig(name="mobilenet_v2", low_level_at="outputs", last_conv=True), NORM
-    )
+    inside = build_backbone(backbone_config("mobilenet_v2"))
+    outputs = build_backbone(backbone_config("mobilenet_v2", low_level_at="outputs", last_conv=True))
     assert inside.low_level_channels == {4: 144, 8: 192, 16: 576}
     assert outputs.low_level_channels == {4: 24, 8: 32, 16: 96}
     assert (inside.out_channels, outputs.out_channels) == (320, 1280)
@@ -100,8 +98,8 @@ def test_low_level_features_of_mobilenet_v2() -> None:
 def test_defaults_keep_their_keys() -> None:
     """No option adds, removes or renames a key of a model that does not use it."""
     config = DeepLabConfig(
-        backbone=BackboneConfig(name="mobilenet_v2", width=0.25),
-        context=ContextConfig(rates=(6,), channels=8),
+        backbone=backbone_config("mobilenet_v2", width=0.25),
+        context=ASPPConfig(rates=(6,), channels=8),
         decoder=DecoderConfig(channels=8),
         num_classes=2,
     )
@@ -126,19 +124,28 @@ def test_defaults_keep_their_keys() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"backbone": {"name": "resnet18", "strides_at": "first_1x1"}}, "strides_at 'first_1x1' goes with"),
-        ({"backbone": {"name": "vgg16", "rate_grows_at": "unit"}}, "rate_grows_at 'unit' goes with"),
+        (
+            {"backbone": {"name": "resnet18", "strides_at": "first_1x1"}},
+            "resnet18: Input should be 'last' or 'first'",
+        ),
+        ({"backbone": {"name": "vgg16", "rate_grows_at": "unit"}}, "vgg16 has no key 'rate_grows_at'"),
         (
             {"backbone": {"name": "resnet50", "rate_grows_at": "next_stage"}},
-            "'next_stage' goes with mobilenet_v2",
+            "resnet50: Input should be 'next_unit' or 'unit'",
         ),
-        ({"backbone": {"name": "mobilenet_v2", "padding": "caffe"}}, "padding 'caffe' goes with resnet, vgg"),
-        ({"backbone": {"name": "resnet50", "padding": "block"}}, "padding 'block' goes with mobilenet_v2"),
-        ({"backbone": {"name": "resnet50", "low_level_at": "outputs"}}, "low_level_at 'outputs' goes with"),
-        ({"backbone": {"name": "vgg16", "last_conv": True}}, "last_conv goes with mobilenet_v2"),
-        ({"backbone": {"name": "vgg16", "stem": [32, 32, 64]}}, "stem goes with resnet"),
+        (
+            {"backbone": {"name": "mobilenet_v2", "padding": "caffe"}},
+            "mobilenet_v2: Input should be",
+        ),
+        (
+            {"backbone": {"name": "resnet50", "padding": "block"}},
+            "resnet50: Input should be",
+        ),
+        ({"backbone": {"name": "resnet50", "low_level_at": "outputs"}}, "resnet50 has no key 'low_level_at'"),
+        ({"backbone": {"name": "vgg16", "last_conv": True}}, "vgg16 has no key 'last_conv'"),
+        ({"backbone": {"name": "vgg16", "stem": [32, 32, 64]}}, "vgg16 has no key 'stem'"),
         ({"context": {"refine": True, "projection": False}}, "refine and projection_kernel go with"),
-        ({"context": {"kind": "none", "projection_kernel": 3}}, "refine and projection_kernel go with"),
+        ({"context": {"kind": "none", "projection_kernel": 3}}, "none has no key 'projection_kernel'"),
         ({"decoder": {"merge": "sum", "convs": 1}}, "convs goes with merge 'concat'"),
     ],
 )

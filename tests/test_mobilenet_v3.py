@@ -14,11 +14,10 @@ from torch import nn
 
 from deeplab.backbones import build_backbone
 from deeplab.backbones.base import Backbone
-from deeplab.config import BackboneConfig, ContextConfig, DecoderConfig, DeepLabConfig
+from deeplab.config import ASPPConfig, DecoderConfig, DeepLabConfig, backbone_config
 from deeplab.errors import UserError
 from deeplab.importers.tensorflow_names import tensorflow_variables
 from deeplab.layers.activations import QuantisedSigmoid
-from deeplab.layers.norm import norm_layer
 from deeplab.layers.squeeze_excite import SqueezeExcite
 from deeplab.model import DeepLab
 from deeplab.reference import config_from_options
@@ -29,7 +28,7 @@ NAMES = ("mobilenet_v3_large", "mobilenet_v3_large_seg", "mobilenet_v3_small", "
 
 def backbone(name: str, **options: object) -> Backbone:
     torch.manual_seed(0)
-    return build_backbone(BackboneConfig(name=name, **options), norm_layer(eps=1e-3, momentum=0.003)).eval()
+    return build_backbone(backbone_config(name, norm={"eps": 1e-3}, **options)).eval()
 
 
 def lite_head(name: str, *, crop: int = 769, **options: object) -> DeepLab:
@@ -37,8 +36,8 @@ def lite_head(name: str, *, crop: int = 769, **options: object) -> DeepLab:
     torch.manual_seed(0)
     return DeepLab(
         DeepLabConfig(
-            backbone=BackboneConfig(name=name, **options),
-            context=ContextConfig(
+            backbone=backbone_config(name, **options),
+            context=ASPPConfig(
                 channels=16,
                 gate="qsigmoid",
                 projection=False,
@@ -136,10 +135,8 @@ def test_narrow_edgetpu_has_the_references_widths() -> None:
         1280,
         144,
     )
-    with pytest.raises(
-        ValueError, match="last_channels goes with mobilenet_edgetpu; mobilenet_v2 has no such"
-    ):
-        BackboneConfig(name="mobilenet_v2", last_channels=1280)
+    with pytest.raises(ValueError, match=r"mobilenet_v2\.last_channels"):
+        backbone_config("mobilenet_v2", last_channels=1280)
 
 
 def rates(built: Backbone, stride: int) -> list[int]:
@@ -225,8 +222,8 @@ def test_any_size_and_stride_and_every_parameter_learns(name: str) -> None:
 
 def test_edgetpu_at_any_size_and_stride_and_every_parameter_learns() -> None:
     config = DeepLabConfig(
-        backbone=BackboneConfig(name="mobilenet_edgetpu", width=0.25),
-        context=ContextConfig(channels=16),
+        backbone=backbone_config("mobilenet_edgetpu", width=0.25),
+        context=ASPPConfig(channels=16),
         num_classes=5,
     )
     model = DeepLab(config).eval()
@@ -259,7 +256,7 @@ def test_exports_with_dynamic_height() -> None:
 
 def test_a_decoder_without_low_level_features_is_refused() -> None:
     config = DeepLabConfig(
-        backbone=BackboneConfig(name="mobilenet_edgetpu", width=0.25), decoder=DecoderConfig(), num_classes=5
+        backbone=backbone_config("mobilenet_edgetpu", width=0.25), decoder=DecoderConfig(), num_classes=5
     )
     with pytest.raises(UserError, match=r"mobilenet_edgetpu has no low-level features at \[4\], it has none"):
         DeepLab(config)

@@ -12,12 +12,14 @@ from state_dict_snapshot import SNAPSHOT, fingerprint
 from torch import nn
 
 from deeplab.config import (
-    BackboneConfig,
-    ContextConfig,
+    ASPPConfig,
     DecoderConfig,
     DeepLabConfig,
-    NASConfig,
+    DensePredictionCellConfig,
+    FullyConnectedConfig,
+    NoContextConfig,
     PyramidBranch,
+    backbone_config,
 )
 from deeplab.cost import cost
 from deeplab.heads.dense_prediction_cell import CITYSCAPES_CELL
@@ -29,62 +31,62 @@ from deeplab.train.engine import batch_loss
 torch.set_num_threads(1)
 
 BACKBONES = {
-    "mobilenet_v2": BackboneConfig(name="mobilenet_v2", width=0.25),
-    "mobilenet_v2 symmetric": BackboneConfig(name="mobilenet_v2", width=0.25, padding="symmetric"),
-    "resnet18": BackboneConfig(name="resnet18"),
-    "resnet18_beta first": BackboneConfig(name="resnet18_beta", strides_at="first", padding="symmetric"),
-    "resnet50_beta": BackboneConfig(name="resnet50_beta", multi_grid=(1, 2, 4)),
-    "resnet18 cascade": BackboneConfig(name="resnet18", cascade=3),
-    "resnet18 caffe": BackboneConfig(name="resnet18", rate_grows_at="unit", padding="caffe"),
-    "vgg16": BackboneConfig(name="vgg16", padding="symmetric"),
-    "mobilenet_v3_large": BackboneConfig(name="mobilenet_v3_large", width=0.5),
-    "mobilenet_v3_large_seg": BackboneConfig(name="mobilenet_v3_large_seg", width=0.5),
-    "mobilenet_v3_small": BackboneConfig(name="mobilenet_v3_small", width=0.5),
-    "mobilenet_v3_small_seg": BackboneConfig(name="mobilenet_v3_small_seg", width=0.5),
-    "mobilenet_edgetpu": BackboneConfig(name="mobilenet_edgetpu", width=0.25),
-    "xception": BackboneConfig(name="xception"),
-    "xception41": BackboneConfig(name="xception41"),
-    "pnasnet": BackboneConfig(name="pnasnet", nas=NASConfig(filters=4, stride=8, classification_head=True)),
-    "hnasnet": BackboneConfig(name="hnasnet", nas=NASConfig(filters=4)),
+    "mobilenet_v2": backbone_config("mobilenet_v2", width=0.25),
+    "mobilenet_v2 symmetric": backbone_config("mobilenet_v2", width=0.25, padding="symmetric"),
+    "resnet18": backbone_config("resnet18"),
+    "resnet18_beta first": backbone_config("resnet18_beta", strides_at="first", padding="symmetric"),
+    "resnet50_beta": backbone_config("resnet50_beta", multi_grid=(1, 2, 4)),
+    "resnet18 cascade": backbone_config("resnet18", cascade=3),
+    "resnet18 caffe": backbone_config("resnet18", rate_grows_at="unit", padding="caffe"),
+    "vgg16": backbone_config("vgg16", padding="symmetric"),
+    "mobilenet_v3_large": backbone_config("mobilenet_v3_large", width=0.5),
+    "mobilenet_v3_large_seg": backbone_config("mobilenet_v3_large_seg", width=0.5),
+    "mobilenet_v3_small": backbone_config("mobilenet_v3_small", width=0.5),
+    "mobilenet_v3_small_seg": backbone_config("mobilenet_v3_small_seg", width=0.5),
+    "mobilenet_edgetpu": backbone_config("mobilenet_edgetpu", width=0.25),
+    "xception": backbone_config("xception"),
+    "xception41": backbone_config("xception41"),
+    "pnasnet": backbone_config("pnasnet", filters=4, stride=8, classification_head=True),
+    "hnasnet": backbone_config("hnasnet", filters=4),
 }
 HEADS = {
     "v1 LargeFOV": {
-        "context": ContextConfig(kind="fc", rates=(12,), channels=16, dropout=0.5),
+        "context": FullyConnectedConfig(rates=(12,), channels=16, dropout=0.5),
         "output_stride": 8,
     },
     "v2 VGG ASPP-L": {
-        "context": ContextConfig(kind="fc", rates=(6, 12, 18, 24), channels=8),
+        "context": FullyConnectedConfig(rates=(6, 12, 18, 24), channels=8),
         "output_stride": 8,
     },
     "v2 ResNet ASPP-L": {
-        "context": ContextConfig(kind="none"),
+        "context": NoContextConfig(),
         "classifier_kernel": 3,
         "classifier_rates": (6, 12, 18, 24),
         "output_stride": 8,
     },
-    "v3": {"context": ContextConfig(rates=(6, 12, 18), channels=16, separable=False)},
-    "v3 light": {"context": ContextConfig(channels=16)},
+    "v3": {"context": ASPPConfig(rates=(6, 12, 18), channels=16, separable=False)},
+    "v3 light": {"context": ASPPConfig(channels=16)},
     "v3+": {
-        "context": ContextConfig(rates=(6, 12, 18), channels=16),
+        "context": ASPPConfig(rates=(6, 12, 18), channels=16),
         "decoder": DecoderConfig(channels=16, low_level_channels=8),
     },
     "v3+ sum 8 4": {
-        "context": ContextConfig(rates=(6, 12), channels=16, gate="qsigmoid"),
+        "context": ASPPConfig(rates=(6, 12), channels=16, gate="qsigmoid"),
         "decoder": DecoderConfig(strides=(8, 4), channels=16, merge="sum", separable=False),
     },
     "v2 MSC": {
-        "context": ContextConfig(kind="none"),
+        "context": NoContextConfig(),
         "classifier_kernel": 3,
         "classifier_rates": (6, 12),
         "image_pyramid": (1.0, 0.75, 0.5),
     },
     "DPC": {
-        "context": ContextConfig(
-            kind="dpc", channels=8, branches=(*CITYSCAPES_CELL, PyramidBranch(grid_size=(2, 2)))
+        "context": DensePredictionCellConfig(
+            channels=8, branches=(*CITYSCAPES_CELL, PyramidBranch(grid_size=(2, 2)))
         ),
     },
     "LR-ASPP": {
-        "context": ContextConfig(
+        "context": ASPPConfig(
             channels=8,
             gate="qsigmoid",
             projection=False,
@@ -94,7 +96,7 @@ HEADS = {
         "decoder": DecoderConfig(strides=(8,), channels=5, merge="sum", output_is_logits=True),
     },
     "v1 MSc": {
-        "context": ContextConfig(kind="fc", rates=(4,), kernel=4, channels=8, dropout=0.5),
+        "context": FullyConnectedConfig(rates=(4,), kernel=4, channels=8, dropout=0.5),
         "multi_scale_features": 6,
         "output_stride": 8,
     },
@@ -347,8 +349,8 @@ def test_pixels_are_normalised_inside_and_bgr_is_a_flip() -> None:
 )
 def test_multiply_adds_are_the_published_ones(name: str, published: int) -> None:
     strides = {"strides_at": "first"} if name.startswith("resnet") else {}
-    backbone = BackboneConfig(name=name, **strides)
-    config = DeepLabConfig(backbone=backbone, context=ContextConfig(kind="none"), num_classes=2)
+    backbone = backbone_config(name, **strides)
+    config = DeepLabConfig(backbone=backbone, context=NoContextConfig(), num_classes=2)
     with torch.device("meta"):
         channels = DeepLab(config).backbone.out_channels
     found = cost(config, (224, 224), output_stride=32).multiply_adds
@@ -359,7 +361,7 @@ def test_parameter_counts_are_the_published_ones() -> None:
     """Without classifiers: MobileNetV2 to its 320 channels 1.81 M, ResNet-50 23.5 M, VGG-16 14.7 M."""
 
     def count(name: str) -> int:
-        config = DeepLabConfig(backbone=BackboneConfig(name=name), num_classes=2)
+        config = DeepLabConfig(backbone=backbone_config(name), num_classes=2)
         with torch.device("meta"):
             return sum(parameter.numel() for parameter in DeepLab(config).backbone.parameters())
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 
 from deeplab.backbones import build_backbone
-from deeplab.config import BackboneConfig, ContextConfig, DecoderConfig, DeepLabConfig
+from deeplab.config import BackboneConfig, DecoderConfig, DeepLabConfig, FullyConnectedConfig, backbone_config
 from deeplab.heads.fully_connected import FullyConnectedContext
 from deeplab.heads.multi_scale import MultiScaleFeatures
 from deeplab.layers.norm import norm_layer
@@ -21,7 +21,9 @@ NORM = norm_layer(eps=1e-5, momentum=0.1)
 @pytest.mark.parametrize("output_stride", [4, 8, 16, 32])
 @pytest.mark.parametrize(("kernel", "rate"), [(7, 4), (4, 4), (4, 8), (3, 12)])
 def test_v1_heads_keep_the_size(kernel: int, rate: int, output_stride: int) -> None:
-    head = FullyConnectedContext(3, channels=2, kernel=kernel, rates=(rate,), native_stride=8, dropout=0.5)
+    head = FullyConnectedContext(
+        3, config=FullyConnectedConfig(channels=2, kernel=kernel, rates=(rate,)), native_stride=8
+    )
     head.set_output_stride(output_stride)
     for size in ((5, 7), (6, 4), (1, 1)):
         assert head(torch.zeros(1, 3, *size), (40, 56)).shape == (1, 2, *size)
@@ -29,7 +31,9 @@ def test_v1_heads_keep_the_size(kernel: int, rate: int, output_stride: int) -> N
 
 def test_an_even_kernel_looks_where_caffe_looks() -> None:
     """4x4 at rate 4 with padding 6 (v1's released fc6): taps at -6, -2, 2, 6 around each position."""
-    head = FullyConnectedContext(1, channels=1, kernel=4, rates=(4,), native_stride=8, dropout=0.0).eval()
+    head = FullyConnectedContext(
+        1, config=FullyConnectedConfig(channels=1, kernel=4, rates=(4,)), native_stride=8
+    ).eval()
     conv = head.branches[0].fc6.conv
     torch.nn.init.zeros_(conv.weight)
     with torch.no_grad():
@@ -42,8 +46,8 @@ def test_an_even_kernel_looks_where_caffe_looks() -> None:
 def msc_model(**changes: object) -> DeepLab:
     torch.manual_seed(0)
     settings = {
-        "backbone": BackboneConfig(name="vgg16", padding="caffe"),
-        "context": ContextConfig(kind="fc", rates=(12,), channels=8, dropout=0.5),
+        "backbone": backbone_config("vgg16", padding="caffe"),
+        "context": FullyConnectedConfig(rates=(12,), channels=8, dropout=0.5),
         "multi_scale_features": 6,
         "num_classes": 4,
         "output_stride": 8,
@@ -94,7 +98,7 @@ def test_msc_is_two_convolutions_of_each_source_concatenated() -> None:
 
 @pytest.mark.parametrize("padding", ["caffe", "same", "symmetric"])
 def test_msc_takes_any_size(padding: str) -> None:
-    model = msc_model(backbone=BackboneConfig(name="vgg16", padding=padding))
+    model = msc_model(backbone=backbone_config("vgg16", padding=padding))
     with torch.inference_mode():
         for size in ((33, 49), (40, 30), (1, 1)):
             assert model(torch.zeros(1, 3, *size)).shape == (1, 4, *size)
@@ -113,7 +117,7 @@ def test_msc_sees_the_image_itself() -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"backbone": BackboneConfig(name="resnet18")},
+        {"backbone": backbone_config("resnet18")},
         {"decoder": DecoderConfig()},
     ],
 )
@@ -123,12 +127,12 @@ def test_msc_goes_with_vgg16_and_no_decoder(changes: dict) -> None:
 
 
 def cascade(depth: int = 18, **options: object) -> BackboneConfig:
-    return BackboneConfig(name=f"resnet{depth}", cascade=3, **options)
+    return backbone_config(f"resnet{depth}", cascade=3, **options)
 
 
 def test_cascade_doubles_the_rate_from_block_to_block() -> None:
     """v3 figure 3b: at output stride 16, block4 to block7 have rates 2, 4, 8, 16; multi-grid multiplies."""
-    network = build_backbone(cascade(50, multi_grid=(1, 2, 1)), NORM)
+    network = build_backbone(cascade(50, multi_grid=(1, 2, 1)))
     network.set_output_stride(16)
     rates = [[unit.conv2.conv.dilation[0] for unit in block] for block in network.blocks]
     assert rates[3:] == [[2, 4, 2], [4, 8, 4], [8, 16, 8], [16, 32, 16]]
@@ -139,8 +143,8 @@ def test_cascade_doubles_the_rate_from_block_to_block() -> None:
 
 
 def test_without_a_cascade_nothing_changes() -> None:
-    plain = build_backbone(BackboneConfig(name="resnet18"), NORM)
-    longer = build_backbone(cascade(), NORM)
+    plain = build_backbone(backbone_config("resnet18"))
+    longer = build_backbone(cascade())
     added = {f"blocks.{number}" for number in (4, 5, 6)}
     assert plain.state_dict().keys() == {key for key in longer.state_dict() if key[:8] not in added}
     assert [unit.nominal_stride for block in plain.blocks for unit in block] == [1, 2, 1, 2, 1, 2, 1, 1]
@@ -156,7 +160,7 @@ def test_dense_cascade_subsampled_is_the_coarse_one(depth: int, strides_at: str,
     behind it.
     """
     torch.manual_seed(0)
-    network = build_backbone(cascade(depth, strides_at=strides_at, padding="symmetric"), NORM).double().eval()
+    network = build_backbone(cascade(depth, strides_at=strides_at, padding="symmetric")).double().eval()
     images = torch.randn(1, 3, 257, 257, dtype=torch.float64)
     with torch.inference_mode():
         network.set_output_stride(256)
@@ -169,7 +173,7 @@ def test_dense_cascade_subsampled_is_the_coarse_one(depth: int, strides_at: str,
 
 
 def test_cascade_goes_with_resnets_and_ends_at_three() -> None:
-    with pytest.raises(ValidationError, match="cascade goes with resnet"):
-        BackboneConfig(name="mobilenet_v2", cascade=1)
+    with pytest.raises(ValidationError, match=r"mobilenet_v2\.cascade"):
+        backbone_config("mobilenet_v2", cascade=1)
     with pytest.raises(ValidationError, match="less than or equal to 3"):
-        BackboneConfig(name="resnet50", cascade=4)
+        backbone_config("resnet50", cascade=4)

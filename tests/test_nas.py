@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from deeplab.backbones import build_backbone
 from deeplab.backbones.nas import NASNet
 from deeplab.backbones.nas_operations import DropPath, make_operation, set_drop_path_progress
-from deeplab.config import BackboneConfig, ContextConfig, DecoderConfig, DeepLabConfig, NASConfig
+from deeplab.config import ASPPConfig, DecoderConfig, DeepLabConfig, backbone_config
 from deeplab.layers.norm import norm_layer
 from deeplab.model import DeepLab
 
@@ -33,14 +33,14 @@ HNASNET_SHAPES = [
 
 def nas(name: str, **options: object) -> NASNet:
     torch.manual_seed(0)
-    return build_backbone(BackboneConfig(name=name, nas=NASConfig(**options)), NORM).eval()
+    return build_backbone(backbone_config(name, **options)).eval()
 
 
 def model_of(name: str, output_stride: int = 8, strides: tuple[int, ...] = (), **options: object) -> DeepLab:
     torch.manual_seed(0)
     config = DeepLabConfig(
-        backbone=BackboneConfig(name=name, nas=NASConfig(filters=4, **options)),
-        context=ContextConfig(rates=(6,), channels=8),
+        backbone=backbone_config(name, filters=4, **options),
+        context=ASPPConfig(rates=(6,), channels=8),
         decoder=DecoderConfig(strides=strides, channels=8, low_level_channels=8) if strides else None,
         num_classes=5,
         output_stride=output_stride,
@@ -226,12 +226,12 @@ def test_hnasnet_exports_with_dynamic_sizes() -> None:
 
 
 def test_options_that_do_not_go_together() -> None:
-    with pytest.raises(ValueError, match="nas goes with pnasnet and hnasnet"):
-        BackboneConfig(name="xception41", nas=NASConfig())
-    with pytest.raises(ValueError, match="last cell has stride 8; found 16"):
-        BackboneConfig(name="hnasnet", nas=NASConfig(stride=16))
-    with pytest.raises(ValueError, match=r"remove_os32_stride goes with cells of stride 32.*found stride 8"):
-        BackboneConfig(name="pnasnet", nas=NASConfig(remove_os32_stride=True))
+    with pytest.raises(ValueError, match=r"xception41.filters"):
+        backbone_config("xception41", filters=4)
+    with pytest.raises(ValueError, match=r"hnasnet.stride"):
+        backbone_config("hnasnet", stride=16)
+    with pytest.raises(ValueError, match=r"remove_os32_stride needs cells of stride 32.*found stride 8"):
+        backbone_config("pnasnet", remove_os32_stride=True)
 
 
 @pytest.mark.parametrize("size", [(81, 97), (70, 82), (75, 83)])
@@ -239,8 +239,8 @@ def test_hnasnet_without_decoder_gives_logits_on_the_grid(size: tuple[int, int])
     """The reference resizes them to (side - 1) / 8 + 1 (fact 3.7); the network itself gives multiples of 32."""
     model = DeepLab(
         DeepLabConfig(
-            backbone=BackboneConfig(name="hnasnet", nas=NASConfig(filters=4)),
-            context=ContextConfig(channels=8),
+            backbone=backbone_config("hnasnet", filters=4),
+            context=ASPPConfig(channels=8),
             num_classes=3,
             output_stride=8,
         )

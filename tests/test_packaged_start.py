@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from deeplab import DeepLab, DeepLabConfig
-from deeplab.config import BackboneConfig, ContextConfig, PixelConfig
+from deeplab.config import NoContextConfig, PixelConfig, backbone_config
 from deeplab.errors import UserError
 from deeplab.importers.onnx_backbones import load_vgg16
 from deeplab.importers.onnx_file import read_convolutions
@@ -33,8 +33,8 @@ PUBLISHED = (
 def vgg(pixels: PixelConfig = CAFFE, name: str = "vgg16") -> DeepLab:
     return DeepLab(
         DeepLabConfig(
-            backbone=BackboneConfig(name=name),
-            context=ContextConfig(kind="none"),
+            backbone=backbone_config(name),
+            context=NoContextConfig(),
             num_classes=2,
             pixels=pixels,
         )

@@ -153,7 +153,7 @@ def test_a_typo_names_its_key_and_the_nearest_right_one(override: str, wrong: st
     with pytest.raises(UserError) as caught:
         read_recipe(FOLDER / "v3plus_xception65_ade20k.yaml", [override])
     assert f"v3plus_xception65_ade20k.yaml: {wrong} = " in str(caught.value)
-    assert f"unknown key; did you mean {right!r}?" in str(caught.value)
+    assert f"; did you mean {right!r}?" in str(caught.value)
 
 
 def test_every_key_of_a_model_can_be_set_but_the_number_of_classes() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from deeplab import DeepLab
+from deeplab.backbones import build_backbone
 from deeplab.config import DeepLabConfig
 from deeplab.importers.tensorflow_names import tensorflow_variables
 from deeplab.reference import NotBuilt, config_from_options
@@ -22,8 +23,29 @@ def config(**options: Any) -> DeepLabConfig:
 
 def test_multi_grid_is_ignored_where_the_reference_ignores_it() -> None:
     for variant in ("mobilenet_v2", "mobilenet_v3_small_seg", "nas_pnasnet"):
-        assert config(model_variant=variant, multi_grid=[1, 2, 4]).backbone.multi_grid == ()
+        assert config(model_variant=variant, multi_grid=[1, 2, 4]) == config(model_variant=variant)
     assert config(model_variant="xception_41", multi_grid=[1, 2, 4]).backbone.multi_grid == (1, 2, 4)
+
+
+@pytest.mark.parametrize("width", [0.1, 0.35, 0.5, 1.0, 1.4])
+@pytest.mark.parametrize("divisor", [None, 1, 8, 16, 64])
+def test_mobilenet_v2_rounds_channels_as_the_reference(width: float, divisor: int | None) -> None:
+    """slim's rule, with 8 channels at least at multiplier 1 and 1 at any other (fact 2.4)."""
+    least = 8 if width == 1 else 1
+    by = divisor or least
+
+    def rounded(value: float) -> int:
+        found = max(least, int(value + by / 2) // by * by)
+        return found + by if found < 0.9 * value else found
+
+    options = config(model_variant="mobilenet_v2", depth_multiplier=width, divisible_by=divisor)
+    with torch.device("meta"):
+        backbone = build_backbone(options.backbone)
+    found = [backbone.stem.conv.out_channels, *(block.project.conv.out_channels for block in backbone.blocks)]
+    bases = [32, 16, *[24] * 2, *[32] * 3, *[64] * 4, *[96] * 3, *[160] * 3, 320]
+    assert found == [rounded(base * width) for base in bases]
+    if (width, divisor) == (0.35, 16):
+        assert found[1] == 17
 
 
 def test_a_gate_needs_the_image_level_feature() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deeplab import DeepLab, DeepLabConfig, LabelSpec
-from deeplab.config import BackboneConfig, ContextConfig
+from deeplab.config import ASPPConfig, backbone_config
 from deeplab.errors import UserError
 from deeplab.inference import predict
 from deeplab.sliding import Window, predict_in_windows, predict_whole, window_starts
@@ -17,8 +17,8 @@ from deeplab.sliding import Window, predict_in_windows, predict_whole, window_st
 def model() -> DeepLab:
     torch.manual_seed(2)
     config = DeepLabConfig(
-        backbone=BackboneConfig(name="mobilenet_v2", width=0.25),
-        context=ContextConfig(channels=8),
+        backbone=backbone_config("mobilenet_v2", width=0.25),
+        context=ASPPConfig(channels=8),
         num_classes=3,
     )
     return DeepLab(config, LabelSpec.named(["background", "cat", "dog"])).eval()

@@ -24,7 +24,7 @@ RESNET = {
     "num_classes": 2,
 }
 VGG = {**RESNET, "backbone": {"name": "vgg16"}, "output_stride": 8}
-NAS = {**RESNET, "backbone": {"name": "hnasnet", "nas": {"filters": 4}}, "output_stride": 8}
+NAS = {**RESNET, "backbone": {"name": "hnasnet", "filters": 4}, "output_stride": 8}
 
 
 def changed(base: dict, change: dict, device: str = "cpu") -> DeepLab:
@@ -85,11 +85,10 @@ def test_large_backbones_follow_the_same_rule() -> None:
     """Without memory for weights: only configs and shapes are compared."""
     for base, change, named in (
         (RESNET, {"strides_at": "first"}, r'backbone\.strides_at is "first" .* need "last"'),
-        (NAS, {"nas": {"filters": 4, "remove_os32_stride": True}}, r"backbone\.nas\.remove_os32_stride"),
+        (NAS, {"remove_os32_stride": True}, r"backbone\.remove_os32_stride"),
         (RESNET, {"cascade": 1}, None),
-        (VGG, {"norm": {"eps": 1e-3}}, None),  # it has no norm
         (VGG, {"padding": "caffe"}, r"backbone\.padding"),
-        (NAS, {"nas": {"filters": 4, "drop_path_keep": 0.5}}, None),
+        (NAS, {"drop_path_keep": 0.5}, None),
     ):
         other, model = changed(base, {}, "meta"), changed(base, {"backbone": change}, "meta")
         if named is None:

@@ -11,7 +11,7 @@ import torch
 from torch_comparison import peer
 
 from deeplab.backbones.timm_features import TimmFeatures
-from deeplab.config import BackboneConfig, ContextConfig, DecoderConfig, DeepLabConfig
+from deeplab.config import ASPPConfig, DecoderConfig, DeepLabConfig, TimmConfig, backbone_config
 from deeplab.errors import UserError
 from deeplab.model import DeepLab
 from deeplab.train.engine import batch_loss
@@ -31,8 +31,8 @@ NAMES = ["resnet18", "mobilenetv3_small_050", "convnext_atto"]
 def build(name: str, **changes: object) -> DeepLab:
     torch.manual_seed(0)
     config = DeepLabConfig(
-        backbone=BackboneConfig(name=f"timm:{name}", **changes),
-        context=ContextConfig(rates=(6, 12), channels=8),
+        backbone=backbone_config(f"timm:{name}", **changes),
+        context=ASPPConfig(rates=(6, 12), channels=8),
         decoder=DecoderConfig(channels=8, low_level_channels=4),
         num_classes=3,
     )
@@ -47,9 +47,9 @@ def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_names_are_checked_before_timm_is_asked() -> None:
     with pytest.raises(ValueError, match="timm:"):
-        BackboneConfig(name="timm:")
-    with pytest.raises(ValueError, match="width and divisor go with the MobileNets"):
-        BackboneConfig(name="timm:resnet18", width=0.5)
+        backbone_config("timm:")
+    with pytest.raises(ValueError, match="timm\.width"):
+        backbone_config("timm:resnet18", width=0.5)
 
 
 @needs_timm
@@ -81,7 +81,7 @@ def test_trains_labels_and_switches(name: str) -> None:
 
 
 def test_another_output_stride_is_what_timm_builds_there(timm: ModuleType) -> None:
-    backbone = TimmFeatures("resnet18", in_channels=3).eval()
+    backbone = TimmFeatures(TimmConfig(name="timm:resnet18")).eval()
     backbone.set_output_stride(8)
     twin = timm.create_model("resnet18", features_only=True, output_stride=8).eval()
     twin.load_state_dict(backbone.network.state_dict())
@@ -122,4 +122,4 @@ def test_an_unreachable_output_stride_leaves_the_model_as_it_was() -> None:
 @needs_timm
 def test_folded_models_are_refused() -> None:
     with pytest.raises(UserError, match="folded"):
-        DeepLab(DeepLabConfig(backbone=BackboneConfig(name="timm:resnet18"), num_classes=2, folded=True))
+        DeepLab(DeepLabConfig(backbone=backbone_config("timm:resnet18"), num_classes=2, folded=True))

@@ -12,7 +12,7 @@ from training_runs import make_squares, squares_recipe
 
 from deeplab import DeepLab, LabelSpec
 from deeplab.checkpoint import load
-from deeplab.config import BackboneConfig, ContextConfig, DeepLabConfig
+from deeplab.config import ASPPConfig, DeepLabConfig, backbone_config
 from deeplab.errors import UserError
 from deeplab.evaluation import evaluate
 from deeplab.train.engine import Objective, batch_loss, train_steps
@@ -26,8 +26,8 @@ QUIET = Watcher(lambda report: None, lambda: None)
 def tiny_model(seed: int = 0) -> DeepLab:
     torch.manual_seed(seed)
     config = DeepLabConfig(
-        backbone=BackboneConfig(name="mobilenet_v2", width=0.25),
-        context=ContextConfig(channels=8),
+        backbone=backbone_config("mobilenet_v2", width=0.25),
+        context=ASPPConfig(channels=8),
         num_classes=3,
     )
     return DeepLab(config, LabelSpec.named(["background", "red", "blue"])).train()

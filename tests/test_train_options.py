@@ -14,9 +14,9 @@ from training_runs import make_squares, squares_recipe
 
 from deeplab import DeepLab
 from deeplab.backbones import build_backbone
-from deeplab.config import BackboneConfig, NASConfig
+from deeplab.config import backbone_config
 from deeplab.errors import UserError
-from deeplab.layers.norm import BatchNorm2d, norm_layer
+from deeplab.layers.norm import BatchNorm2d
 from deeplab.train import learner, run
 from deeplab.train.distributed import World
 from deeplab.train.ema import AveragedWeights
@@ -121,16 +121,14 @@ BACKBONES = {
     "xception41": {},
     "xception": {},
     "vgg16": {},
-    "pnasnet": {"nas": NASConfig(filters=4)},
+    "pnasnet": {"filters": 4},
 }
 
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_kind_of_backbone_has_parts_to_recompute(name: str) -> None:
     """Every backbone's blocks are known, so none silently keeps its activations."""
-    backbone = build_backbone(
-        BackboneConfig(name=name, **BACKBONES[name]), norm_layer(eps=1e-3, momentum=0.1)
-    )
+    backbone = build_backbone(backbone_config(name, **BACKBONES[name]))
     kinds = tuple(PARTS)
     found = [module for module in backbone.modules() if isinstance(module, kinds)]
     assert found or all(type(stage) is nn.Sequential for stage in backbone.stages)
@@ -183,7 +181,7 @@ def test_half_precision_moves_weights_about_as_float32(
 
 def test_drop_path_is_told_the_share_of_training_done() -> None:
     config = tiny_model().config.model_copy(
-        update={"backbone": BackboneConfig(name="pnasnet", nas=NASConfig(filters=4, drop_path_keep=0.5))}
+        update={"backbone": backbone_config("pnasnet", filters=4, drop_path_keep=0.5)}
     )
     model = DeepLab(config.model_copy(update={"decoder": None, "output_stride": 8}))
     announce_progress(model, 25, 100)

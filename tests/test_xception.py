@@ -7,7 +7,7 @@ import torch
 
 from deeplab.backbones import build_backbone
 from deeplab.backbones.xception import Xception
-from deeplab.config import BackboneConfig, ContextConfig, DecoderConfig, DeepLabConfig
+from deeplab.config import ASPPConfig, DecoderConfig, DeepLabConfig, backbone_config
 from deeplab.layers.conv import SeparableConv
 from deeplab.layers.norm import BatchNorm2d, norm_layer
 from deeplab.model import DeepLab
@@ -19,9 +19,9 @@ ENTRY_STRIDES = {41: [2, 2, 2], 65: [2, 2, 2], 71: [2, 1, 2, 1, 2]}
 MIDDLE = {41: 8, 65: 16, 71: 16}
 
 
-def xception(depth: int, **options: object) -> Xception:
+def xception(depth: int, *, bounded: bool = False, **options: object) -> Xception:
     torch.manual_seed(0)
-    return build_backbone(BackboneConfig(name=f"xception{depth}", **options), NORM)
+    return build_backbone(backbone_config(f"xception{depth}", **options), bounded=bounded)
 
 
 @pytest.fixture(scope="module")
@@ -150,8 +150,8 @@ def test_bounded_variant_keeps_everything_within_six() -> None:
 def test_batch_of_one_trains_every_parameter() -> None:
     torch.manual_seed(0)
     config = DeepLabConfig(
-        backbone=BackboneConfig(name="xception41"),
-        context=ContextConfig(rates=(6,), channels=16),
+        backbone=backbone_config("xception41"),
+        context=ASPPConfig(rates=(6,), channels=16),
         decoder=DecoderConfig(strides=(16, 8, 4), channels=16),
         num_classes=5,
     )
@@ -163,7 +163,7 @@ def test_batch_of_one_trains_every_parameter() -> None:
 
 def test_exports_with_dynamic_sizes() -> None:
     config = DeepLabConfig(
-        backbone=BackboneConfig(name="xception41"), context=ContextConfig(channels=16), num_classes=5
+        backbone=backbone_config("xception41"), context=ASPPConfig(channels=16), num_classes=5
     )
     model = DeepLab(config).eval()
     dynamic = torch.export.Dim.DYNAMIC
@@ -176,8 +176,10 @@ def test_exports_with_dynamic_sizes() -> None:
 
 def test_options_that_do_not_go_together() -> None:
     with pytest.raises(ValueError, match="multi_grid needs 3 rates for xception65"):
-        build_backbone(BackboneConfig(name="xception65", multi_grid=(1, 2)), NORM)
-    with pytest.raises(ValueError, match="bounded goes with the Xceptions"):
-        BackboneConfig(name="resnet50", bounded=True)
-    with pytest.raises(ValueError, match=r"bounded True, backbone\.bounded False"):
-        DeepLabConfig(backbone=BackboneConfig(name="xception41"), bounded=True, num_classes=2)
+        build_backbone(backbone_config("xception65", multi_grid=(1, 2)))
+
+
+def test_an_xception_is_bounded_with_its_model() -> None:
+    with torch.device("meta"):
+        model = DeepLab(DeepLabConfig(backbone=backbone_config("xception41"), bounded=True, num_classes=2))
+    assert model.backbone.entry[0].convs[2].depthwise.conv.padding_rule == "same"

@@ -6,37 +6,23 @@ both batch-norm epsilons, pixel normalisation. Named sets of values are in `deep
 
 from __future__ import annotations
 
-import difflib
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from deeplab.config_errors import explain_validation
 from deeplab.errors import UserError
 
-BackboneName = Literal[
-    "mobilenet_v2",
-    "mobilenet_v3_large",
-    "mobilenet_v3_large_seg",
-    "mobilenet_v3_small",
-    "mobilenet_v3_small_seg",
-    "mobilenet_edgetpu",
-    "resnet18",
-    "resnet18_beta",
-    "resnet34",
-    "resnet50",
-    "resnet50_beta",
-    "resnet101",
-    "resnet101_beta",
-    "resnet152",
-    "vgg16",
-    "xception",
-    "xception41",
-    "xception65",
-    "xception71",
-    "pnasnet",
-    "hnasnet",
-]
 Padding = Literal["same", "symmetric", "caffe", "block"]
 StrideUnit = Literal["last", "first", "first_1x1"]
 RateGrowth = Literal["next_unit", "unit", "next_stage"]
@@ -47,9 +33,6 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0)]
 Channels3 = tuple[float, float, float]
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
-# options of a context head that a dense prediction cell has no use for
-ASPP_ONLY = ("rates", "kernel", "separable", "image_pooling", "image_pooling_stride", "gate", "projection")
-ASPP_ONLY += ("projection_kernel", "refine")
 
 
 class Strict(BaseModel):
@@ -65,122 +48,191 @@ class NormConfig(Strict):
     momentum: Annotated[float, Field(ge=0, le=1)] = 3e-4
 
 
-class NASConfig(Strict):
-    """The cells of pnasnet and hnasnet (reference fact 2.9).
+class NormedConfig(Strict):
+    """What the backbones with batch norms share."""
+
+    in_channels: Positive = 3
+    norm: NormConfig = NormConfig()
+
+
+class MobileNetConfig(NormedConfig):
+    """What the MobileNets share: channels times `width`, rounded to multiples of `divisor`.
+
+    divisor: None is the reference's, 8; for MobileNetV2 at widths other than 1 it is 1 (facts 2.4 and 2.5).
+    Their padding 'same' is TensorFlow's, 'symmetric' PyTorch's (fact 2.3).
+    """
+
+    width: Fraction = 1.0
+    divisor: Positive | None = None
+
+
+class MobileNetV2Config(MobileNetConfig):
+    """MobileNetV2.
+
+    min_channels: of a layer; None is the reference's, 8 at width 1 and 1 at any other, whatever the divisor
+    (fact 2.4). padding 'block' pads a block's input, before the expansion. rate_grows_at: where a unit loses
+    its stride to a denser output, the higher rate begins at the 'next_unit' (fact 2.2), at that 'unit' itself
+    (segmentation_models.pytorch), or at the 'next_stage'. low_level_at: the decoder's end points are 'inside'
+    blocks, before their projection, or their 'outputs'. last_conv: the classification network's 1x1
+    convolution to 1280 channels.
+    """
+
+    name: Literal["mobilenet_v2"] = "mobilenet_v2"
+    min_channels: Positive | None = None
+    padding: Literal["same", "symmetric", "block"] = "same"
+    rate_grows_at: RateGrowth = "next_unit"
+    low_level_at: Literal["inside", "outputs"] = "inside"
+    last_conv: bool = False
+
+
+class MobileNetV3Config(MobileNetConfig):
+    """MobileNetV3; rate_grows_at as MobileNetV2's."""
+
+    name: Literal[
+        "mobilenet_v3_large", "mobilenet_v3_large_seg", "mobilenet_v3_small", "mobilenet_v3_small_seg"
+    ]
+    padding: Literal["same", "symmetric"] = "same"
+    rate_grows_at: Literal["next_unit", "unit"] = "next_unit"
+
+
+class MobileNetEdgeTPUConfig(MobileNetConfig):
+    """MobileNet-EdgeTPU.
+
+    last_channels: of its last convolution, where they do not follow the width (the published slim network
+    keeps 1280 at width 0.75).
+    """
+
+    name: Literal["mobilenet_edgetpu"] = "mobilenet_edgetpu"
+    padding: Literal["same", "symmetric"] = "same"
+    last_channels: Positive | None = None
+
+
+class ResNetConfig(NormedConfig):
+    """What the ResNets share.
+
+    multi_grid: rates of the units of block4 (v3 section 3.2.1). cascade: further blocks like block4, up to
+    three (block5 to block7 of v3 section 3.2). rate_grows_at: 'next_unit' is the reference's and torchvision's,
+    'unit' Caffe's v2 and segmentation_models.pytorch's. stem: channels of three 3x3 convolutions in place of the
+    ResNet's own. padding: 'caffe' is 'symmetric' with poolings that round sizes up.
+    """
+
+    multi_grid: tuple[Positive, ...] = ()
+    cascade: Annotated[int, Field(ge=0, le=3)] = 0
+    rate_grows_at: Literal["next_unit", "unit"] = "next_unit"
+    stem: tuple[Positive, Positive, Positive] | None = None
+    padding: Literal["same", "symmetric", "caffe"] = "same"
+
+
+class BasicResNetConfig(ResNetConfig):
+    """ResNets of two-convolution units; the last of a block has the stride (reference), or PyTorch's first."""
+
+    name: Literal["resnet18", "resnet18_beta", "resnet34"]
+    strides_at: Literal["last", "first"] = "last"
+
+
+class BottleneckResNetConfig(ResNetConfig):
+    """ResNets of bottlenecks; the first unit's stride is at its 3x3, or 'first_1x1' at its entry (Caffe's)."""
+
+    name: Literal["resnet50", "resnet50_beta", "resnet101", "resnet101_beta", "resnet152"]
+    strides_at: StrideUnit = "last"
+
+
+class VGG16Config(Strict):
+    """VGG-16; it has no norm. padding: 'caffe' is 'symmetric' with poolings that round sizes up."""
+
+    name: Literal["vgg16"] = "vgg16"
+    in_channels: Positive = 3
+    padding: Literal["same", "symmetric", "caffe"] = "same"
+
+
+class OriginalXceptionConfig(NormedConfig):
+    """The original Xception, of Keras Applications."""
+
+    name: Literal["xception"] = "xception"
+
+
+class XceptionConfig(NormedConfig):
+    """The aligned Xceptions, with their own padding (fact 2.3); bounded where the model is.
+
+    multi_grid: rates of the last module's three convolutions.
+    """
+
+    name: Literal["xception41", "xception65", "xception71"]
+    multi_grid: tuple[Positive, ...] = ()
+
+
+class NASConfig(NormedConfig):
+    """What the searched networks share (reference fact 2.9).
 
     filters: of a cell at stride 4, doubled at each level below; 20, 32, 48 are Auto-DeepLab-S, M, L.
-    stride: of the last cell; pnasnet's widths follow from it, hnasnet ends at 8. classification_head goes
-    on to 2048 channels, and at output strides up to 32. remove_os32_stride: cells of stride 32 stay at 16, where
-    pnasnet then ends. drop_path_keep: chance that a path of the last cell survives at the end of training; earlier
-    in the network and in training it is nearer to 1.
+    classification_head goes on to 2048 channels, and at output strides up to 32. remove_os32_stride: cells of
+    stride 32 stay at 16. drop_path_keep: chance that a path of the last cell survives at the end of training;
+    earlier in the network and in training it is nearer to 1.
     """
 
     filters: Positive = 20
-    stride: Literal[8, 16, 32] = 8
     classification_head: bool = False
     remove_os32_stride: bool = False
     drop_path_keep: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
-class BackboneConfig(Strict):
-    """The feature extractor.
+class PNASNetConfig(NASConfig):
+    """PNASNet; stride is that of its last cell, and all widths follow from it."""
 
-    width and divisor belong to the MobileNets; multi_grid to the ResNets (rates of the units of block4,
-    v3 section 3.2.1) and Xceptions (of the last module's convolutions), strides_at to the ResNets: which
-    unit of a block has the stride, the last (reference), the first at its 3x3 (PyTorch's weights) or the first
-    at its entry ('first_1x1', Caffe's). stem are the channels of three 3x3 convolutions in place of a ResNet's
-    own stem. bounded belongs to the Xceptions, nas to pnasnet and hnasnet.
+    name: Literal["pnasnet"] = "pnasnet"
+    stride: Literal[8, 16, 32] = 8
 
-    padding 'same' is TensorFlow's; 'symmetric' PyTorch's; 'caffe' is that with poolings that round sizes up;
-    'block' pads a MobileNetV2 block's input, before the expansion. Xception, pnasnet and hnasnet have their
-    own (fact 2.3).
+    @model_validator(mode="after")
+    def _has_stride_32(self) -> Self:
+        if self.remove_os32_stride and self.stride != 32:
+            raise ValueError(f"remove_os32_stride needs cells of stride 32; found stride {self.stride}")
+        return self
 
-    cascade: further blocks like block4, up to three (block5 to block7 of v3 section 3.2), for the ResNets.
 
-    'timm:<name>' is a backbone of the timm library (extra `timm`), with that library's strides and padding.
+class HNASNetConfig(NASConfig):
+    """Auto-DeepLab's network, whose last cell has stride 8."""
 
-    rate_grows_at: where a unit loses its stride to a denser output, the higher rate begins at the 'next_unit'
-    (fact 2.2, and torchvision), at that 'unit' itself (Caffe's v2, segmentation_models.pytorch), or at the
-    'next_stage' (some MobileNetV2). For MobileNetV2: low_level_at, whether the decoder's end points are
-    'inside' blocks, before their projection, or are their 'outputs'; last_conv, the classification network's
-    1x1 convolution to 1280 channels. For MobileNet-EdgeTPU: last_channels of its last convolution, where they
-    do not follow the width (the published slim network keeps 1280 at width 0.75).
-    """
+    name: Literal["hnasnet"] = "hnasnet"
+    stride: ClassVar[int] = 8
 
-    name: str
+
+class TimmConfig(Strict):
+    """A backbone of the timm library (extra `timm`), 'timm:<name>', with its strides, padding and norms."""
+
+    name: Annotated[str, Field(pattern="^timm:.+", examples=["timm:<name>"])]
     in_channels: Positive = 3
-    width: Fraction = 1.0
-    divisor: Positive | None = None
-    multi_grid: tuple[Positive, ...] = ()
-    cascade: Annotated[int, Field(ge=0, le=3)] = 0
-    strides_at: StrideUnit = "last"
-    rate_grows_at: RateGrowth = "next_unit"
-    stem: tuple[Positive, Positive, Positive] | None = None
-    padding: Padding = "same"
-    low_level_at: Literal["inside", "outputs"] = "inside"
-    last_conv: bool = False
-    last_channels: Positive | None = None
-    bounded: bool = False
-    nas: NASConfig | None = None
-    norm: NormConfig = NormConfig()
 
-    @field_validator("name")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        known = get_args(BackboneName)
-        if value not in known and not (value.startswith("timm:") and value > "timm:"):
-            near = difflib.get_close_matches(value, known, n=1) or [known[0]]
-            allowed = ", ".join((*known, "timm:<name>"))
-            raise ValueError(f"no such backbone; did you mean {near[0]!r}? allowed: {allowed}")
-        return value
 
-    @model_validator(mode="after")
-    def _options_fit(self) -> Self:
-        if self.multi_grid and not self.name.startswith(("resnet", "xception")):
-            raise ValueError(f"multi_grid goes with ResNets and Xceptions; leave it empty for {self.name}")
-        if (self.bounded or self.multi_grid) and self.name == "xception":
-            raise ValueError("bounded and multi_grid go with xception41, 65 and 71; xception has neither")
-        if self.bounded and not self.name.startswith("xception"):
-            raise ValueError(f"bounded goes with the Xceptions; {self.name} has no such variant")
-        if (self.width != 1.0 or self.divisor) and not self.name.startswith("mobilenet"):
-            raise ValueError(f"width and divisor go with the MobileNets; {self.name} has one width")
-        return self
+OwnBackboneConfig = Annotated[
+    MobileNetV2Config
+    | MobileNetV3Config
+    | MobileNetEdgeTPUConfig
+    | BasicResNetConfig
+    | BottleneckResNetConfig
+    | VGG16Config
+    | OriginalXceptionConfig
+    | XceptionConfig
+    | PNASNetConfig
+    | HNASNetConfig,
+    Field(discriminator="name"),
+]
 
-    @model_validator(mode="after")
-    def _layout_fits(self) -> Self:
-        # option: whether it is used, and the names it goes with (by how they begin)
-        uses = {
-            "strides_at 'first_1x1'": (
-                self.strides_at == "first_1x1",
-                ("resnet50", "resnet101", "resnet152"),
-            ),
-            "stem": (self.stem is not None, ("resnet",)),
-            "cascade": (self.cascade > 0, ("resnet",)),
-            "rate_grows_at 'unit'": (self.rate_grows_at == "unit", ("resnet", "mobilenet_v")),
-            "rate_grows_at 'next_stage'": (self.rate_grows_at == "next_stage", ("mobilenet_v2",)),
-            "padding 'caffe'": (self.padding == "caffe", ("resnet", "vgg")),
-            "padding 'block'": (self.padding == "block", ("mobilenet_v2",)),
-            "low_level_at 'outputs'": (self.low_level_at == "outputs", ("mobilenet_v2",)),
-            "last_conv": (self.last_conv, ("mobilenet_v2",)),
-            "last_channels": (self.last_channels is not None, ("mobilenet_edgetpu",)),
-        }
-        for option, (used, names) in uses.items():
-            if used and not self.name.startswith(names):
-                raise ValueError(f"{option} goes with {', '.join(names)}; {self.name} has no such variant")
-        return self
 
-    @model_validator(mode="after")
-    def _cells_fit(self) -> Self:
-        if self.nas and self.name not in ("pnasnet", "hnasnet"):
-            raise ValueError(f"nas goes with pnasnet and hnasnet; {self.name} has no searched cells")
-        if self.nas and self.name == "hnasnet" and self.nas.stride != 8:
-            raise ValueError(f"hnasnet's last cell has stride 8; found {self.nas.stride}")
-        if self.nas and self.nas.remove_os32_stride and self.name != "hnasnet" and self.nas.stride != 32:
-            raise ValueError(
-                f"remove_os32_stride goes with cells of stride 32, hnasnet's or pnasnet's of stride 32; found "
-                f"stride {self.nas.stride}"
-            )
-        return self
+def _from_timm(backbone: Any) -> str:
+    name = backbone.get("name") if isinstance(backbone, dict) else getattr(backbone, "name", "")
+    return "timm" if str(name).startswith("timm:") else "own"
+
+
+# told apart by `name`
+BackboneConfig = Annotated[
+    Annotated[OwnBackboneConfig, Tag("own")] | Annotated[TimmConfig, Tag("timm")], Discriminator(_from_timm)
+]
+
+
+def backbone_config(name: str, **options: Any) -> BackboneConfig:
+    """The config of the family that has this name; raises ValidationError for what that family has not."""
+    found: BackboneConfig = TypeAdapter(BackboneConfig).validate_python({"name": name, **options})
+    return found
 
 
 class ConvBranch(Strict):
@@ -213,25 +265,26 @@ class PyramidBranch(Strict):
     grid_size: tuple[Positive, Positive]
 
 
-class ContextConfig(Strict):
-    """What looks around each position.
+class NoContextConfig(Strict):
+    """The backbone's features are passed on."""
 
-    kind 'aspp' is v3's and v3+'s; 'fc' is v1's fc6-fc7 (one rate: LargeFOV) and v2's four branches of it;
-    'dpc' is a dense prediction cell of `branches`, each `channels` wide; 'none' passes the backbone's
-    features on. `rates` hold at the model's native output stride.
+    kind: Literal["none"] = "none"
 
-    For 'aspp': `rates` may be empty (the light mobile models: image pooling and one 1x1 branch);
-    `separable` branches (v3+); `image_pooling_crop` (height, width in pixels) fixes the pooling window to
-    what such a crop would give, moved by `image_pooling_stride`, instead of the whole map; `gate` makes
-    the pooled branch multiply instead of being concatenated (fact 3.2); `projection` is the convolution
-    after the concatenation, 1x1 but in mmsegmentation (`projection_kernel`), and `refine` a 3x3 behind it, as
-    in torchvision. For 'fc': `kernel` of fc6, and `smooth`, a 3x3 mean before it (released LargeFOV).
+
+class ASPPConfig(Strict):
+    """v3's and v3+'s context.
+
+    rates: at the model's native output stride; none make the light head of the mobile models, image pooling and
+    one 1x1 branch. `separable` branches are v3+'s. `image_pooling_crop` (height, width in pixels) fixes the
+    pooling window to what such a crop would give, moved by `image_pooling_stride`, instead of the whole map;
+    `gate` makes the pooled branch multiply instead of being concatenated (fact 3.2). `projection` is the
+    convolution after the concatenation, 1x1 but in mmsegmentation (`projection_kernel`), and `refine` a 3x3
+    behind it, as in torchvision.
     """
 
-    kind: Literal["aspp", "fc", "dpc", "none"] = "aspp"
+    kind: Literal["aspp"] = "aspp"
     channels: Positive = 256
     rates: tuple[Positive, ...] = ()
-    kernel: Positive = 3
     separable: bool = True
     image_pooling: bool = True
     image_pooling_crop: tuple[Positive, Positive] | None = None
@@ -240,31 +293,10 @@ class ContextConfig(Strict):
     projection: bool = True
     projection_kernel: Literal[1, 3] = 1
     refine: bool = False
-    smooth: bool = False
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    branches: tuple[Annotated[ConvBranch | PyramidBranch, Field(discriminator="op")], ...] = ()
 
     @model_validator(mode="after")
-    def _cell_fits(self) -> Self:
-        if (self.kind == "dpc") != bool(self.branches):
-            found = f"found {len(self.branches)} with kind {self.kind!r}"
-            raise ValueError(f"branches go with kind 'dpc', which needs at least one; {found}")
-        for index, branch in enumerate(self.branches):
-            if branch.input >= index:
-                raise ValueError(
-                    f"branch {index} reads branch {branch.input}, which is not before it; "
-                    f"input may be -1 (the features) to {index - 1}"
-                )
-        fields = type(self).model_fields
-        given = [name for name in ASPP_ONLY if getattr(self, name) != fields[name].default]
-        if self.branches and given:
-            raise ValueError(f"kind 'dpc' has no {', '.join(given)}: its branches say everything")
-        return self
-
-    @model_validator(mode="after")
-    def _options_fit(self) -> Self:
-        if self.kind == "fc" and not self.rates:
-            raise ValueError("context kind 'fc' needs rates: (12,) for LargeFOV, (6, 12, 18, 24) for ASPP-L")
+    def _fits(self) -> Self:
         if self.gate and not self.image_pooling:
             raise ValueError("a gate is made from the pooled image: set image_pooling to true")
         if self.gate and self.rates and not self.projection:
@@ -272,11 +304,61 @@ class ContextConfig(Strict):
                 f"a gate has {self.channels} channels, {1 + len(self.rates)} branches side by side have more; "
                 "fix: set projection to true, or leave rates empty"
             )
-        if (self.refine or self.projection_kernel > 1) and not (self.projection and self.kind == "aspp"):
-            raise ValueError("refine and projection_kernel go with the projection of kind 'aspp'")
-        if self.smooth and self.kind != "fc":
-            raise ValueError(f"smooth goes with kind 'fc'; found {self.kind!r}")
+        if (self.refine or self.projection_kernel > 1) and not self.projection:
+            raise ValueError("refine and projection_kernel go with the projection: set projection to true")
         return self
+
+
+class FullyConnectedConfig(Strict):
+    """v1's fc6-fc7 (one rate: LargeFOV), or v2's four branches of it.
+
+    rates: of each fc6, at the model's native output stride: (12,) is LargeFOV, (6, 12, 18, 24) ASPP-L. kernel:
+    of fc6. smooth: a 3x3 mean before it (released LargeFOV).
+    """
+
+    kind: Literal["fc"] = "fc"
+    channels: Positive = 256
+    rates: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    kernel: Positive = 3
+    smooth: bool = False
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+
+class DensePredictionCellConfig(Strict):
+    """A dense prediction cell of `branches`, each `channels` wide; image_pooling_crop as in ASPP."""
+
+    kind: Literal["dpc"] = "dpc"
+    channels: Positive = 256
+    image_pooling_crop: tuple[Positive, Positive] | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    branches: Annotated[
+        tuple[Annotated[ConvBranch | PyramidBranch, Field(discriminator="op")], ...], Field(min_length=1)
+    ]
+
+    @model_validator(mode="after")
+    def _branches_ascend(self) -> Self:
+        for index, branch in enumerate(self.branches):
+            if branch.input >= index:
+                raise ValueError(
+                    f"branch {index} reads branch {branch.input}, which is not before it; "
+                    f"input may be -1 (the features) to {index - 1}"
+                )
+        return self
+
+
+def _kind(context: Any) -> Any:
+    # what looks around each position is ASPP unless another kind is asked for
+    return context.get("kind", "aspp") if isinstance(context, dict) else getattr(context, "kind", None)
+
+
+# told apart by `kind`
+ContextConfig = Annotated[
+    Annotated[ASPPConfig, Tag("aspp")]
+    | Annotated[FullyConnectedConfig, Tag("fc")]
+    | Annotated[DensePredictionCellConfig, Tag("dpc")]
+    | Annotated[NoContextConfig, Tag("none")],
+    Discriminator(_kind),
+]
 
 
 class DecoderConfig(Strict):
@@ -324,11 +406,11 @@ class DeepLabConfig(Strict):
     resize: rule of every bilinear resize; 'half_pixel' also scales sizes without keeping corners.
     depthwise_norm: whether norm and activation stand between the two steps of the heads' separable
     convolutions. folded: norms are folded into biases, as in mobile files.
-    bounded: ReLU6 in the heads, for quantisation.
+    bounded: ReLU6 in the heads, and in an Xception, for quantisation.
     """
 
     backbone: BackboneConfig
-    context: ContextConfig = ContextConfig()
+    context: ContextConfig = ASPPConfig()
     decoder: DecoderConfig | None = None
     multi_scale_features: Positive | None = None
     num_classes: Positive
@@ -347,11 +429,6 @@ class DeepLabConfig(Strict):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        if self.backbone.name.startswith("xception") and self.backbone.bounded != self.bounded:
-            raise ValueError(
-                f"an Xception is bounded together with its heads; found bounded {self.bounded}, "
-                f"backbone.bounded {self.backbone.bounded}: set both alike"
-            )
         decoder = self.decoder
         if (
             decoder
@@ -377,6 +454,12 @@ class DeepLabConfig(Strict):
     def outputs(self) -> dict[str, int]:
         """Classes of every output; the main one is 'semantic'."""
         return {"semantic": self.num_classes, **self.extra_outputs}
+
+    @property
+    def rates(self) -> tuple[int, ...]:
+        """Atrous rates of the context or, where it has none, of the classifier."""
+        own = self.context.rates if isinstance(self.context, ASPPConfig | FullyConnectedConfig) else ()
+        return own or self.classifier_rates
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `parse_config` reads them back to an equal config."""

@@ -3,38 +3,77 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any, get_args
+from collections.abc import Sequence
+from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ValidationError
 
 
 def explain_validation(error: ValidationError, model: type[BaseModel], source: str) -> str:
-    """One line per mistake, with the key's path, the value found, and for typos the nearest key."""
+    """One line per mistake, with the key's path, the value found, and for typos the nearest key.
+
+    Where a name chose one of several families of keys, the line names the family and says what it has.
+    """
     lines = []
     for item in error.errors():
-        path = ".".join(str(part) for part in item["loc"]) or model.__name__
-        message = item["msg"].removeprefix("Value error, ")
+        path, models, beside, family = _place(model, item["loc"])
+        value, message = item["input"], item["msg"].removeprefix("Value error, ")
+        message = f"{family}: {message}" if family else message
         if item["type"] == "extra_forbidden":
-            known = _keys_beside(model, item["loc"])
-            near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-            message = f"unknown key; {hint}"
-        lines.append(f"{source}: {path} = {item['input']!r}: {message}")
+            key, known = path[-1], [key for each in beside for key in each.model_fields]
+            unknown = f"{family} has no key {key!r}" if family else "unknown key"
+            hint = _nearest(key, known)
+            # a family's keys are said in any case: the key may be another family's
+            message = f"{unknown}{hint}" + (f"; known keys: {', '.join(known)}" if family or not hint else "")
+        elif item["type"] in ("union_tag_invalid", "union_tag_not_found"):
+            # pydantic names the key, or the function that reads it
+            key = item["ctx"]["discriminator"].strip("_()'")
+            fields = [each.model_fields[key] for each in models]
+            allowed = [tag for field in fields for tag in get_args(field.annotation) or field.examples or ()]
+            wrong = f"no such {key}" if "tag" in item["ctx"] else f"{key} is missing"
+            path, value = [*path, key], item["ctx"].get("tag")
+            message = f"{wrong}{_nearest(str(value), allowed)}; allowed: {', '.join(allowed)}"
+        lines.append(f"{source}: {'.'.join(path) or model.__name__} = {value!r}: {message}")
     return "\n".join(lines)
 
 
-def _keys_beside(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    models = [model]
-    for part in location[:-1]:
+def _nearest(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+class _Place(NamedTuple):
+    """Where a mistake is: the keys that the user wrote; the models that may stand there; the models that hold
+    the last key, and the tag that chose them ('' where there was no choice)."""
+
+    path: list[str]
+    models: list[type[BaseModel]]
+    beside: list[type[BaseModel]]
+    family: str
+
+
+def _place(model: type[BaseModel], location: tuple[int | str, ...]) -> _Place:
+    path, models, beside = list[str](), [model], [model]
+    family = chosen = ""
+    for part in location:
         if isinstance(part, int):
-            continue
-        fields = [candidate.model_fields[part] for candidate in models if part in candidate.model_fields]
-        if fields:
-            models = [nested for field in fields for nested in _models_in(field.annotation)]
+            path.append(str(part))
+        elif len(models) > 1:
+            # not a key but the tag that chose one of several models
+            tagged = [each for each in models if part in _tags(each)]
+            beside = models = tagged or models
+            family = chosen = part if tagged else ""
         else:
-            # not a key but the tag that chose one of several models: a branch's op
-            models = [each for each in models if any(f.default == part for f in each.model_fields.values())]
-    return [key for candidate in models for key in candidate.model_fields]
+            path.append(part)
+            beside, family, chosen = models, chosen, ""
+            fields = [each.model_fields[part] for each in models if part in each.model_fields]
+            models = [nested for field in fields for nested in _models_in(field.annotation)]
+    return _Place(path, models, beside, family)
+
+
+def _tags(model: type[BaseModel]) -> list[str]:
+    literals = [tag for field in model.model_fields.values() for tag in get_args(field.annotation)]
+    return [*literals, model.__name__.removesuffix("Config").lower()]
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

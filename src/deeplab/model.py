@@ -59,10 +59,7 @@ class DeepLab(nn.Module):
         self.provenance: dict[str, Any] = {}
         self.eight_bit_tables: EightBit | None = None
         self._eight_bit = False
-        norms = config.backbone.norm
-        self.backbone = build_backbone(
-            config.backbone, norm_layer(eps=norms.eps, momentum=norms.momentum, folded=config.folded)
-        )
+        self.backbone = build_backbone(config.backbone, folded=config.folded, bounded=config.bounded)
         head_norm = norm_layer(
             eps=config.head_norm.eps, momentum=config.head_norm.momentum, folded=config.folded
         )
@@ -235,15 +232,7 @@ def _build_context(config: DeepLabConfig, in_channels: int, norm: NormLayer | No
     if context.kind == "none":
         return NoContext(in_channels)
     if context.kind == "fc":
-        return FullyConnectedContext(
-            in_channels,
-            channels=context.channels,
-            kernel=context.kernel,
-            rates=context.rates,
-            native_stride=config.output_stride,
-            dropout=context.dropout,
-            smooth=context.smooth,
-        )
+        return FullyConnectedContext(in_channels, config=context, native_stride=config.output_stride)
     if context.kind == "dpc":
         return DensePredictionCell(in_channels, config=context, norm=norm, resize=config.resize)
     return ASPP(

@@ -6,15 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from deeplab.config import (
+    ASPPConfig,
     BackboneConfig,
-    ContextConfig,
     ConvBranch,
     DecoderConfig,
     DeepLabConfig,
-    NASConfig,
+    DensePredictionCellConfig,
+    HNASNetConfig,
+    NoContextConfig,
     NormConfig,
     PixelConfig,
+    PNASNetConfig,
     PyramidBranch,
+    backbone_config,
 )
 
 # the stored epsilon and 1 - decay of each family (fact 2.1)
@@ -45,10 +49,6 @@ VARIANTS: dict[str, tuple[str, NormConfig, PixelConfig]] = {
 }
 
 
-# variants that heed multi_grid (fact 1.1)
-MULTI_GRIDS = ("resnet", "xception")
-
-
 class NotBuilt(NotImplementedError):
     """An option of the reference that this package does not build yet; the message names it."""
 
@@ -77,66 +77,58 @@ def config_from_options(options: Mapping[str, Any]) -> DeepLabConfig:
         raise NotBuilt("decoder_output_is_logits with several outputs, which would all be the same")
     with_aspp = options.get("aspp_with_batch_norm", True)
     rates = tuple(options.get("atrous_rates") or ())
-    mobile = name.startswith("mobilenet")
-    bounded = options.get("use_bounded_activation", False)
-    nas = _nas(options, name)
-    output_stride = _cells_end(nas, name) or options.get("output_stride", 8)
+    backbone = backbone_config(name, norm=norm, **_heeded(options, name))
     return DeepLabConfig(
-        backbone=BackboneConfig(
-            name=name,
-            width=options.get("depth_multiplier", 1.0) if mobile else 1.0,
-            divisor=options.get("divisible_by") if name == "mobilenet_v2" else None,
-            multi_grid=tuple(options.get("multi_grid") or ()) if name.startswith(MULTI_GRIDS) else (),
-            bounded=bounded and name.startswith("xception"),
-            nas=nas,
-            norm=norm,
-        ),
-        context=_context(options, rates) if with_aspp else ContextConfig(kind="none"),
+        backbone=backbone,
+        context=_context(options, rates) if with_aspp else NoContextConfig(),
         decoder=_decoder(options),
         num_classes=outputs.pop("semantic"),
         extra_outputs=outputs,
         classifier_kernel=options.get("logits_kernel_size", 1),
         classifier_rates=() if with_aspp else rates,
-        output_stride=output_stride,
+        output_stride=_cells_end(backbone) or options.get("output_stride", 8),
         image_pyramid=tuple(options.get("image_pyramid") or (1.0,)),
         pyramid_merge="mean" if options.get("merge_method", "max") == "avg" else "max",
         head_norm=HEAD_NORM,
         pixels=pixels,
-        bounded=bounded,
+        bounded=options.get("use_bounded_activation", False),
     )
 
 
-def _nas(options: Mapping[str, Any], name: str) -> NASConfig | None:
-    if name not in ("pnasnet", "hnasnet"):
-        return None
+def _heeded(options: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What the family of this name heeds of the options (fact 1.1)."""
+    if name.startswith("mobilenet"):
+        divisor = {"divisor": options.get("divisible_by")} if name == "mobilenet_v2" else {}
+        return {"width": options.get("depth_multiplier", 1.0), **divisor}
+    if name.startswith(("resnet", "xception")):
+        return {"multi_grid": tuple(options.get("multi_grid") or ())}
     flags = options.get("nas_architecture_options") or options
-    stride = 8 if name == "hnasnet" else options.get("output_stride", 8)
-    return NASConfig(
-        filters=flags.get("nas_stem_output_num_conv_filters", 20),
-        stride=stride,
-        classification_head=flags.get("nas_use_classification_head", False),
+    stride = options.get("output_stride", 8)
+    hierarchical = name == "hnasnet"
+    return {
+        "filters": flags.get("nas_stem_output_num_conv_filters", 20),
+        "classification_head": flags.get("nas_use_classification_head", False),
         # changes nothing in a network that has no cells of stride 32
-        remove_os32_stride=flags.get("nas_remove_os32_stride", False) and (name == "hnasnet" or stride == 32),
-        drop_path_keep=options.get("drop_path_keep_prob", 1.0),
-    )
+        "remove_os32_stride": flags.get("nas_remove_os32_stride", False) and (hierarchical or stride == 32),
+        "drop_path_keep": options.get("drop_path_keep_prob", 1.0),
+        **({} if hierarchical else {"stride": stride}),
+    }
 
 
-def _cells_end(nas: NASConfig | None, name: str) -> int | None:
+def _cells_end(backbone: BackboneConfig) -> int | None:
     """Where searched cells end whatever `output_stride` says, unless layers behind them go on (fact 2.9)."""
-    if nas is None or (name == "hnasnet" and nas.classification_head):
-        return None
-    if name == "hnasnet":
-        return 8
-    return 16 if nas.remove_os32_stride else None
+    if isinstance(backbone, HNASNetConfig):
+        return None if backbone.classification_head else backbone.stride
+    return 16 if isinstance(backbone, PNASNetConfig) and backbone.remove_os32_stride else None
 
 
-def _context(options: Mapping[str, Any], rates: tuple[int, ...]) -> ContextConfig:
+def _context(options: Mapping[str, Any], rates: tuple[int, ...]) -> ASPPConfig | DensePredictionCellConfig:
     crop = options.get("image_pooling_crop_size")
     cell = options.get("dense_prediction_cell_config")
     if cell:
         # the reference's cell heeds none of the aspp flags
-        return ContextConfig(
-            kind="dpc", branches=tuple(map(_branch, cell)), image_pooling_crop=tuple(crop) if crop else None
+        return DensePredictionCellConfig(
+            branches=tuple(map(_branch, cell)), image_pooling_crop=tuple(crop) if crop else None
         )
     pooled = options.get("add_image_level_feature", True)
     if options.get("crop_size", crop) is None:
@@ -144,8 +136,7 @@ def _context(options: Mapping[str, Any], rates: tuple[int, ...]) -> ContextConfi
     gate = None
     if pooled and options.get("aspp_with_squeeze_and_excitation"):
         gate = "qsigmoid" if options.get("image_se_uses_qsigmoid") else "sigmoid"
-    return ContextConfig(
-        kind="aspp",
+    return ASPPConfig(
         channels=options.get("aspp_convs_filters", 256),
         rates=rates,
         separable=options.get("aspp_with_separable_conv", True),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from deeplab.backbones.mobilenet import MobileNet
-from deeplab.config import Padding
+from deeplab.config import MobileNetEdgeTPUConfig, Padding
 from deeplab.layers.conv import ConvNormAct
 from deeplab.layers.inverted_residual import FusedInvertedResidual, InvertedResidual, round_channels
 from deeplab.layers.norm import NormLayer
@@ -47,28 +47,19 @@ ROWS = (
 
 
 class MobileNetEdgeTPU(MobileNet):
-    """Width-scaled MobileNet-EdgeTPU to its last 1x1 convolution (1280 channels at width 1).
+    """Width-scaled MobileNet-EdgeTPU to its last 1x1 convolution; the reference's only divisor is 8."""
 
-    Args:
-        width: channel multiplier, of the last convolution too.
-        divisor: channels are multiples of it; None means 8, the reference's only choice.
-        last_channels: of the last convolution, in place of what the width gives.
-    """
-
-    def __init__(
-        self,
-        *,
-        width: float,
-        divisor: int | None,
-        last_channels: int | None,
-        in_channels: int,
-        norm: NormLayer | None,
-        padding_rule: Padding,
-    ) -> None:
-        divisor = divisor or 8
+    def __init__(self, config: MobileNetEdgeTPUConfig, norm: NormLayer | None) -> None:
+        width, divisor, padding_rule = config.width, config.divisor or 8, config.padding
         channels = round_channels(STEM * width, divisor)
         stem = ConvNormAct(
-            in_channels, channels, kernel=3, stride=2, norm=norm, activation="relu", padding_rule=padding_rule
+            config.in_channels,
+            channels,
+            kernel=3,
+            stride=2,
+            norm=norm,
+            activation="relu",
+            padding_rule=padding_rule,
         )
         blocks = []
         for row in ROWS:
@@ -78,7 +69,7 @@ class MobileNetEdgeTPU(MobileNet):
                     _block(row, channels, out, first=repeat == 0, norm=norm, padding_rule=padding_rule)
                 )
                 channels = out
-        out = last_channels or round_channels(LAST * width, divisor)
+        out = config.last_channels or round_channels(LAST * width, divisor)
         super().__init__(
             stem,
             blocks,

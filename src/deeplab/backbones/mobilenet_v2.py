@@ -1,16 +1,14 @@
 """MobileNetV2 (arXiv 1801.04381) as DeepLab uses it, at any width.
 
 Reference fact 2.4. What differs from the classification network: it ends at the linear 320-channel
-bottleneck, and widths other than 1 round channels to a divisor of 1 unless told otherwise.
+bottleneck, and widths other than 1 round channels to a divisor of 1 unless told otherwise (`channels_at`).
 """
 
 from __future__ import annotations
 
-from typing import Literal
-
 from deeplab.atrous import Atrous, plan_strides
 from deeplab.backbones.mobilenet import MobileNet
-from deeplab.config import Padding, RateGrowth
+from deeplab.config import MobileNetV2Config
 from deeplab.layers.conv import ConvNormAct
 from deeplab.layers.inverted_residual import InvertedResidual, round_channels
 from deeplab.layers.norm import NormLayer
@@ -30,44 +28,36 @@ LAST = 1280
 END_POINTS = {4: 2, 8: 5, 16: 12}
 
 
+def channels_at(base: int, width: float, divisor: int | None, least: int | None = None) -> int:
+    """Channels at `width` of a layer that has `base` at width 1.
+
+    None is the reference's: for both 8 at width 1 and 1 at any other, so that a divisor of 16 gives 17 channels
+    where rounding leaves none (fact 2.4).
+    """
+    usual = 8 if width == 1.0 else 1
+    return round_channels(base * width, divisor or usual, least=least or usual)
+
+
 class MobileNetV2(MobileNet):
     """Width-scaled MobileNetV2; end points 4, 8, 16 are depthwise outputs (before projection).
 
-    Args:
-        width: channel multiplier (depth multiplier in the reference).
-        divisor: channels are multiples of it; None means 8 at width 1 and 1 at any other (fact 2.4).
-        rate_grows_at: 'next_stage' gives a stage one rate, that of the unit before it lost its stride.
-        low_level_at: 'outputs' takes the end points behind the bottlenecks.
-        last_conv: go on to the classification network's last 1x1 convolution.
+    `rate_grows_at` 'next_stage' gives a stage one rate, that of the unit before it lost its stride.
     """
 
-    def __init__(
-        self,
-        *,
-        width: float,
-        divisor: int | None,
-        in_channels: int,
-        norm: NormLayer | None,
-        padding_rule: Padding,
-        rate_grows_at: RateGrowth,
-        low_level_at: Literal["inside", "outputs"],
-        last_conv: bool,
-    ) -> None:
-        if divisor is None:
-            divisor = 8 if width == 1.0 else 1
-        channels = round_channels(32 * width, divisor)
+    def __init__(self, config: MobileNetV2Config, norm: NormLayer | None) -> None:
+        channels = channels_at(32, config.width, config.divisor, config.min_channels)
         stem = ConvNormAct(
-            in_channels,
+            config.in_channels,
             channels,
             kernel=3,
             stride=2,
             norm=norm,
             activation="relu6",
-            padding_rule=padding_rule,
+            padding_rule=config.padding,
         )
         blocks = []
         for expansion, base, repeats, first_stride in STAGES:
-            out = round_channels(base * width, divisor)
+            out = channels_at(base, config.width, config.divisor, config.min_channels)
             for repeat in range(repeats):
                 block = InvertedResidual(
                     channels,
@@ -76,19 +66,21 @@ class MobileNetV2(MobileNet):
                     stride=first_stride if repeat == 0 else 1,
                     norm=norm,
                     activation="relu6",
-                    padding_rule=padding_rule,
+                    padding_rule=config.padding,
                 )
                 blocks.append(block)
                 channels = out
-        out = round_channels(LAST * max(1.0, width), 8)
+        out = round_channels(LAST * max(1.0, config.width), 8)
         super().__init__(
             stem,
             blocks,
-            last=ConvNormAct(channels, out, kernel=1, norm=norm, activation="relu6") if last_conv else None,
-            out_channels=out if last_conv else channels,
+            last=ConvNormAct(channels, out, kernel=1, norm=norm, activation="relu6")
+            if config.last_conv
+            else None,
+            out_channels=out if config.last_conv else channels,
             end_points=END_POINTS,
-            rate_grows_at=rate_grows_at,
-            low_level_at=low_level_at,
+            rate_grows_at=config.rate_grows_at,
+            low_level_at=config.low_level_at,
         )
 
     def plan(self, output_stride: int) -> list[Atrous]:

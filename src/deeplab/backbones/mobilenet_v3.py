@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from deeplab.backbones.mobilenet import MobileNet
-from deeplab.config import Padding, RateGrowth
+from deeplab.config import MobileNetV3Config
 from deeplab.layers.activations import Activation
 from deeplab.layers.conv import ConvNormAct
 from deeplab.layers.inverted_residual import InvertedResidual, round_channels
@@ -72,38 +72,24 @@ SIZES = {
 class MobileNetV3(MobileNet):
     """Width-scaled MobileNetV3; end points 4, 8, 16 are depthwise outputs before squeeze and excite.
 
-    Args:
-        size: 'large' or 'small'.
-        halved_tail: the `_seg` variant.
-        width: channel multiplier; expansions scale with the channels they start from.
-        divisor: channels are multiples of it; None means 8, the reference's only choice.
+    Expansions scale with the channels they start from; the reference's only divisor is 8.
     """
 
-    def __init__(
-        self,
-        size: str,
-        *,
-        halved_tail: bool,
-        width: float,
-        divisor: int | None,
-        in_channels: int,
-        norm: NormLayer | None,
-        padding_rule: Padding,
-        rate_grows_at: RateGrowth,
-    ) -> None:
-        divisor = divisor or 8
+    def __init__(self, config: MobileNetV3Config, norm: NormLayer | None) -> None:
+        size, _, variant = config.name.removeprefix("mobilenet_v3_").partition("_")
+        width, divisor = config.width, config.divisor or 8
         rows, last, end_points = SIZES[size]
-        if halved_tail:
+        if variant == "seg":
             rows, last = _halve_tail(rows), last // 2
         channels = round_channels(STEM * width, divisor)
         stem = ConvNormAct(
-            in_channels,
+            config.in_channels,
             channels,
             kernel=3,
             stride=2,
             norm=norm,
             activation="hswish",
-            padding_rule=padding_rule,
+            padding_rule=config.padding,
         )
         blocks, base = [], STEM
         for row in rows:
@@ -117,7 +103,7 @@ class MobileNetV3(MobileNet):
                 squeezed=round_channels(hidden / 4, 8) if row.gated else None,
                 norm=norm,
                 activation=row.activation,
-                padding_rule=padding_rule,
+                padding_rule=config.padding,
             )
             blocks.append(block)
             channels, base = block.project.conv.out_channels, row.channels
@@ -128,7 +114,7 @@ class MobileNetV3(MobileNet):
             last=ConvNormAct(channels, out, kernel=1, norm=norm, activation="hswish"),
             out_channels=out,
             end_points=end_points,
-            rate_grows_at=rate_grows_at,
+            rate_grows_at=config.rate_grows_at,
         )
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from deeplab.backbones.base import Backbone, Features
 from deeplab.backbones.nas_cell import AUTO_DEEPLAB, PNASNET, Cell, Change
-from deeplab.config import NASConfig
+from deeplab.config import HNASNetConfig, PNASNetConfig
 from deeplab.layers.conv import ConvNormAct
 from deeplab.layers.norm import NormLayer
 
@@ -80,42 +80,36 @@ class NASNet(Backbone):
     any stride from there to 32.
     """
 
-    def __init__(
-        self,
-        *,
-        hierarchical: bool,
-        options: NASConfig,
-        in_channels: int,
-        norm: NormLayer | None,
-    ) -> None:
+    def __init__(self, config: PNASNetConfig | HNASNetConfig, norm: NormLayer | None) -> None:
         super().__init__()
+        hierarchical = isinstance(config, HNASNetConfig)
         # hnasnet comes back from stride 32, and so to multiples of what 32 left
         self.on_grid = not hierarchical
-        levels = HNASNET_LEVELS if hierarchical else PNASNET_LEVELS[options.stride]
-        ends_early = options.remove_os32_stride and not hierarchical
-        self.cells_stride = 16 if ends_early else options.stride
-        self.stem = _stem(in_channels, norm=norm)
+        levels = HNASNET_LEVELS if hierarchical else PNASNET_LEVELS[config.stride]
+        ends_early = config.remove_os32_stride and not hierarchical
+        self.cells_stride = 16 if ends_early else config.stride
+        self.stem = _stem(config.in_channels, norm=norm)
         channels, cells = [64, 128], []
-        changes = _changes(levels, remove_os32_stride=options.remove_os32_stride)
+        changes = _changes(levels, remove_os32_stride=config.remove_os32_stride)
         resizes = _resizes(changes)
         for number, (level, change, resize) in enumerate(zip(levels, changes, resizes, strict=True)):
             cell = Cell(
                 channels[-1],
                 channels[-2],
-                options.filters * 2**level,
+                config.filters * 2**level,
                 genotype=AUTO_DEEPLAB if hierarchical else PNASNET,
                 change=change,
                 resize_earlier=resize,
                 norm=norm,
-                keep=1 - (number + 1) / len(levels) * (1 - options.drop_path_keep),
+                keep=1 - (number + 1) / len(levels) * (1 - config.drop_path_keep),
             )
             channels.append(cell.out_channels)
             cells.append(cell)
         self.cells = nn.ModuleList(cells)
         self.head = None
         self.out_channels = channels[-1]
-        if options.classification_head:
-            self.head = ClassificationHead(channels[-1], options.stride, norm=norm)
+        if config.classification_head:
+            self.head = ClassificationHead(channels[-1], config.stride, norm=norm)
             self.out_channels = self.head.out_channels
         self.end_points = HNASNET_END_POINTS if hierarchical else PNASNET_END_POINTS
         self.low_level_channels = {stride: channels[2 + index] for stride, index in self.end_points.items()}
@@ -126,7 +120,7 @@ class NASNet(Backbone):
         if output_stride not in reachable:
             raise ValueError(
                 f"output stride {output_stride} cannot be reached by these cells; choose one of {reachable}, "
-                "or build others: backbone.nas.stride sets PNASNet's, classification_head goes on to 32"
+                "or build others: backbone.stride sets PNASNet's, classification_head goes on to 32"
             )
         if self.head:
             self.head.set_remaining_stride(output_stride // self.cells_stride)

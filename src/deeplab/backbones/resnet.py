@@ -9,14 +9,13 @@ cascade of up to three more blocks like it.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Literal
 
 import torch
 from torch import nn
 
 from deeplab.atrous import plan_strides
 from deeplab.backbones.base import Backbone, Features
-from deeplab.config import Padding, RateGrowth, StrideUnit
+from deeplab.config import BasicResNetConfig, BottleneckResNetConfig, StrideUnit
 from deeplab.layers.conv import ConvNormAct
 from deeplab.layers.norm import NormLayer
 from deeplab.layers.pool import MaxPool
@@ -139,44 +138,31 @@ class ResNet(Backbone):
     last unstrided unit of blocks 1 to 3, as in the reference; otherwise those blocks' outputs, as PyTorch
     libraries use them.
 
-    Args:
-        stem: channels of three 3x3 convolutions that replace the plain (7x7) or beta stem.
-        multi_grid: unit rates of block4 and the cascade, one a unit; empty means all ones.
-        cascade: how many blocks follow that repeat block4, each at twice the stride of the one before, so at
-            twice its rate where the output stride is held (v3 section 3.2).
+    `multi_grid` are unit rates of block4 and of the cascade. Each block of the cascade has twice the stride of
+    the one before, so twice its rate where the output stride is held (v3 section 3.2).
 
     Raises:
         ValueError: multi_grid of another length than block4.
     """
 
-    def __init__(
-        self,
-        depth: Literal[18, 34, 50, 101, 152],
-        *,
-        beta: bool,
-        strides_at: StrideUnit,
-        rate_grows_at: RateGrowth,
-        stem: tuple[int, int, int] | None,
-        multi_grid: tuple[int, ...],
-        cascade: int,
-        in_channels: int,
-        norm: NormLayer | None,
-        padding_rule: Padding,
-    ) -> None:
+    def __init__(self, config: BasicResNetConfig | BottleneckResNetConfig, norm: NormLayer | None) -> None:
         super().__init__()
+        plain, _, beta = config.name.partition("_")
+        depth = int(plain.removeprefix("resnet"))
+        multi_grid, strides_at = config.multi_grid, config.strides_at
         units = UNITS[depth]
         if multi_grid and len(multi_grid) != units[3]:
             raise ValueError(
                 f"multi_grid needs {units[3]} rates for resnet{depth}, one for each unit of block4; "
                 f"found {multi_grid}"
             )
-        self.stem = _stem(in_channels, stem or (BETA_STEM[depth] if beta else ()), norm=norm)
-        self.pool = MaxPool(stride=2, padding_rule=padding_rule)
+        self.stem = _stem(config.in_channels, config.stem or (BETA_STEM[depth] if beta else ()), norm=norm)
+        self.pool = MaxPool(stride=2, padding_rule=config.padding)
         channels = self.stem[-1].conv.out_channels
         lite = depth in LITE
         blocks = []
         last = len(units) - 1
-        shapes = [*zip(units, DEPTHS, strict=True), *[(units[last], DEPTHS[last])] * cascade]
+        shapes = [*zip(units, DEPTHS, strict=True), *[(units[last], DEPTHS[last])] * config.cascade]
         for number, (count, width) in enumerate(shapes):
             block = nn.ModuleList()
             for index in range(count):
@@ -191,7 +177,7 @@ class ResNet(Backbone):
             blocks.append(block)
         self.blocks = nn.ModuleList(blocks)
         self.strides_at = strides_at
-        self.rate_grows_at = rate_grows_at
+        self.rate_grows_at = config.rate_grows_at
         self.out_channels = channels
         self.low_level_channels = {4 << i: (1 if lite else 4) * DEPTHS[i] for i in range(3)}
 

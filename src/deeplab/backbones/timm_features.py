@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from deeplab.backbones.base import Backbone, Features
+from deeplab.config import TimmConfig
 from deeplab.errors import UserError, require
 
 NOMINAL_STRIDE = 32
@@ -24,17 +25,17 @@ class TimmFeatures(Backbone):
     End points at 4, 8, 16 are timm's feature maps of those reductions. Padding, norms and where rates begin
     to grow are timm's. Weights start random; hooks on the network do not survive another output stride.
 
-    Args:
-        name: timm's, such as 'resnet50.a1_in1k', without the prefix.
-
     Raises:
-        UserError: timm cannot be imported, does not know the name, or has no dilated features for it.
+        UserError: timm cannot be imported, does not know the name, or has no dilated features for it; or norms
+            should be folded, which are timm's own.
     """
 
-    def __init__(self, name: str, *, in_channels: int) -> None:
+    def __init__(self, config: TimmConfig, *, folded: bool = False) -> None:
         super().__init__()
-        self.name = name
-        self.in_channels = in_channels
+        if folded:
+            raise UserError(f"folded: {config.name} keeps timm's own norms; set folded to false")
+        self.name = config.name.removeprefix("timm:")
+        self.in_channels = config.in_channels
         self.output_stride = NOMINAL_STRIDE
         self.network = self._create(NOMINAL_STRIDE)
         reductions, channels = self.network.feature_info.reduction(), self.network.feature_info.channels()

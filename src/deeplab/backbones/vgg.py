@@ -14,7 +14,7 @@ from torch import nn
 
 from deeplab.atrous import plan_strides
 from deeplab.backbones.base import Backbone, Features
-from deeplab.config import Padding
+from deeplab.config import VGG16Config
 from deeplab.layers.conv import ConvNormAct
 from deeplab.layers.pool import MaxPool
 
@@ -26,8 +26,9 @@ END_POINTS = {4: 2, 8: 3, 16: 4}
 class VGG16(Backbone):
     """conv1_1 to pool5: [N, in_channels, H, W] -> [N, 512, ~H / OS, ~W / OS]."""
 
-    def __init__(self, *, in_channels: int, padding_rule: Padding) -> None:
+    def __init__(self, config: VGG16Config) -> None:
         super().__init__()
+        in_channels = config.in_channels
         stages, pools = [], []
         for width, count in STAGES:
             convs = []
@@ -35,7 +36,7 @@ class VGG16(Backbone):
                 convs.append(ConvNormAct(in_channels, width, kernel=3, norm=None, activation="relu"))
                 in_channels = width
             stages.append(nn.Sequential(*convs))
-            pools.append(MaxPool(stride=2, padding_rule=padding_rule))
+            pools.append(MaxPool(stride=2, padding_rule=config.padding))
         self.stages = nn.ModuleList(stages)
         self.pools = nn.ModuleList(pools)
         self.out_channels = in_channels

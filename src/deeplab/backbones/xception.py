@@ -16,10 +16,9 @@ from torch import nn
 
 from deeplab.atrous import plan_strides
 from deeplab.backbones.base import Backbone, Features
+from deeplab.config import XceptionConfig
 from deeplab.layers.conv import ConvNormAct, SeparableConv
 from deeplab.layers.norm import NormLayer
-
-Depth = Literal[41, 65, 71]
 
 
 class Layout(NamedTuple):
@@ -31,10 +30,10 @@ class Layout(NamedTuple):
     end_points: tuple[int, int]
 
 
-LAYOUTS: dict[Depth, Layout] = {
-    41: Layout(((128, 2), (256, 2), (728, 2)), 8, (1, 2)),
-    65: Layout(((128, 2), (256, 2), (728, 2)), 16, (1, 2)),
-    71: Layout(((128, 2), (256, 1), (256, 2), (728, 1), (728, 2)), 16, (2, 4)),
+LAYOUTS = {
+    "xception41": Layout(((128, 2), (256, 2), (728, 2)), 8, (1, 2)),
+    "xception65": Layout(((128, 2), (256, 2), (728, 2)), 16, (1, 2)),
+    "xception71": Layout(((128, 2), (256, 1), (256, 2), (728, 1), (728, 2)), 16, (2, 4)),
 }
 
 
@@ -123,36 +122,28 @@ class Xception(Backbone):
     leaves that stride.
 
     Args:
-        multi_grid: unit rates of the last module's three convolutions; empty means all ones.
         bounded: the variant for quantisation.
 
     Raises:
         ValueError: multi_grid of another length than 3.
     """
 
-    def __init__(
-        self,
-        depth: Depth,
-        *,
-        multi_grid: tuple[int, ...],
-        bounded: bool,
-        in_channels: int,
-        norm: NormLayer | None,
-    ) -> None:
+    def __init__(self, config: XceptionConfig, norm: NormLayer | None, *, bounded: bool) -> None:
         super().__init__()
-        if len(multi_grid) not in (0, 3):
+        unit_rates = config.multi_grid or (1, 1, 1)
+        if len(unit_rates) != 3:
             raise ValueError(
-                f"multi_grid needs 3 rates for xception{depth}, one for each convolution of its last module; "
-                f"found {multi_grid}"
+                f"multi_grid needs 3 rates for {config.name}, one for each convolution of its last module; "
+                f"found {unit_rates}"
             )
-        layout = LAYOUTS[depth]
-        self.stem = _stem(in_channels, norm=norm, bounded=bounded)
+        layout = LAYOUTS[config.name]
+        self.stem = _stem(config.in_channels, norm=norm, bounded=bounded)
         self.entry = _entry_flow(layout, norm=norm, bounded=bounded)
         self.middle = nn.ModuleList(
             XceptionModule(728, (728, 728, 728), skip="sum", stride=1, norm=norm, bounded=bounded)
             for _ in range(layout.middle)
         )
-        self.exit = _exit_flow(multi_grid or (1, 1, 1), norm=norm, bounded=bounded)
+        self.exit = _exit_flow(unit_rates, norm=norm, bounded=bounded)
         self.out_channels = 2048
         modules = self.modules_in_order()
         self.end_points = {4: layout.end_points[0], 8: layout.end_points[1], 16: modules.index(self.exit[0])}

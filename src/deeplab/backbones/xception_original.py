@@ -16,6 +16,7 @@ from torch import nn
 
 from deeplab.atrous import plan_strides
 from deeplab.backbones.base import Backbone, Features
+from deeplab.config import OriginalXceptionConfig
 from deeplab.layers.conv import AtrousConv2d, ConvNormAct
 from deeplab.layers.norm import NormLayer
 from deeplab.layers.pool import MaxPool
@@ -97,10 +98,10 @@ class OriginalXception(Backbone):
     stride.
     """
 
-    def __init__(self, *, in_channels: int, norm: NormLayer | None) -> None:
+    def __init__(self, config: OriginalXceptionConfig, norm: NormLayer | None) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            ConvNormAct(in_channels, 32, kernel=3, stride=2, norm=norm, activation="relu"),
+            ConvNormAct(config.in_channels, 32, kernel=3, stride=2, norm=norm, activation="relu"),
             ConvNormAct(32, 64, kernel=3, norm=norm, activation="relu"),
         )
         channels = (64, *(widths[-1] for widths in MODULES), *TAIL)

@@ -98,15 +98,17 @@ def _scores(entry: Preset) -> str:
 
 def describe_head(config: DeepLabConfig) -> str:
     """A few words for everything behind the backbone."""
+    from deeplab.config import ResNetConfig
+
     context = config.context
     words = [HEADS[context.kind]]
     if context.kind == "aspp" and not context.rates:
         words = ["LR-ASPP" if context.gate else "image pooling"]
     if context.kind == "fc":
         words = [f"fc {context.kernel}x{context.kernel}"]
-    rates = context.rates or config.classifier_rates
-    words += [f"rates {','.join(map(str, rates))}"] if rates else []
-    words += [f"cascade of {config.backbone.cascade}"] if config.backbone.cascade else []
+    words += [f"rates {','.join(map(str, config.rates))}"] if config.rates else []
+    cascade = config.backbone.cascade if isinstance(config.backbone, ResNetConfig) else 0
+    words += [f"cascade of {cascade}"] if cascade else []
     words += ["MSc"] if config.multi_scale_features else []
     words += [f"decoder at {','.join(map(str, config.decoder.strides))}"] if config.decoder else []
     words += [f"{len(config.image_pyramid)} scales"] if len(config.image_pyramid) > 1 else []

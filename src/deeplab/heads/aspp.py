@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from deeplab.atrous import scale_rate
-from deeplab.config import ContextConfig, ResizeRule
+from deeplab.config import ASPPConfig, ResizeRule
 from deeplab.heads.base import ContextHead
 from deeplab.layers.activations import Activation
 from deeplab.layers.conv import ConvNormAct, spatial_conv
@@ -29,7 +29,7 @@ class ImagePooling(nn.Module):
         self,
         in_channels: int,
         *,
-        config: ContextConfig,
+        config: ASPPConfig,
         norm: NormLayer | None,
         resize: ResizeRule,
     ) -> None:
@@ -77,7 +77,7 @@ class ASPP(ContextHead):
         self,
         in_channels: int,
         *,
-        config: ContextConfig,
+        config: ASPPConfig,
         native_stride: int,
         norm: NormLayer | None,
         resize: ResizeRule,

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from deeplab.atrous import scale_rate
-from deeplab.config import ContextConfig, ConvBranch, PyramidBranch, ResizeRule
+from deeplab.config import ConvBranch, DensePredictionCellConfig, PyramidBranch, ResizeRule
 from deeplab.heads.base import ContextHead
 from deeplab.layers.conv import ConvNormAct, SeparableConv
 from deeplab.layers.norm import NormLayer
@@ -71,7 +71,12 @@ class DensePredictionCell(ContextHead):
     """
 
     def __init__(
-        self, in_channels: int, *, config: ContextConfig, norm: NormLayer | None, resize: ResizeRule
+        self,
+        in_channels: int,
+        *,
+        config: DensePredictionCellConfig,
+        norm: NormLayer | None,
+        resize: ResizeRule,
     ) -> None:
         super().__init__()
         self.specs = config.branches

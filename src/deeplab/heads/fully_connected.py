@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from deeplab.atrous import scale_rate
+from deeplab.config import FullyConnectedConfig
 from deeplab.heads.base import ContextHead
 from deeplab.layers.conv import ConvNormAct
 
@@ -33,30 +34,21 @@ class FullyConnectedBranch(nn.Module):
 class FullyConnectedContext(ContextHead):
     """One branch per rate, concatenated: [N, C, h, w] -> [N, channels * len(rates), h, w].
 
-    Args:
-        smooth: begin with a 3x3 mean; zeros beyond the border count, as in Caffe.
+    Where it begins with a 3x3 mean (`smooth`), zeros beyond the border count, as in Caffe.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        *,
-        channels: int,
-        kernel: int,
-        rates: tuple[int, ...],
-        native_stride: int,
-        dropout: float,
-        smooth: bool = False,
-    ) -> None:
+    def __init__(self, in_channels: int, *, config: FullyConnectedConfig, native_stride: int) -> None:
         super().__init__()
-        self.rates = rates
-        self.smooth = smooth
+        self.rates = config.rates
+        self.smooth = config.smooth
         self.native_stride = native_stride
         self.branches = nn.ModuleList(
-            FullyConnectedBranch(in_channels, channels, kernel=kernel, rate=rate, dropout=dropout)
-            for rate in rates
+            FullyConnectedBranch(
+                in_channels, config.channels, kernel=config.kernel, rate=rate, dropout=config.dropout
+            )
+            for rate in self.rates
         )
-        self.out_channels = channels * len(rates)
+        self.out_channels = config.channels * len(self.rates)
 
     def set_output_stride(self, output_stride: int) -> None:
         for branch, rate in zip(self.branches, self.rates, strict=True):

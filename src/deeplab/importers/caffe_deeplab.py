@@ -174,7 +174,7 @@ def _facts(source: Source, plan: Plan) -> dict[str, str]:
     }
     if plan.is_backbone:
         return facts
-    rates = config.context.rates or config.classifier_rates
+    rates = config.rates
     return facts | {
         "classes": str(config.num_classes),
         "class names": labels_for(config.num_classes, source.sha256)[1],

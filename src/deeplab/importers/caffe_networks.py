@@ -16,7 +16,14 @@ from typing import NamedTuple
 
 from deeplab.backbones.resnet import UNITS
 from deeplab.backbones.vgg import STAGES
-from deeplab.config import BackboneConfig, ContextConfig, DeepLabConfig, NormConfig
+from deeplab.config import (
+    DeepLabConfig,
+    FullyConnectedConfig,
+    NoContextConfig,
+    NormConfig,
+    VGG16Config,
+    backbone_config,
+)
 from deeplab.errors import UserError
 from deeplab.importers.caffe_file import CaffeLayer
 from deeplab.importers.new_head import new_head
@@ -94,7 +101,7 @@ def _vgg(source: Source) -> Plan:
         for stage, (_, count) in enumerate(STAGES)
         for index in range(count)
     }
-    backbone = BackboneConfig(name="vgg16", padding="caffe")
+    backbone = VGG16Config(padding="caffe")
     hidden = _convolutions(source, r"fc6(_\d)?")
     if not hidden:
         return Plan(new_head(backbone, pixels=CAFFE_PIXELS), convs, {}, ("context.", "classifiers."))
@@ -109,8 +116,7 @@ def _vgg(source: Source) -> Plan:
     weight = source.layers[hidden[0]].blobs[0]
     config = DeepLabConfig(
         backbone=backbone,
-        context=ContextConfig(
-            kind="fc",
+        context=FullyConnectedConfig(
             channels=weight.shape[0],
             rates=_rates(source, hidden),
             kernel=weight.shape[-1],
@@ -136,8 +142,8 @@ def _multi_scale_branches() -> Convs:
 
 def _resnet(source: Source) -> Plan:
     convs, norms, depth = _residual_units(source)
-    backbone = BackboneConfig(
-        name=f"resnet{depth}",
+    backbone = backbone_config(
+        f"resnet{depth}",
         strides_at="first_1x1",
         rate_grows_at="unit",
         padding="caffe",
@@ -151,7 +157,7 @@ def _resnet(source: Source) -> Plan:
     strided = ["conv1", "pool1", *(f"res{block}a_branch2a" for block in (3, 4, 5))]
     config = DeepLabConfig(
         backbone=backbone,
-        context=ContextConfig(kind="none"),
+        context=NoContextConfig(),
         num_classes=_classes(source, classifiers),
         classifier_kernel=kernel,
         classifier_rates=_rates(source, classifiers) if kernel > 1 else (),

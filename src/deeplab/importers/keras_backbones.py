@@ -19,7 +19,14 @@ import torch
 from deeplab.backbones.mobilenet_v2 import STAGES as BOTTLENECKS
 from deeplab.backbones.vgg import STAGES
 from deeplab.backbones.xception_original import MODULES, TAIL
-from deeplab.config import BackboneConfig, NormConfig, PixelConfig
+from deeplab.config import (
+    BackboneConfig,
+    MobileNetV2Config,
+    NormConfig,
+    OriginalXceptionConfig,
+    PixelConfig,
+    VGG16Config,
+)
 from deeplab.errors import UserError
 from deeplab.importers.keras_file import KerasLayer, read_keras
 from deeplab.importers.new_head import NOTE, fill_except, new_head
@@ -77,7 +84,7 @@ def import_keras(path: Path) -> Imported:
         values=sum(value.numel() for value in weights.values()),
         facts={
             "network": f"{backbone.name} of Keras Applications",
-            "width": str(backbone.width),
+            **({"width": str(backbone.width)} if isinstance(backbone, MobileNetV2Config) else {}),
             "pixels": f"{pixels.channels.upper()} minus {pixels.mean}, over {pixels.std}",
         },
         notes=(NOTE,),
@@ -94,13 +101,13 @@ def _network(layers: Sequence[KerasLayer]) -> tuple[BackboneConfig, PixelConfig,
     plain = kinds.count("conv2d") == 13 and "batch_normalization" not in kinds
     if "separable_conv2d" in kinds:
         norm = NormConfig(eps=1e-3, momentum=0.01)
-        return BackboneConfig(name="xception", norm=norm), PixelConfig(), _xception_slots()
+        return OriginalXceptionConfig(norm=norm), PixelConfig(), _xception_slots()
     if "depthwise_conv2d" in kinds or "expanded_conv_depthwise" in names:
         norm = NormConfig(eps=1e-3, momentum=0.001)
-        backbone = BackboneConfig(name="mobilenet_v2", width=_width(layers), divisor=8, norm=norm)
+        backbone = MobileNetV2Config(width=_width(layers), divisor=8, min_channels=8, norm=norm)
         return backbone, PixelConfig(), _mobilenet_v2_slots()
     if plain or ("block5_conv3" in names and "block5_conv4" not in names):
-        return BackboneConfig(name="vgg16"), VGG_PIXELS, _vgg_slots()
+        return VGG16Config(), VGG_PIXELS, _vgg_slots()
     first = ", ".join(layer.name for layer in layers[:4])
     raise UserError(
         f"its layers ({first}, ...) are those of another network",

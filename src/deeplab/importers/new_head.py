@@ -11,30 +11,35 @@ from collections.abc import Mapping
 
 import torch
 
-from deeplab.config import BackboneConfig, ContextConfig, DecoderConfig, DeepLabConfig, PixelConfig
+from deeplab.config import (
+    ASPPConfig,
+    BackboneConfig,
+    DecoderConfig,
+    DeepLabConfig,
+    FullyConnectedConfig,
+    MobileNetConfig,
+    PixelConfig,
+    VGG16Config,
+)
 from deeplab.importers.fill import fill
 from deeplab.labels import LabelSpec
 from deeplab.model import DeepLab
 from deeplab.palettes import VOC_CLASSES
 
 # v1 section 3.1 and the released LargeFOV model
-LARGE_FOV = ContextConfig(kind="fc", channels=1024, rates=(12,), smooth=True, dropout=0.5)
+LARGE_FOV = FullyConnectedConfig(channels=1024, rates=(12,), smooth=True, dropout=0.5)
 NOTE = "the head is new and random: train the model before use (it starts with PASCAL VOC's 21 classes)"
 
 
 def new_head(backbone: BackboneConfig, *, pixels: PixelConfig) -> DeepLab:
     """An untrained model of VOC's classes around `backbone`."""
-    context, decoder, output_stride = ContextConfig(rates=(6, 12, 18)), DecoderConfig(), 16
-    if backbone.name == "vgg16":
-        context, decoder, output_stride = LARGE_FOV, None, 8
-    elif backbone.name.startswith("mobilenet"):
-        context, decoder = ContextConfig(), None
+    mobile, vgg = isinstance(backbone, MobileNetConfig), isinstance(backbone, VGG16Config)
     config = DeepLabConfig(
         backbone=backbone,
-        context=context,
-        decoder=decoder,
+        context=LARGE_FOV if vgg else ASPPConfig(rates=() if mobile else (6, 12, 18)),
+        decoder=None if mobile or vgg else DecoderConfig(),
         num_classes=len(VOC_CLASSES),
-        output_stride=output_stride,
+        output_stride=8 if vgg else 16,
         pixels=pixels,
     )
     return DeepLab(config, LabelSpec.named(VOC_CLASSES))

@@ -214,8 +214,9 @@ def _with_norms(config: DeepLabConfig, facts: Facts | None) -> DeepLabConfig:
         return config
     update: dict[str, Any] = {"resize": facts.resize}
     if facts.backbone_eps:
-        norm = config.backbone.norm.model_copy(update={"eps": facts.backbone_eps})
-        update["backbone"] = config.backbone.model_copy(update={"norm": norm})
+        backbone = config.backbone
+        norm = backbone.norm.model_copy(update={"eps": facts.backbone_eps})
+        update["backbone"] = backbone.model_copy(update={"norm": norm})
     if facts.head_eps:
         update["head_norm"] = config.head_norm.model_copy(update={"eps": facts.head_eps})
     return config.model_copy(update=update)

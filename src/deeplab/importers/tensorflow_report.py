@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from deeplab.config import ContextConfig, DeepLabConfig
+from deeplab.config import (
+    ASPPConfig,
+    ContextConfig,
+    DeepLabConfig,
+    DensePredictionCellConfig,
+    MobileNetConfig,
+    NormedConfig,
+    ResNetConfig,
+    XceptionConfig,
+)
 from deeplab.importers.tensorflow_facts import Facts
 from deeplab.importers.tensorflow_variables import Variables
 
@@ -17,24 +26,26 @@ def facts_in_words(config: DeepLabConfig, facts: Facts | None, origins: Mapping[
 
     backbone = config.backbone
     rows = {"backbone": backbone.name, "classes": ", ".join(f"{k} {n}" for k, n in config.outputs.items())}
-    if backbone.name.startswith("mobilenet"):
+    if isinstance(backbone, MobileNetConfig):
         rows["width"] = f"{backbone.width:g}" + (f", divisor {backbone.divisor}" if backbone.divisor else "")
     rows["context"] = _context(config.context) + origin("dense_prediction_cell_config")
-    rates = config.context.rates or config.classifier_rates
-    if rates:
-        rows["rates"] = ", ".join(map(str, rates)) + origin("atrous_rates")
+    if config.rates:
+        rows["rates"] = ", ".join(map(str, config.rates)) + origin("atrous_rates")
     rows["output stride"] = f"{config.output_stride}{origin('output_stride')}"
-    if backbone.multi_grid:
+    if isinstance(backbone, ResNetConfig | XceptionConfig) and backbone.multi_grid:
         rows["multi-grid"] = ", ".join(map(str, backbone.multi_grid)) + origin("multi_grid")
-    crop = config.context.image_pooling_crop
-    if crop:
-        stride = config.context.image_pooling_stride
+    context = config.context
+    if isinstance(context, ASPPConfig | DensePredictionCellConfig) and context.image_pooling_crop:
+        crop, stride = context.image_pooling_crop, (1, 1)
+        if isinstance(context, ASPPConfig):
+            stride = context.image_pooling_stride
         rows["image pooling"] = (
             f"windows of a crop of {crop[0]}x{crop[1]}, stride {stride[0]}x{stride[1]}"
             + origin("image_pooling_crop_size")
         )
     rows["decoder"] = _decoder(config) + origin("decoder_output_stride")
-    rows["norms"] = f"eps {backbone.norm.eps:g} in the backbone, {config.head_norm.eps:g} in the head"
+    own = f"eps {backbone.norm.eps:g} in the backbone, " if isinstance(backbone, NormedConfig) else ""
+    rows["norms"] = f"{own}{config.head_norm.eps:g} in the head"
     rows["norms"] += " (from the graph)" if facts and facts.backbone_eps else " (the reference's)"
     return rows
 
@@ -68,10 +79,10 @@ def notes(variables: Variables, facts: Facts | None, classifier: int) -> list[st
 
 
 def _context(context: ContextConfig) -> str:
-    if context.kind == "none":
-        return "none"
     if context.kind == "dpc":
         return f"dense prediction cell of {len(context.branches)} branches"
+    if context.kind != "aspp":
+        return context.kind
     parts = ["image pooling"] if context.image_pooling and not context.gate else []
     parts += ["1x1"]
     parts += (

@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deeplab.backbones.mobilenet_v2 import STAGES, MobileNetV2, round_channels
+from deeplab.backbones.mobilenet_v2 import STAGES, MobileNetV2, channels_at
 from deeplab.config import (
-    BackboneConfig,
-    ContextConfig,
+    ASPPConfig,
     DecoderConfig,
     DeepLabConfig,
+    MobileNetV2Config,
+    NoContextConfig,
     PixelConfig,
     ResizeRule,
 )
@@ -92,8 +93,7 @@ def _config(network: Network, found: Found) -> DeepLabConfig:
         conv.activation for path, conv in convs.items() if path in ("context.pointwise", "context.projection")
     ]
     return DeepLabConfig(
-        backbone=BackboneConfig(
-            name="mobilenet_v2",
+        backbone=MobileNetV2Config(
             in_channels=network.tensor(convs["backbone.stem"].weight).shape[3],
             width=width,
             divisor=divisor,
@@ -120,20 +120,19 @@ def _width(network: Network, found: Found) -> tuple[float, int | None]:
     bases = [32, *(channels for _, channels, repeats, _ in STAGES for _ in range(repeats))]
     for width in (*WIDTHS, seen[-1] / bases[-1]):
         for divisor in DIVISORS:
-            multiple = divisor or (8 if width == 1.0 else 1)
-            if seen == [round_channels(base * width, multiple) for base in bases]:
+            if seen == [channels_at(base, width, divisor) for base in bases]:
                 return width, divisor
     raise UserError(f"no width gives the backbone's channels {seen}; at width 1 they are {bases}")
 
 
-def _context(network: Network, found: Found, output_stride: int) -> ContextConfig:
+def _context(network: Network, found: Found, output_stride: int) -> ASPPConfig | NoContextConfig:
     if not found.branches:
-        return ContextConfig(kind="none")
+        return NoContextConfig()
     pool, crop, stride = found.pooling, None, (1, 1)
     if pool and pool.window != network.size(found.features):
         crop = tuple((side - 1) * output_stride + 1 for side in pool.window)
         stride = pool.stride
-    return ContextConfig(
+    return ASPPConfig(
         channels=_channels(network, found.convs["context.pointwise"]),
         rates=tuple(found.rates),
         separable="context.atrous.0" not in found.convs,
@@ -233,14 +232,17 @@ def _weights(
 def _facts(network: Network, found: Found, config: DeepLabConfig) -> dict[str, str]:
     context, decoder, pixels = config.context, config.decoder, config.pixels
     height, width = network.size(network.source)
-    rates = f", rates {', '.join(map(str, context.rates))}" if context.rates else ", no atrous rates"
+    rates = f", rates {', '.join(map(str, config.rates))}" if config.rates else ", no atrous rates"
     divisor = f", divisor {config.backbone.divisor}" if config.backbone.divisor else ""
-    head = f"{' + '.join(found.branches)}{rates}; {context.channels} channels" if found.branches else "none"
+    head = "none"
+    if isinstance(context, ASPPConfig):
+        head = f"{' + '.join(found.branches)}{rates}; {context.channels} channels"
+        head += "" if context.projection else ", not projected"
     return {
         "network": f"DeepLabv3{'+' if decoder else ''} on MobileNetV2",
         "width": f"{config.backbone.width:g}{divisor}",
         "classes": str(config.num_classes),
-        "context": head + ("" if context.projection or not found.branches else ", not projected"),
+        "context": head,
         "decoder": f"strides {decoder.strides}, low level {decoder.low_level_channels}"
         if decoder
         else "none",

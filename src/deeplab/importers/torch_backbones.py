@@ -10,13 +10,12 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from deeplab.backbones.mobilenet_v2 import STAGES
+from deeplab.backbones.mobilenet_v2 import STAGES, channels_at
 from deeplab.backbones.resnet import LITE, UNITS
 from deeplab.backbones.vgg import STAGES as VGG_STAGES
-from deeplab.config import BackboneConfig, NormConfig
+from deeplab.config import BackboneConfig, MobileNetV2Config, NormConfig, VGG16Config, backbone_config
 from deeplab.errors import UserError
 from deeplab.importers.torch_layers import TORCH_NORM, Layer, Weights, count, in_order, size
-from deeplab.layers.inverted_residual import round_channels
 
 Layers = dict[str, Layer]
 MOBILE_V3_NORM = NormConfig(eps=1e-3, momentum=0.01)
@@ -30,7 +29,7 @@ MOBILE_PARTS = ("expand", "depthwise", "squeeze_excite.reduce", "squeeze_excite.
 
 def with_options(backbone: BackboneConfig, **changes: Any) -> BackboneConfig:
     """`backbone` with other options, validated together."""
-    return BackboneConfig.model_validate(backbone.model_dump() | changes)
+    return backbone_config(**backbone.model_dump() | changes)
 
 
 def resnet(prefix: str, weights: Weights) -> tuple[BackboneConfig, Layers]:
@@ -57,8 +56,8 @@ def resnet(prefix: str, weights: Weights) -> tuple[BackboneConfig, Layers]:
         for unit in range(length):
             ours, theirs = f"backbone.blocks.{block}.{unit}", f"{prefix}layer{block + 1}.{unit}"
             layers |= _unit(ours, theirs, weights)
-    config = BackboneConfig(
-        name=f"resnet{depth}",
+    config = backbone_config(
+        f"resnet{depth}",
         in_channels=size(weights, layers["backbone.stem.0"].conv, 1),
         strides_at="first",
         stem=stem,
@@ -94,18 +93,18 @@ def mobilenet_v2(
     return mobilenet_v2_config(layers, weights), layers
 
 
-def mobilenet_v2_config(layers: Layers, weights: Weights) -> BackboneConfig:
+def mobilenet_v2_config(layers: Layers, weights: Weights) -> MobileNetV2Config:
     """The MobileNetV2 that `layers` make up.
 
     Raises:
         UserError: channels that no width gives.
     """
     width, divisor = _width(layers, weights)
-    return BackboneConfig(
-        name="mobilenet_v2",
+    return MobileNetV2Config(
         in_channels=size(weights, layers["backbone.stem"].conv, 1),
         width=width,
         divisor=divisor,
+        min_channels=divisor,
         padding="symmetric",
         last_conv="backbone.last" in layers,
         norm=TORCH_NORM,
@@ -122,8 +121,8 @@ def mobilenet_v3(prefix: str, weights: Weights) -> tuple[BackboneConfig, Layers]
     if modules not in MOBILE_V3:
         raise UserError(f"{modules} feature modules; MobileNetV3 has 17 (large) or 13 (small)")
     layers = _mobilenet([f"{prefix}{index}." for index in range(modules)], weights, last=True)
-    config = BackboneConfig(
-        name=MOBILE_V3[modules],
+    config = backbone_config(
+        MOBILE_V3[modules],
         in_channels=size(weights, layers["backbone.stem"].conv, 1),
         padding="symmetric",
         rate_grows_at="unit",
@@ -147,7 +146,7 @@ def vgg16(prefix: str, weights: Weights) -> tuple[BackboneConfig, Layers]:
     places = [
         f"backbone.stages.{stage}.{i}" for stage, (_, length) in enumerate(VGG_STAGES) for i in range(length)
     ]
-    config = BackboneConfig(name="vgg16", in_channels=size(weights, found[0].conv, 1), padding="symmetric")
+    config = VGG16Config(in_channels=size(weights, found[0].conv, 1), padding="symmetric")
     return config, dict(zip(places, found, strict=True))
 
 
@@ -177,6 +176,6 @@ def _width(layers: Layers, weights: Weights) -> tuple[float, int | None]:
     bases = [32, *(channels for _, channels, repeats, _ in STAGES for _ in range(repeats))]
     for width in (*WIDTHS, seen[-1] / bases[-1]):
         for divisor in (8, 1):
-            if seen == [round_channels(base * width, divisor) for base in bases]:
+            if seen == [channels_at(base, width, divisor, divisor) for base in bases]:
                 return width, None if divisor == (8 if width == 1.0 else 1) else divisor
     raise UserError(f"no width of MobileNetV2 gives its channels {seen}; at width 1 they are {bases}")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from deeplab.config import DeepLabConfig
+from deeplab.config import DeepLabConfig, MobileNetConfig
 from deeplab.errors import UserError
 from deeplab.importers import (
     torch_huggingface,
@@ -145,12 +145,12 @@ def _family(file: TorchFile) -> Family:
 
 def _facts(config: DeepLabConfig) -> dict[str, str]:
     backbone, context, decoder, pixels = config.backbone, config.context, config.decoder, config.pixels
-    width = f" at width {backbone.width:g}" if backbone.width != 1 else ""
-    rates = ", ".join(map(str, context.rates or config.classifier_rates)) or "none"
+    mobile = isinstance(backbone, MobileNetConfig)
+    width = f" at width {backbone.width:g}" if mobile and backbone.width != 1 else ""
     return {
         "backbone": f"{backbone.name}{width}, padding {backbone.padding}",
         "context": f"{context.kind}, {context.channels} channels" if context.kind != "none" else "none",
-        "rates": rates,
+        "rates": ", ".join(map(str, config.rates)) or "none",
         "decoder": f"{decoder.convs} 3x3, low level {decoder.low_level_channels}" if decoder else "none",
         "classes": str(config.num_classes),
         "output stride": str(config.output_stride),

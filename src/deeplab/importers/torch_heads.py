@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from deeplab.config import ContextConfig, DecoderConfig
+from deeplab.config import ASPPConfig, DecoderConfig
 from deeplab.errors import UserError
 from deeplab.importers.hints import Hints
 from deeplab.importers.torch_layers import Layer, Weights, count, size, spatial_layers
@@ -30,7 +30,7 @@ def aspp(prefix: str, weights: Weights) -> Layers:
     return layers
 
 
-def aspp_config(layers: Layers, weights: Weights, *, rates: tuple[int, ...], dropout: float) -> ContextConfig:
+def aspp_config(layers: Layers, weights: Weights, *, rates: tuple[int, ...], dropout: float) -> ASPPConfig:
     """The options that a head's `layers` imply; `rates` and `dropout` are the source's, files hold neither.
 
     Raises:
@@ -41,7 +41,7 @@ def aspp_config(layers: Layers, weights: Weights, *, rates: tuple[int, ...], dro
         raise UserError(f"its ASPP has {branches} atrous branches; with rates {rates} it has {len(rates)}")
     if separable(layers, "context.refine") not in (None, separable(layers, "context.atrous.0")):
         raise UserError("separable convolutions in a part of the head only, which is not built here")
-    return ContextConfig(
+    return ASPPConfig(
         channels=size(weights, layers["context.pointwise"].conv),
         rates=rates,
         separable=bool(separable(layers, "context.atrous.0")),

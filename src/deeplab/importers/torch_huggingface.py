@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from deeplab.config import BackboneConfig, ContextConfig, DeepLabConfig, NormConfig
+from deeplab.config import ASPPConfig, BackboneConfig, DeepLabConfig, NormConfig
 from deeplab.errors import UserError
 from deeplab.importers.hints import Hints
 from deeplab.importers.new_head import NOTE, new_head
@@ -55,7 +55,7 @@ def read_mobilenet(file: TorchFile, hints: Hints) -> Draft:
     layers[CLASSIFIER] = Layer(f"{HEAD}.classifier.convolution")
     config = DeepLabConfig(
         backbone=backbone,
-        context=ContextConfig(channels=size(weights, f"{HEAD}.conv_aspp.convolution")),
+        context=ASPPConfig(channels=size(weights, f"{HEAD}.conv_aspp.convolution")),
         num_classes=size(weights, f"{HEAD}.classifier.convolution"),
         output_stride=hints.output_stride or stated.get("output_stride", 8),
         head_norm=HEAD_NORM,

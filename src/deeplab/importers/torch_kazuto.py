@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 from deeplab.backbones.resnet import LITE, UNITS
-from deeplab.config import BackboneConfig, ContextConfig, DeepLabConfig, NormConfig
+from deeplab.config import DeepLabConfig, NoContextConfig, NormConfig, backbone_config
 from deeplab.errors import UserError
 from deeplab.importers.hints import Hints
 from deeplab.importers.torch_file import TorchFile
@@ -47,15 +47,15 @@ def read_deeplab(file: TorchFile, hints: Hints) -> Draft:
         raise UserError(f"its head is neither v2's ASPP of {len(RATES)} branches nor v1's 1x1 convolution")
     layers |= {f"classifiers.semantic.convs.{index}": Layer(name) for index, name in enumerate(names)}
     config = DeepLabConfig(
-        backbone=BackboneConfig(
-            name=f"resnet{depth}",
+        backbone=backbone_config(
+            f"resnet{depth}",
             in_channels=size(weights, f"{prefix}layer1.conv1.conv", 1),
             strides_at="first_1x1",
             rate_grows_at="unit",
             padding="caffe",
             norm=NORM,
         ),
-        context=ContextConfig(kind="none"),
+        context=NoContextConfig(),
         num_classes=size(weights, names[0]),
         classifier_kernel=size(weights, names[0], 2),
         classifier_rates=(hints.rates or RATES) if branches else (),

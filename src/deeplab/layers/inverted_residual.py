@@ -19,9 +19,9 @@ from deeplab.layers.norm import NormLayer
 from deeplab.layers.squeeze_excite import SqueezeExcite
 
 
-def round_channels(channels: float, divisor: int) -> int:
-    """Nearest multiple of `divisor`, at least `divisor`, and never more than 10 % below `channels`."""
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+def round_channels(channels: float, divisor: int, *, least: int | None = None) -> int:
+    """Nearest multiple of `divisor`, at least `least` (`divisor` if None), `divisor` more if over 10 % below."""
+    rounded = max(least or divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
 
 

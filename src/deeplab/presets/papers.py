@@ -9,7 +9,14 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from deeplab.config import BackboneConfig, ContextConfig, DeepLabConfig, NormConfig
+from deeplab.config import (
+    BottleneckResNetConfig,
+    DeepLabConfig,
+    FullyConnectedConfig,
+    NoContextConfig,
+    NormConfig,
+    VGG16Config,
+)
 from deeplab.pixels import CAFFE_PIXELS
 from deeplab.presets.entry import VOC_SCALES, Preset, Result
 from deeplab.reference import config_from_options
@@ -29,9 +36,9 @@ def _vgg(
     channels: int, *, rates: tuple[int, ...], kernel: int = 3, msc: bool = False, smooth: bool = False
 ) -> DeepLabConfig:
     return DeepLabConfig(
-        backbone=BackboneConfig(name="vgg16", padding="caffe"),
-        context=ContextConfig(
-            kind="fc", channels=channels, kernel=kernel, rates=rates, smooth=smooth, dropout=0.5
+        backbone=VGG16Config(padding="caffe"),
+        context=FullyConnectedConfig(
+            channels=channels, kernel=kernel, rates=rates, smooth=smooth, dropout=0.5
         ),
         multi_scale_features=128 if msc else None,
         num_classes=21,
@@ -46,10 +53,10 @@ LARGE_FOV = partial(_vgg, 1024, rates=(12,), smooth=True)
 
 def _v2_resnet(*, rates: tuple[int, ...] = (), pyramid: bool = True, num_classes: int = 21) -> DeepLabConfig:
     return DeepLabConfig(
-        backbone=BackboneConfig(
+        backbone=BottleneckResNetConfig(
             name="resnet101", strides_at="first_1x1", rate_grows_at="unit", padding="caffe", norm=CAFFE_NORM
         ),
-        context=ContextConfig(kind="none"),
+        context=NoContextConfig(),
         classifier_kernel=3 if rates else 1,
         classifier_rates=rates,
         num_classes=num_classes,
@@ -69,7 +76,7 @@ def _reference(variant: str, *, num_classes: int = 21, **options: Any) -> DeepLa
 def _cascade() -> DeepLabConfig:
     plain = _reference("resnet_v1_101_beta", multi_grid=(1, 2, 1))
     backbone = plain.backbone.model_copy(update={"cascade": 3})
-    return plain.model_copy(update={"backbone": backbone, "context": ContextConfig(kind="none")})
+    return plain.model_copy(update={"backbone": backbone, "context": NoContextConfig()})
 
 
 V3 = partial(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from deeplab.config import ContextConfig, DeepLabConfig
+from deeplab.config import DeepLabConfig, DensePredictionCellConfig
 from deeplab.presets.entry import (
     CITYSCAPES_SCALES,
     LONG_CITYSCAPES_SCALES,
@@ -53,7 +53,7 @@ def _dense_prediction_cell(dataset: str) -> DeepLabConfig:
     from deeplab.heads.dense_prediction_cell import CITYSCAPES_CELL
 
     plain = _reference(dataset, "xception_71", V3PLUS, atrous_rates=())
-    return plain.model_copy(update={"context": ContextConfig(kind="dpc", branches=CITYSCAPES_CELL)})
+    return plain.model_copy(update={"context": DensePredictionCellConfig(branches=CITYSCAPES_CELL)})
 
 
 def _slim_edgetpu() -> DeepLabConfig:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from deeplab.atrous import scale_rate
-from deeplab.config import DeepLabConfig, NASConfig
+from deeplab.config import DeepLabConfig
 from deeplab.errors import UserError
 from deeplab.model import DeepLab
 
@@ -21,14 +21,16 @@ from deeplab.model import DeepLab
 FREE = {
     "in_channels",
     "divisor",
+    "min_channels",
     "cascade",
     "last_conv",
     "low_level_at",
     "norm.momentum",
-    "nas.drop_path_keep",
-    "nas.classification_head",
+    "drop_path_keep",
+    "classification_head",
 }
 # rates are chosen anew for segmentation, as the output stride is (v3 section 3.2.1)
+CHANNELS = ("divisor", "min_channels")
 RATES = {"multi_grid"}
 HEAD_FIELDS = {"context", "decoder", "classifier_rates", "head_norm", "resize", "depthwise_norm", "bounded"}
 HEAD_FREE = {"context.dropout", "head_norm.momentum"}
@@ -47,7 +49,7 @@ def refuse_other_backbone(model: DeepLab, other: DeepLab, source: str) -> None:
     free = FREE | RATES
     if not any(key.endswith("running_var") for key in model.backbone.state_dict()):
         free = free | {"norm.eps"}
-    pairs = _compare(backbone_values(model.config), backbone_values(other.config))
+    pairs = _compare(_backbone(model.config), _backbone(other.config))
     wrong = [(f"backbone.{name}", *values) for name, *values in pairs if name not in free]
     ours, theirs = (
         config.model_dump(mode="json", include={"pixels", "folded"})
@@ -72,7 +74,7 @@ def differences(config: DeepLabConfig, other: DeepLabConfig, *, heads: bool) -> 
     Args:
         heads: whether weights of the heads are taken over too.
     """
-    pairs = _compare(backbone_values(config), backbone_values(other))
+    pairs = _compare(_backbone(config), _backbone(other))
     found = [(f"backbone.{name}", *values) for name, *values in pairs if name in RATES]
     if heads:
         ours, theirs = (_heads(each, config.output_stride) for each in (config, other))
@@ -84,12 +86,8 @@ def differences(config: DeepLabConfig, other: DeepLabConfig, *, heads: bool) -> 
     ]
 
 
-def backbone_values(config: DeepLabConfig) -> dict[str, Any]:
-    """The backbone's options as JSON values, searched cells' defaults filled in."""
-    values = config.backbone.model_dump(mode="json")
-    if config.backbone.name in ("pnasnet", "hnasnet") and config.backbone.nas is None:
-        values["nas"] = NASConfig().model_dump(mode="json")
-    return values
+def _backbone(config: DeepLabConfig) -> dict[str, Any]:
+    return config.backbone.model_dump(mode="json")
 
 
 def _heads(config: DeepLabConfig, output_stride: int) -> dict[str, Any]:
@@ -97,7 +95,8 @@ def _heads(config: DeepLabConfig, output_stride: int) -> dict[str, Any]:
     values = config.model_dump(mode="json", include=HEAD_FIELDS)
     for part, name in ((values["context"], "rates"), (values, "classifier_rates")):
         part[name] = [
-            scale_rate(rate, native=config.output_stride, output_stride=output_stride) for rate in part[name]
+            scale_rate(rate, native=config.output_stride, output_stride=output_stride)
+            for rate in part.get(name, ())
         ]
     return values
 
@@ -107,13 +106,18 @@ def _other_divisor(model: DeepLab, other: DeepLab) -> list[Difference]:
     own, given = model.backbone.state_dict(), other.backbone.state_dict()
     if all(own[key].shape[:1] == value.shape[:1] for key, value in given.items() if key in own):
         return []
-    return [("backbone.divisor", model.config.backbone.divisor, other.config.backbone.divisor)]
+    ours, theirs = _backbone(model.config), _backbone(other.config)
+    return [
+        (f"backbone.{name}", ours.get(name), theirs.get(name))
+        for name in CHANNELS
+        if ours.get(name) != theirs.get(name)
+    ]
 
 
 def _compare(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[Difference]:
-    """Dotted name, value here and there of everything that differs."""
-    for name in sorted(ours.keys() | theirs.keys()):
-        here, there = ours.get(name), theirs.get(name)
+    """Dotted name, value here and there of everything that differs; other families have other names."""
+    for name in sorted(ours.keys() & theirs.keys()):
+        here, there = ours[name], theirs[name]
         if isinstance(here, Mapping) and isinstance(there, Mapping):
             for inner, *values in _compare(here, there):
                 yield f"{name}.{inner}", *values

@@ -12,6 +12,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from deeplab.backbones.nas_operations import set_drop_path_progress
+from deeplab.config import NASConfig
 from deeplab.layers.sync_norm import synchronise
 from deeplab.model import DeepLab
 from deeplab.processor import has_bfloat16
@@ -101,8 +102,8 @@ def make_objective(
 
 def announce_progress(model: DeepLab, step: int, steps: int) -> None:
     """Tell drop path how far the training is; nothing where there is none."""
-    nas = model.config.backbone.nas
-    if nas and nas.drop_path_keep < 1:
+    backbone = model.config.backbone
+    if isinstance(backbone, NASConfig) and backbone.drop_path_keep < 1:
         set_drop_path_progress(model, step / steps)
 
 

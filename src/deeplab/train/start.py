@@ -23,7 +23,7 @@ from deeplab.importers.onnx_backbones import load_vgg16
 from deeplab.importers.torch_layers import TORCH_NORM, TORCH_PIXELS
 from deeplab.importers.torchvision_backbones import load_mobilenet_v2
 from deeplab.model import DeepLab
-from deeplab.train.compatibility import backbone_values, differences, refuse_other_backbone
+from deeplab.train.compatibility import differences, refuse_other_backbone
 
 
 class Packaged(NamedTuple):
@@ -127,7 +127,7 @@ def _check(model: DeepLab, start: Packaged, source: str) -> None:
     backbone, pixels = model.config.backbone.name, model.config.pixels
     if backbone != start.backbone:
         raise UserError(f"start {source!r} is for the backbone {start.backbone}; found {backbone}")
-    values = backbone_values(model.config)
+    values = model.config.backbone.model_dump(mode="json")
     for name, wanted in start.layout.items():
         part, _, leaf = name.rpartition(".")
         found = (values[part] if part else values)[leaf]
