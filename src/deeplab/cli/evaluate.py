@@ -96,7 +96,7 @@ def evaluate(
         auto, cpu, cuda, cuda:1, mps. With torchrun, cuda gives each process its own GPU.
     """
     from deeplab.allocator import keep_freed_memory
-    from deeplab.segmenter import Segmenter, pick_device
+    from deeplab.segmenter import Segmenter
     from deeplab.train.distributed import join_processes
 
     keep_freed_memory()
@@ -104,7 +104,7 @@ def evaluate(
     parameters = _checked_crf(crf, tiles)
     if bootstrap < 0 or worst < 0:
         raise UserError(f"--bootstrap {bootstrap}, --worst {worst}; allowed: 0 or more")
-    with join_processes(pick_device("auto").type if device == "auto" else device) as world:
+    with join_processes(device) as world:
         network = Segmenter(model, output_stride=output_stride, scales=scales, device=world.device).model
         dataset = open_labelled(root, split, stored, network.labels)
         other = _counts_of(against, dataset, network.labels)
