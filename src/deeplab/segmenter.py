@@ -82,7 +82,7 @@ class Segmenter:
     """A model ready for photos of any size.
 
     Args:
-        model: an embedded model's name, a saved model's folder or file, a Hub id, or a `DeepLab`.
+        model: an embedded model's name, a saved model's folder or file, `hf:owner/name` or a `DeepLab`.
         output_stride: 4, 8, 16 or 32; None is the model's own.
         scales, flip: run at several sizes and mirrored, and average (slower, a little better).
         device: "auto" takes a CUDA GPU if there is one; else as torch names them.

@@ -50,7 +50,7 @@ def search(
     output:
         JSON file for predict --crf and eval --crf, with a record of the search.
     model:
-        An embedded model's name, a folder made by train or import, a .safetensors file, or a Hub id.
+        An embedded model's name, a folder made by train or import, a .safetensors file, or hf:owner/name.
     split:
         Where the photos are taken from.
     photos:

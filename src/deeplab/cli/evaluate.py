@@ -59,7 +59,7 @@ def evaluate(
     root:
         The data set's folder.
     model:
-        An embedded model's name, a folder made by train or import, a .safetensors file, or a Hub id.
+        An embedded model's name, a folder made by train or import, a .safetensors file, or hf:owner/name.
     split:
         train, val, or another that the data set has.
     output_stride:
