@@ -261,10 +261,9 @@ def _intervals(scores: Scores, other: ImageCounts | None, *, resamples: int) -> 
 
 
 def _show(scores: Scores, spec: LabelSpec, *, title: str, intervals: dict[str, Interval]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    from deeplab.cli.tables import print_scores
+    from deeplab.cli.tables import print_scores, print_table
 
     print_scores(scores.confusion, spec.classes, title=title)
     rows = []
@@ -289,7 +288,7 @@ def _show(scores: Scores, spec: LabelSpec, *, title: str, intervals: dict[str, I
         table = Table("measure", "value")
         for row in rows:
             table.add_row(*row)
-        Console().print(table)
+        print_table(table)
 
 
 def _write(
