@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 
 def train(
-    recipe: Path,
+    recipe: str,
     *overrides: str,
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     device: str = "auto",
@@ -23,7 +23,7 @@ def train(
     Parameters
     ----------
     recipe:
-        A YAML file, see recipes/.
+        A name that deeplab recipes lists, or a YAML file: a path that ends in .yaml or has a slash.
     overrides:
         Single keys, as key.sub=value: data.root=/photos optimise.steps=100.
     output:
