@@ -204,7 +204,7 @@ def main() -> None:
         python=platform.python_version(),
         torch_version=torch.__version__,
         commands="\n".join(
-            f"    deeplab train recipes/{file} data.root=DATA --output runs/{file.removesuffix('.yaml')}"
+            f"    deeplab train {file.removesuffix('.yaml')} data.root=DATA --output runs/{file.removesuffix('.yaml')}"
             for file in about.commands
         ),
         last_run=about.commands[-1].removesuffix(".yaml"),

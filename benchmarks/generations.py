@@ -3,7 +3,7 @@
     python benchmarks/generations.py DATA [key=value ...] --runs runs/generations [--only v3-mobilenet ...]
     python benchmarks/generations.py DATA --runs runs/generations --table
 
-Every row is `deeplab train recipes/street.yaml`, or --recipe, with the overrides in ROWS, so data, augmentation, number
+Every row is `deeplab train street`, or --recipe, with the overrides in ROWS, so data, augmentation, number
 of steps and learning-rate policy are the same and the model is what differs; further key=value words go to every row
 (on a GPU: optimise.batch_size=16 optimise.steps=6000, and --device cuda). A run that is there is not repeated. The
 table is made from the runs' own records, and says where each row's weights started from; photos a second and the share
@@ -18,8 +18,6 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
-
-STREET = Path(__file__).parent.parent / "recipes" / "street.yaml"
 
 MOBILENET = ("start=imagenet-mobilenet-v2",)
 VGG = (
@@ -70,10 +68,10 @@ ROWS: dict[str, tuple[str, ...]] = {
 }
 
 
-def run(name: str, recipe: Path, data: Path, folder: Path, *, device: str, further: list[str]) -> None:
+def run(name: str, recipe: str, data: Path, folder: Path, *, device: str, further: list[str]) -> None:
     """Train one row, or finish it."""
     words = [f"name={name}", f"data.root={data}", *ROWS[name], *further]
-    command = [sys.executable, "-m", "deeplab", "train", str(recipe), *words]
+    command = [sys.executable, "-m", "deeplab", "train", recipe, *words]
     command += ["--output", str(folder), "--device", device, *(["--resume"] if folder.exists() else [])]
     subprocess.run(command, check=True)
 
@@ -111,7 +109,7 @@ def main() -> None:
     )
     parser.add_argument("data", type=Path)
     parser.add_argument("further", nargs="*", help="key=value for every row")
-    parser.add_argument("--recipe", type=Path, default=STREET, help="of v3+ on MobileNetV2")
+    parser.add_argument("--recipe", default="street", help="of v3+ on MobileNetV2")
     parser.add_argument("--runs", type=Path, default=Path("runs/generations"))
     parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--device", default="cpu")

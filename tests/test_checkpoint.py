@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, load_model, save_file
 
-from deeplab import DeepLab, LabelSpec
-from deeplab.checkpoint import CONFIG_NAME, WEIGHTS_NAME, load, save
+from deeplab import DeepLab, LabelSpec, Segmenter
+from deeplab.checkpoint import CONFIG_NAME, EMBEDDED, WEIGHTS_NAME, load, save
 from deeplab.config import ASPPConfig, DecoderConfig, DeepLabConfig, backbone_config
 from deeplab.errors import UserError
 
@@ -121,6 +123,52 @@ def test_wrong_names_say_what_is_allowed(tmp_path: Path, name: str, message: str
     (tmp_path / "folder").mkdir()
     with pytest.raises(UserError, match=message):
         load(tmp_path / name if name == "folder" else name)
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What is asked of the Hub, which does not answer."""
+    asked = []
+
+    def download(repository: str, file: str, **_options: object) -> str:
+        asked.append((repository, file))
+        raise OSError("no network")
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(hf_hub_download=download))
+    return asked
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_an_embedded_models_name_means_it_beside_a_folder_of_that_name(
+    model: DeepLab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    embedded = load(name)
+    save(model, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert load(name).labels == embedded.labels == DeepLab.from_pretrained(name).labels
+    assert Segmenter(name, device="cpu").model.labels == embedded.labels
+    for written in (f"./{name}", f"{name}/", Path(name), tmp_path / name):
+        assert load(written).labels == model.labels
+
+
+def test_the_hub_is_asked_in_so_many_words_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: list[tuple[str, str]]
+) -> None:
+    for folder in ("cat", "dogs"):
+        (tmp_path / "runs" / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for name, near in (("runs/cats", r"runs/cat"), ("animal", "animals"), ("owner/name", None)):
+        with pytest.raises(UserError, match=f"no model '{name}'") as caught:
+            load(name)
+        assert ("did you mean" in str(caught.value)) == (near is not None)
+        assert near is None or f"did you mean {near}" in str(caught.value)
+        assert "hf:owner/name" in str(caught.value)
+    with pytest.raises(UserError, match="allowed: hf:owner/name"):
+        load("hf:name")
+    assert not no_network
+    with pytest.raises(UserError, match=r"model hf:owner/name could not be had .*no network"):
+        load("hf:owner/name")
+    assert no_network == [("owner/name", WEIGHTS_NAME)]
 
 
 def test_tampered_weights_are_named(model: DeepLab, tmp_path: Path) -> None:

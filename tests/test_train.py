@@ -141,5 +141,5 @@ def test_starting_from_a_model_keeps_what_fits(tmp_path: Path) -> None:
 
 
 def test_an_unknown_start_is_named() -> None:
-    with pytest.raises(UserError, match="no model 'imagenet-nothing'"):
-        start_from(tiny_model(), "imagenet-nothing")
+    with pytest.raises(UserError, match=r"start: no model 'imagenet-vgg'.*; did you mean imagenet-vgg16\?"):
+        start_from(tiny_model(), "imagenet-vgg")

@@ -7,9 +7,11 @@ unpickled.
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
 import os
+import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -35,6 +37,8 @@ LOGGER = logging.getLogger(__name__)
 MAIN_CLASSIFIER = "classifiers.semantic."
 EMBEDDED = ("animals", "street")
 DEFAULT_MODEL = "animals"
+# nothing else is asked of the network
+HUB = "hf:"
 # arrays beside the parameters: scales of 8-bit weights, by module path
 WEIGHT_SCALE = "weight_scale:"
 
@@ -104,14 +108,15 @@ def load(
     """A model in eval mode, in float32.
 
     Args:
-        name_or_path: an embedded model's name, a directory, a safetensors file, or a Hub id `owner/name`
-            (extra `hub`).
+        name_or_path: an embedded model's name, also where a folder is called so; `hf:owner/name`, a model of
+            the Hugging Face Hub (extra `hub`); else a directory or a safetensors file. A `Path` is always one
+            of these, and a string as `./animals`.
         classes: names of other classes: everything that does not depend on them is kept, the classifier
             starts anew with random weights. What was kept is logged, and noted in `provenance`. The same
             names change nothing.
         output_stride: run at this output stride instead of the native one.
         device: where the weights go.
-        revision, cache_dir, token, local_files_only: passed to `huggingface_hub` for Hub ids.
+        revision, cache_dir, token, local_files_only: passed to `huggingface_hub` for `hf:owner/name`.
 
     Raises:
         UserError: no such model, or a file that is not one of ours; the message names the file.
@@ -185,6 +190,11 @@ def with_classes(model: DeepLab, classes: Sequence[str]) -> DeepLab:
 
 
 def _locate(name_or_path: str | os.PathLike[str], hub: dict[str, Any]) -> Path:
+    if isinstance(name_or_path, str):
+        if name_or_path in EMBEDDED:
+            return Path(str(resources.files("deeplab") / "models" / name_or_path / WEIGHTS_NAME))
+        if name_or_path.startswith(HUB):
+            return _from_hub(name_or_path.removeprefix(HUB), hub)
     path = Path(name_or_path)
     if path.is_dir():
         weights = path / WEIGHTS_NAME
@@ -196,25 +206,26 @@ def _locate(name_or_path: str | os.PathLike[str], hub: dict[str, Any]) -> Path:
         )
     if path.is_file():
         return path
-    name = str(name_or_path)
-    if name in EMBEDDED:
-        return Path(str(resources.files("deeplab") / "models" / name / WEIGHTS_NAME))
-    if name.count("/") == 1 and not name.startswith((".", "/")) and path.suffix == "":
-        return _from_hub(name, hub)
+    beside = [str(item) for item in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(str(path), [*EMBEDDED, *beside], n=3)
     raise UserError(
-        f"no model {name!r}: it is no file and no folder; allowed: a folder with {WEIGHTS_NAME}, a .safetensors "
-        f"file, an embedded model ({', '.join(EMBEDDED)}), or a Hub id owner/name"
+        f"no model {str(name_or_path)!r}: it is no file and no folder"
+        + (f"; did you mean {' or '.join(near)}?" if near else "")
+        + f"; allowed: an embedded model ({', '.join(EMBEDDED)}), a folder with {WEIGHTS_NAME}, a .safetensors "
+        f"file, or {HUB}owner/name for the Hugging Face Hub"
     )
 
 
 def _from_hub(name: str, hub: dict[str, Any]) -> Path:
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise UserError(f"{HUB}{name} names no model of the Hub; allowed: {HUB}owner/name")
     library = require("huggingface_hub", extra="hub")
     try:
         return Path(library.hf_hub_download(name, WEIGHTS_NAME, **hub))
     except Exception as error:
         raise UserError(
-            f"model {name!r} is no local folder and could not be had from the Hub "
-            f"({type(error).__name__}: {error}); fix: check the name, or pass a local folder"
+            f"model {HUB}{name} could not be had from the Hub ({type(error).__name__}: {error}); fix: check the "
+            "name and the connection, or give a local folder"
         ) from error
 
 

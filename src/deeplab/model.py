@@ -221,7 +221,7 @@ class DeepLab(nn.Module):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **options: Any) -> Self:
-        """Load a model by name, directory, file or Hub id; see `deeplab.checkpoint.load`."""
+        """Load a model by name, directory, file or `hf:owner/name`; see `deeplab.checkpoint.load`."""
         from deeplab.checkpoint import load
 
         return load(pretrained_model_name_or_path, **options)

@@ -15,6 +15,7 @@ from PIL import Image
 from deeplab.checkpoint import DEFAULT_MODEL, load
 from deeplab.crf import CRFConfig
 from deeplab.crf.labels import marginals_of
+from deeplab.device import pick_device
 from deeplab.engines import INT8, let_run
 from deeplab.errors import UserError
 from deeplab.fold import Precision, for_inference
@@ -81,7 +82,7 @@ class Segmenter:
     """A model ready for photos of any size.
 
     Args:
-        model: an embedded model's name, a saved model's folder or file, a Hub id, or a `DeepLab`.
+        model: an embedded model's name, a saved model's folder or file, `hf:owner/name` or a `DeepLab`.
         output_stride: 4, 8, 16 or 32; None is the model's own.
         scales, flip: run at several sizes and mirrored, and average (slower, a little better).
         device: "auto" takes a CUDA GPU if there is one; else as torch names them.
@@ -170,22 +171,3 @@ class Segmenter:
         return Segmentation(
             photo=photo, labels=labels[0].cpu().numpy(), probabilities=shares, spec=self.model.labels
         )
-
-
-def pick_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is the first CUDA GPU, else the CPU.
-
-    Raises:
-        UserError: torch does not know it, or this machine does not have it.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"device {name!r} cannot be used here ({reason}); allowed: auto, cpu, cuda, cuda:1, mps"
-        ) from None
-    return device

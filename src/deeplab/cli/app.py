@@ -25,6 +25,7 @@ app = App(
 COMMANDS = {
     "predict": ("deeplab.cli.predict:predict", "Label every pixel of photos: files, folders, globs."),
     "train": ("deeplab.cli.train:train", "Train a model by a recipe and measure it."),
+    "recipes": ("deeplab.cli.recipes:recipes", "Recipes that come with the package, to list or to print."),
     "eval": ("deeplab.cli.evaluate:evaluate", "Mean IoU of a model on a data set, by class."),
     "panoptic": ("deeplab.cli.panoptic:panoptic", "Panoptic Quality or Parsing Covering, by class."),
     "import": (

@@ -50,7 +50,7 @@ def search(
     output:
         JSON file for predict --crf and eval --crf, with a record of the search.
     model:
-        An embedded model's name, a folder made by train or import, a .safetensors file, or a Hub id.
+        An embedded model's name, a folder made by train or import, a .safetensors file, or hf:owner/name.
     split:
         Where the photos are taken from.
     photos:
@@ -149,16 +149,17 @@ def _tried(held: HeldOut, ranges: SearchRanges, *, grid: int, rounds: int, photo
 
 
 def _show(trials: list[Trial], best: Trial, *, without: float) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    table = Table("round", "w1", "sigma alpha", "sigma beta", "mean IoU", title_justify="left")
+    from deeplab.cli.tables import print_table
+
+    table = Table("round", "w1", "sigma alpha", "sigma beta", "mean IoU")
     for each in trials:
         held = each.parameters
         values = (held.w1, held.sigma_alpha, held.sigma_beta)
         shown = [str(each.round), *(f"{value:g}" for value in values), f"{each.mean_iou:.4f}"]
         table.add_row(*shown, style="bold" if each is best else None)
-    Console().print(table)
+    print_table(table)
     print(f"best: {best.parameters}; mean IoU {best.mean_iou:.4f}, without CRF {without:.4f}")
     if best.mean_iou <= without:
         print("nothing that was tried improves this model on these photos")

@@ -76,7 +76,7 @@ def check(
     written = write_report(checked, folder)
     console = Console(highlight=False)
     _print_findings(console, checked)
-    _print_classes(console, checked)
+    _print_classes(checked)
     _print_end(console, checked, written)
     return 0 if checked.passed else 1
 
@@ -106,7 +106,7 @@ def _print_findings(console: Console, checked: Checked) -> None:
     if not checked.findings:
         return
     table = Table(box=box.HORIZONTALS, show_header=False, show_lines=True)
-    table.add_column("finding")
+    table.add_column("finding", no_wrap=True)
     table.add_column("what, where and the fix", overflow="fold")
     for finding in checked.findings:
         table.add_row(_finding_head(finding), _finding_text(finding))
@@ -139,22 +139,23 @@ def _finding_text(finding: Finding) -> Text:
     return text.append("\nFix: ", style="bold").append(finding.fix, "default")
 
 
-def _print_classes(console: Console, checked: Checked) -> None:
+def _print_classes(checked: Checked) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
+    from deeplab.cli.tables import print_table
     from deeplab.doctor.class_list import colours_of
     from deeplab.doctor.histogram import percent
 
     if not checked.counts or checked.weights is None:
         return
     classes = checked.data.classes
-    table = Table(box=box.SIMPLE_HEAD, title=f"classes ({classes.origin})", title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, title=f"classes ({classes.origin})")
     table.add_column("class")
     for split in checked.counts:
         table.add_column(f"{split.split} pixels", justify="right")
-        table.add_column("masks", justify="right")
+        table.add_column(f"{split.split} masks", justify="right")
     table.add_column("weight", justify="right")
     for index, colour in enumerate(colours_of(classes).tolist()):
         swatch = Text("■ ", style=f"rgb({','.join(map(str, colour))})").append(classes.name(index), "default")
@@ -165,7 +166,7 @@ def _print_classes(console: Console, checked: Checked) -> None:
         ]
         occurs = checked.counts[0].pixels[index] > 0
         table.add_row(swatch, *cells, f"{checked.weights[index]:.3f}" if occurs else NO_WEIGHT)
-    console.print(table)
+    print_table(table)
 
 
 def _print_end(console: Console, checked: Checked, written: list[Path]) -> None:

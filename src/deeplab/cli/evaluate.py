@@ -59,7 +59,7 @@ def evaluate(
     root:
         The data set's folder.
     model:
-        An embedded model's name, a folder made by train or import, a .safetensors file, or a Hub id.
+        An embedded model's name, a folder made by train or import, a .safetensors file, or hf:owner/name.
     split:
         train, val, or another that the data set has.
     output_stride:
@@ -96,7 +96,7 @@ def evaluate(
         auto, cpu, cuda, cuda:1, mps. With torchrun, cuda gives each process its own GPU.
     """
     from deeplab.allocator import keep_freed_memory
-    from deeplab.segmenter import Segmenter, pick_device
+    from deeplab.segmenter import Segmenter
     from deeplab.train.distributed import join_processes
 
     keep_freed_memory()
@@ -104,7 +104,7 @@ def evaluate(
     parameters = _checked_crf(crf, tiles)
     if bootstrap < 0 or worst < 0:
         raise UserError(f"--bootstrap {bootstrap}, --worst {worst}; allowed: 0 or more")
-    with join_processes(pick_device("auto").type if device == "auto" else device) as world:
+    with join_processes(device) as world:
         network = Segmenter(model, output_stride=output_stride, scales=scales, device=world.device).model
         dataset = open_labelled(root, split, stored, network.labels)
         other = _counts_of(against, dataset, network.labels)
@@ -261,10 +261,9 @@ def _intervals(scores: Scores, other: ImageCounts | None, *, resamples: int) -> 
 
 
 def _show(scores: Scores, spec: LabelSpec, *, title: str, intervals: dict[str, Interval]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    from deeplab.cli.tables import print_scores
+    from deeplab.cli.tables import print_scores, print_table
 
     print_scores(scores.confusion, spec.classes, title=title)
     rows = []
@@ -289,7 +288,7 @@ def _show(scores: Scores, spec: LabelSpec, *, title: str, intervals: dict[str, I
         table = Table("measure", "value")
         for row in rows:
             table.add_row(*row)
-        Console().print(table)
+        print_table(table)
 
 
 def _write(

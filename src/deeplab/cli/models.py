@@ -52,21 +52,18 @@ def _print_all() -> None:
     from rich.progress import track
     from rich.table import Table
 
+    from deeplab.cli.tables import print_table
     from deeplab.cost import Cost, cost
     from deeplab.presets import PRESETS
 
-    table = Table()
-    for title in ("name", "backbone", "head"):
-        table.add_column(title, overflow="fold")
+    table = Table("name", "backbone", "head")
     for title in ("OS", "parameters", "multiply-adds"):
         table.add_column(title, justify="right")
     for title in ("mean IoU, per cent", "source"):
         table.add_column(title)
-    console = Console()
+    console = Console(stderr=True)
     counted = cache(lambda text, size: cost(_parse(text), size))
-    for name, entry in track(
-        PRESETS.items(), "counting", console=Console(stderr=True), disable=not console.is_terminal
-    ):
+    for name, entry in track(PRESETS.items(), "counting", console=console, disable=not console.is_terminal):
         config = entry.build()
         numbers: Cost = counted(config.model_dump_json(), entry.size)
         height, width = entry.size
@@ -80,8 +77,7 @@ def _print_all() -> None:
             _scores(entry),
             entry.source,
         )
-    # a pipe has no width: rows stay whole for grep
-    (console if console.is_terminal else Console(width=250)).print(table)
+    print_table(table)
 
 
 def _parse(text: str) -> DeepLabConfig:

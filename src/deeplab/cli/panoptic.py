@@ -55,9 +55,7 @@ def panoptic(
     output:
         JSON to write. Default: beside the predictions' JSON, such as NAME.pq.json.
     """
-    from rich.console import Console
-
-    from deeplab.cli.tables import photo_progress
+    from deeplab.cli.tables import photo_progress, print_table
     from deeplab.panoptic.coco import evaluate_files, read_files
     from deeplab.panoptic.covering import ParsingCovering
     from deeplab.panoptic.quality import PanopticQuality
@@ -79,9 +77,8 @@ def panoptic(
     photos = len(truth.annotations)
     with photo_progress(photos, "comparing") as progress:
         evaluate_files(truth, predictions, measure=measure, workers=workers, on_picture=progress.advance)
-    Console().print(
-        scores_table(measure, truth, title=f"{NAMES[metric]} of {pred_json.name}, {photos} photos")
-    )
+    print_table(scores_table(measure, truth, title=f"{NAMES[metric]} of {pred_json.name}, {photos} photos"))
     report = {"metric": metric, "photos": photos, **options, **scores(measure, truth)}
-    write_whole(output, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    write_whole(output, json.dumps(report, indent=2, ensure_ascii=False) + "
+")
     print(f"wrote {output}")

@@ -47,7 +47,7 @@ def predict(
     inputs:
         Photos, folders or glob patterns.
     model:
-        An embedded model's name, a folder made by train or import, a .safetensors file, or a Hub id.
+        An embedded model's name, a folder made by train or import, a .safetensors file, or hf:owner/name.
     output:
         Folder to write into, made if missing.
     output_stride:

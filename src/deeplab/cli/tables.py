@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -17,9 +17,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from deeplab.metrics import ConfusionMatrix
+
+
+# of a pipe, which has no width: rows stay whole for grep
+UNBOUNDED = 10_000
 
 
 class PhotoProgress(NamedTuple):
@@ -59,9 +64,36 @@ def byte_progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
+def print_table(table: Table) -> None:
+    """Print `table`, with no cell cut: see `fitting`; rows are whole lines where nobody's terminal is."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=UNBOUNDED)
+    console.print(fitting(table, console))
+
+
+def fitting(table: Table, console: Console) -> RenderableType:
+    """`table` where `console` is wide enough for it, else each row as lines "column  cell", under the same title."""
+    # above: within a table a title is broken at the table's width
+    title = [Text(str(table.title), style="italic")] if table.title else []
+    table.title = None
+    whole = console.measure(table, options=console.options.update(max_width=UNBOUNDED)).maximum
+    if whole <= console.width:
+        return Group(*title, table)
+    rows = []
+    for cells in zip(*(column.cells for column in table.columns), strict=True):
+        row = Table.grid(padding=(0, 2, 0, 0))
+        row.add_column(style="dim", no_wrap=True)
+        row.add_column(overflow="fold")
+        for column, cell in zip(table.columns, cells, strict=True):
+            row.add_row(column.header, cell, style="bold" if column is table.columns[0] else None)
+        rows += [Text(), row] if rows else [row]
+    return Group(*title, *rows)
+
+
 def print_scores(confusion: ConfusionMatrix, classes: Sequence[str], *, title: str) -> None:
     """IoU by class name, mean IoU and pixel accuracy; classes without ground truth show a dash."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title)
     table.add_column("class")
     table.add_column("IoU", justify="right")
     for name, value in zip(classes, confusion.iou_per_class(), strict=True):
@@ -69,7 +101,7 @@ def print_scores(confusion: ConfusionMatrix, classes: Sequence[str], *, title: s
     table.add_section()
     table.add_row("mean IoU", f"{confusion.mean_iou():.4f}")
     table.add_row("pixel accuracy", f"{confusion.pixel_accuracy():.4f}")
-    Console().print(table)
+    print_table(table)
 
 
 def _bar(console: Console) -> Progress:

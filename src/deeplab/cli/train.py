@@ -9,27 +9,27 @@ from cyclopts import Parameter
 
 
 def train(
-    recipe: Path,
+    recipe: str,
     *overrides: str,
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
-    device: str = "cpu",
+    device: str = "auto",
     resume: Annotated[bool, Parameter(negative="")] = False,
     tensorboard: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Train a model by a recipe and measure it on the validation split.
 
-    On several GPUs or machines: torchrun --nproc-per-node 4 -m deeplab train RECIPE -o DIR --device cuda
+    On several GPUs or machines: torchrun --nproc-per-node 4 -m deeplab train RECIPE -o DIR
 
     Parameters
     ----------
     recipe:
-        A YAML file, see recipes/.
+        A name that deeplab recipes lists, or a YAML file: a path that ends in .yaml or has a slash.
     overrides:
         Single keys, as key.sub=value: data.root=/photos optimise.steps=100.
     output:
         Folder for the model, the log and the record of the run.
     device:
-        cpu, cuda, cuda:1, mps. With torchrun, cuda gives each process its own GPU.
+        auto, cpu, cuda, cuda:1, mps. With torchrun, cuda gives each process its own GPU.
     resume:
         Go on with the run in the output folder after its last checkpoint, as if it had never stopped; start
         one if there is none.
@@ -39,10 +39,11 @@ def train(
     from deeplab.cli.tables import print_scores
     from deeplab.cli.training_display import training_display
     from deeplab.data.opening import resolve
-    from deeplab.train.distributed import is_main_process
+    from deeplab.train.distributed import is_main_process, own_device
     from deeplab.train.recipe import read_recipe
     from deeplab.train.run import train as run
 
+    device = own_device(device)
     plan = read_recipe(recipe, overrides)
     plan = plan.model_copy(update={"data": resolve(plan.data)})
     options = {"device": device, "resume": resume, "tensorboard": tensorboard}

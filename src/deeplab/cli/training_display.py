@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from deeplab.cli.tables import fitting
 from deeplab.train.engine import StepReport
 from deeplab.train.keeper import Watcher
 
@@ -34,7 +35,7 @@ def training_display(steps: int, *, device: str) -> Iterator[Watcher]:
         def draw() -> None:
             nonlocal drawn
             if console.is_terminal and time.monotonic() - drawn > REDRAW_SECONDS:
-                live.update(progress.table(), refresh=True)
+                live.update(fitting(progress.table(), console), refresh=True)
                 drawn = time.monotonic()
 
         def say(line: str) -> None:
@@ -95,7 +96,7 @@ class TrainingProgress:
     def table(self) -> Table:
         """The figures as a table of one row."""
         figures = self.figures()
-        table = Table(title="training", title_justify="left")
+        table = Table(title="training")
         for name in figures:
             table.add_column(name, justify="right", no_wrap=True)
         table.add_row(*figures.values())

@@ -62,7 +62,9 @@ class ImportReport:
             for label, text in self.rows():
                 console.print(f"{label}: {text}", markup=False, highlight=False, soft_wrap=True)
             return
-        table = Table(title=f"Import of {self.source}", show_header=False, title_justify="left")
+        # not the table's title, which would be broken at its width
+        console.print(f"Import of {self.source}", style="italic", markup=False, highlight=False)
+        table = Table(show_header=False)
         table.add_column(style="bold", no_wrap=True)
         table.add_column(overflow="fold")
         for label, text in self.rows():

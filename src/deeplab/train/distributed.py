@@ -1,6 +1,6 @@
 """Several processes that train one model, started by `torchrun`; everything here is harmless in one.
 
-    torchrun --nproc-per-node 4 -m deeplab train RECIPE -o DIR --device cuda
+    torchrun --nproc-per-node 4 -m deeplab train RECIPE -o DIR
 
 Only the main process (rank 0) writes files and speaks.
 """
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 import torch.distributed as dist
 
+from deeplab.device import pick_device
 from deeplab.errors import UserError
 
 # longer than rank 0 takes to write a checkpoint while the others wait for it
@@ -44,22 +45,36 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def own_device(name: str) -> str:
+    """The device of this process: "auto" is cuda if there is one, else cpu; with torchrun, cuda is the process's own.
+
+    Raises:
+        UserError: torch does not know it, or this machine does not have it.
+    """
+    if name == "auto":
+        name = pick_device("auto").type
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        # before the look at the device, which would take memory of the first GPU for every process
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    return str(pick_device(name))
+
+
 @contextmanager
 def join_processes(device: str, *, timeout: timedelta = TIMEOUT) -> Iterator[World]:
     """Join the processes that torchrun started, if it did: NCCL on cuda, gloo elsewhere.
 
     Args:
-        device: cpu, cuda (then each process takes the GPU of its local rank), cuda:1, mps.
+        device: auto, cpu, cuda (then each process takes the GPU of its local rank), cuda:1, mps.
         timeout: how long to wait for a process that does not answer.
 
     Raises:
-        UserError: another process died or did not answer in time; it names what to look at.
+        UserError: no such device here, or another process died or did not answer in time; it names what to look at.
     """
+    device = own_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield World(device=device)
         return
-    if device == "cuda":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    if device.startswith("cuda"):
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=timeout)
     world = World(dist.get_rank(), dist.get_world_size(), device)

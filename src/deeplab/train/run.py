@@ -21,7 +21,7 @@ from deeplab.train.checkpointing import (
     parse_checkpoint,
     refuse_changes,
 )
-from deeplab.train.distributed import World, from_main, join_processes
+from deeplab.train.distributed import World, from_main, join_processes, own_device
 from deeplab.train.engine import train_steps
 from deeplab.train.failures import explained
 from deeplab.train.folder import claim_folder, hold_folder
@@ -46,7 +46,7 @@ def train(
     recipe: Recipe,
     folder: Path,
     *,
-    device: str,
+    device: str = "auto",
     watcher: Watcher = SILENT,
     resume: bool = False,
     tensorboard: bool = False,
@@ -61,7 +61,7 @@ def train(
     Args:
         recipe: what to do.
         folder: made if missing.
-        device: cpu, cuda, cuda:1, mps.
+        device: auto (a CUDA GPU if there is one), cpu, cuda, cuda:1, mps.
         watcher: told in the main process only.
         resume: go on from the folder's checkpoint, to the very weights of an unbroken run; start where there
             is none.
@@ -71,10 +71,11 @@ def train(
         the confusion matrix on the validation split.
 
     Raises:
-        UserError: data, start weights or settings that are wrong, a folder with another run, a loss that
+        UserError: data, device, start weights or settings that are wrong, a folder with another run, a loss that
             is not finite, memory that ran out, or a process that was lost.
     """
     keep_freed_memory()
+    device = own_device(device)
     known = {"data": resolve(recipe.data), "optimise": settled(recipe.optimise, device)}
     recipe = recipe.model_copy(update=known)
     with ExitStack() as held, join_processes(device) as world, explained(recipe):

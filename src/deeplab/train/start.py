@@ -6,6 +6,7 @@ A backbone that would compute something else with the weights is refused, heads 
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib.util
 from collections.abc import Callable
@@ -89,7 +90,11 @@ def start_from(model: DeepLab, source: str | None) -> dict[str, Any]:
         return {"source": "random weights"}
     if source in PACKAGED:
         return _from_package(model, source)
-    other = load(source)
+    try:
+        other = load(source)
+    except UserError as error:
+        near = difflib.get_close_matches(source, PACKAGED, n=1)
+        raise UserError(f"start: {error}" + (f"; did you mean {near[0]}?" if near else "")) from None
     own, given = model.state_dict(), other.state_dict()
     fitting = {key: value for key, value in given.items() if key in own and own[key].shape == value.shape}
     if not fitting:
