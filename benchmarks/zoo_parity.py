@@ -22,6 +22,7 @@ import torch
 from golden_weights import recipe_value
 
 from deeplab import DeepLab, DeepLabConfig
+from deeplab.config import MobileNetConfig
 from deeplab.files.crc32c import crc32c
 from deeplab.importers import import_weights
 from deeplab.importers.tensorflow_names import tensorflow_variables
@@ -108,7 +109,8 @@ def _measure(entry: Preset, golden: Path, *, quantised: bool) -> tuple[str, str,
 
 def _case(config: DeepLabConfig, golden: Path) -> Case | None:
     strides = config.decoder.strides if config.decoder else ()
-    name = CASES.get((config.backbone.name, config.backbone.width, config.context.kind, tuple(strides)))
+    width = config.backbone.width if isinstance(config.backbone, MobileNetConfig) else 1.0
+    name = CASES.get((config.backbone.name, width, config.context.kind, tuple(strides)))
     if name is None:
         return None
     data = np.load(golden / f"{name}.npz")

@@ -48,7 +48,7 @@ def test_without_timm_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_names_are_checked_before_timm_is_asked() -> None:
     with pytest.raises(ValueError, match="timm:"):
         backbone_config("timm:")
-    with pytest.raises(ValueError, match="timm\.width"):
+    with pytest.raises(ValueError, match=r"timm\.width"):
         backbone_config("timm:resnet18", width=0.5)
 
 

@@ -79,6 +79,5 @@ def panoptic(
         evaluate_files(truth, predictions, measure=measure, workers=workers, on_picture=progress.advance)
     print_table(scores_table(measure, truth, title=f"{NAMES[metric]} of {pred_json.name}, {photos} photos"))
     report = {"metric": metric, "photos": photos, **options, **scores(measure, truth)}
-    write_whole(output, json.dumps(report, indent=2, ensure_ascii=False) + "
-")
+    write_whole(output, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     print(f"wrote {output}")
