@@ -15,7 +15,7 @@ import numpy as np
 from deeplab.cli.predict import CALIBRATION_PHOTOS, spread
 from deeplab.errors import UserError
 from deeplab.imaging.photos import as_photo, find_photos
-from deeplab.segmenter import Segmenter
+from deeplab.prediction.segmenter import Segmenter
 
 WAYS = (
     ("torch", "bfloat16"),

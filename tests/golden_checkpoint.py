@@ -15,8 +15,8 @@ from golden_row import Judge, Row, said_as_json
 from deeplab.data.augment import pad_bottom_right
 from deeplab.data.resize import ResizeToRange, resize_image, resize_label
 from deeplab.importers import import_weights
-from deeplab.inference import predict
 from deeplab.model import DeepLab
+from deeplab.prediction.inference import predict
 from deeplab.reference import config_from_options
 
 GAP = 1e-4

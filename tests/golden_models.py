@@ -12,8 +12,8 @@ import torch
 from golden_row import Judge, Row, said_as_json
 from golden_weights import build
 
-from deeplab.inference import predict
 from deeplab.model import DeepLab
+from deeplab.prediction.inference import predict
 
 TOLERANCE = 2e-4  # of the standard deviation: about 5 times the measured noise of the vectors themselves
 TIGHT_TOLERANCE = 5e-5  # the MobileNetV3 cases, whose 1/6 against 0.16667 would pass the other

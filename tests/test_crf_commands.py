@@ -14,7 +14,7 @@ from deeplab import Segmenter
 from deeplab.crf import CRF_PRESETS, V2_RESNET101, CRFConfig, crf_parameters, dense_crf
 from deeplab.errors import UserError
 from deeplab.evaluation import evaluate
-from deeplab.sliding import Window
+from deeplab.prediction.sliding import Window
 
 pytestmark = pytest.mark.usefixtures("crf_in_torch")
 

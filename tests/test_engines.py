@@ -11,12 +11,12 @@ import torch
 from torch_comparison import randomise
 
 from deeplab.config import BackboneConfig, ContextConfig, DecoderConfig, DeepLabConfig
-from deeplab.engines import ENGINES, engine_network, program
-from deeplab.engines.int8 import quantised, write_int8
 from deeplab.errors import UserError
 from deeplab.model import DeepLab
 from deeplab.native import dense_conv
-from deeplab.segmenter import Segmenter
+from deeplab.prediction.runtimes import ENGINES, engine_network, program
+from deeplab.prediction.runtimes.int8 import quantised, write_int8
+from deeplab.prediction.segmenter import Segmenter
 
 torch.set_num_threads(1)
 
@@ -69,7 +69,9 @@ def test_logits_are_pytorchs_at_every_size(engine: str, cache: pytest.MonkeyPatc
         assert found.is_contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * expected.std().item())
     # converted once, for all sizes and whoever asks next
-    cache.setattr(f"deeplab.engines.{engine}.exported", lambda model: pytest.fail("converted twice"))
+    cache.setattr(
+        f"deeplab.prediction.runtimes.{engine}.exported", lambda model: pytest.fail("converted twice")
+    )
     _, again = engine_network(small_model(), engine, device=CPU)
     np.testing.assert_array_equal(again(images)["semantic"], found)
 
@@ -97,7 +99,9 @@ def test_int8_is_near_and_made_once_for_the_same_photos(cache: pytest.MonkeyPatc
     difference = (found - expected).abs().mean() / expected.std()
     assert 1e-4 < difference < 0.1
     with cache.context() as patch:
-        patch.setattr("deeplab.engines.int8.write_int8", lambda *of: pytest.fail("converted twice"))
+        patch.setattr(
+            "deeplab.prediction.runtimes.int8.write_int8", lambda *of: pytest.fail("converted twice")
+        )
         name, again = engine_network(
             small_model(), "auto", device=CPU, precision="int8", calibration=examples
         )
@@ -148,8 +152,8 @@ def test_torch_is_no_stand_in() -> None:
 
 def test_auto_is_pytorch_where_its_own_convolutions_run(monkeypatch: pytest.MonkeyPatch) -> None:
     found = object()
-    monkeypatch.setattr("deeplab.engines.find_spec", lambda name: "found")
-    monkeypatch.setattr("deeplab.engines.ENGINES", {"openvino": lambda *_, **__: found})
+    monkeypatch.setattr("deeplab.prediction.runtimes.find_spec", lambda name: "found")
+    monkeypatch.setattr("deeplab.prediction.runtimes.ENGINES", {"openvino": lambda *_, **__: found})
     monkeypatch.setattr(dense_conv, "library", lambda: found)
     model = small_model()
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
@@ -166,8 +170,8 @@ def test_auto_goes_on_to_pytorch_where_nothing_else_runs(monkeypatch: pytest.Mon
     def refuse(model: DeepLab, **options: object) -> None:
         raise UserError("cannot")
 
-    monkeypatch.setattr("deeplab.engines.find_spec", lambda name: "found")
-    monkeypatch.setattr("deeplab.engines.ENGINES", dict.fromkeys(ENGINES, refuse))
+    monkeypatch.setattr("deeplab.prediction.runtimes.find_spec", lambda name: "found")
+    monkeypatch.setattr("deeplab.prediction.runtimes.ENGINES", dict.fromkeys(ENGINES, refuse))
     assert engine_network(small_model(), "auto", device=CPU) is None
 
 

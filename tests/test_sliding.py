@@ -9,8 +9,8 @@ import torch
 from deeplab import DeepLab, DeepLabConfig, LabelSpec
 from deeplab.config import BackboneConfig, ContextConfig
 from deeplab.errors import UserError
-from deeplab.inference import predict
-from deeplab.sliding import Window, predict_in_windows, predict_whole, window_starts
+from deeplab.prediction.inference import predict
+from deeplab.prediction.sliding import Window, predict_in_windows, predict_whole, window_starts
 
 
 @pytest.fixture(scope="module")

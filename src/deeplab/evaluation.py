@@ -13,8 +13,8 @@ from deeplab.crf.labels import predict_with_crf
 from deeplab.errors import UserError
 from deeplab.metrics import ConfusionMatrix
 from deeplab.model import DeepLab
-from deeplab.sliding import Window, predict_in_windows
-from deeplab.strips import Labelled, predict_whole
+from deeplab.prediction.sliding import Window, predict_in_windows
+from deeplab.prediction.strips import Labelled, predict_whole
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -52,8 +52,8 @@ def evaluate(
     Args:
         model: put into eval mode, and back into its own afterwards.
         samples: (photo uint8 [H, W, 3], labels uint8 [H, W]); sizes may differ from photo to photo.
-        scales, flip: see `deeplab.inference.predict`.
-        window: label each photo in windows of this size, see `deeplab.sliding`; None takes it whole.
+        scales, flip: see `deeplab.prediction.inference.predict`.
+        window: label each photo in windows of this size, see `deeplab.prediction.sliding`; None takes it whole.
         crf: refine probabilities by the fully connected CRF with these parameters, see `deeplab.crf`.
         confidence: whether results have the labels' probabilities, which take as long as the labels or longer.
         on_result: called with each photo's result, for other measures.

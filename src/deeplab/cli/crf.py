@@ -123,7 +123,7 @@ def _held_out(
     from deeplab.cli.evaluate import open_labelled
     from deeplab.cli.tables import photo_progress
     from deeplab.crf.held_out import HeldOut, choose_photos
-    from deeplab.segmenter import Segmenter
+    from deeplab.prediction.segmenter import Segmenter
 
     network = Segmenter(model, output_stride=output_stride, device=device).model
     dataset = open_labelled(root, split, stored, network.labels)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from deeplab.instance_iou import InstanceIoU
     from deeplab.labels import LabelSpec
     from deeplab.model import DeepLab
+    from deeplab.prediction.sliding import Window
     from deeplab.report.scores import Scores
-    from deeplab.sliding import Window
     from deeplab.train.distributed import World
 
 INTERVALS = {"interval": "interval of mean IoU", "difference": "interval of the difference"}
@@ -96,7 +96,7 @@ def evaluate(
         auto, cpu, cuda, cuda:1, mps. With torchrun, cuda gives each process its own GPU.
     """
     from deeplab.allocator import keep_freed_memory
-    from deeplab.segmenter import Segmenter, pick_device
+    from deeplab.prediction.segmenter import Segmenter, pick_device
     from deeplab.train.distributed import join_processes
 
     keep_freed_memory()
@@ -143,7 +143,7 @@ def evaluate(
 
 
 def _checked_window(window: tuple[int, int] | None, overlap: float) -> Window | None:
-    from deeplab.sliding import Window
+    from deeplab.prediction.sliding import Window
 
     return None if window is None else Window(*window, overlap=overlap).checked()
 

@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from deeplab.errors import UserError
 
 if TYPE_CHECKING:
-    from deeplab.segmenter import Segmentation, Segmenter
+    from deeplab.prediction.segmenter import Segmentation, Segmenter
 
 INDEX_NAME = "predictions.json"
 SPELL_OUT = 20
@@ -73,8 +73,8 @@ def predict(
     from deeplab.allocator import keep_freed_memory
     from deeplab.crf import crf_parameters
     from deeplab.imaging.photos import find_photos
+    from deeplab.prediction.segmenter import Segmenter
     from deeplab.processor import has_bfloat16
-    from deeplab.segmenter import Segmenter
 
     if not inputs:
         raise UserError("no photos given; like: deeplab predict photos/ -o predictions")

@@ -7,9 +7,9 @@ import torch
 
 from deeplab.crf.config import CRFConfig
 from deeplab.crf.dense import dense_crf
-from deeplab.inference import predict
 from deeplab.model import DeepLab
-from deeplab.strips import Labelled
+from deeplab.prediction.inference import predict
+from deeplab.prediction.strips import Labelled
 
 
 def marginals_of(
@@ -26,7 +26,7 @@ def marginals_of(
         model: in eval mode.
         photo: uint8 [H, W, 3].
         parameters: see `deeplab.crf.CRFConfig`.
-        scales, flip: see `deeplab.inference.predict`; the CRF runs once, on what they average to.
+        scales, flip: see `deeplab.prediction.inference.predict`; the CRF runs once, on what they average to.
     """
     pixels = torch.from_numpy(photo).permute(2, 0, 1)[None].to(next(model.parameters()).device)
     found = predict(model, pixels, scales=scales, flip=flip)["semantic"].probabilities[0]

@@ -15,8 +15,8 @@ from deeplab.crf import CRFConfig
 from deeplab.data.dataset import SegmentationDataset
 from deeplab.evaluation import Result, evaluate
 from deeplab.model import DeepLab
+from deeplab.prediction.sliding import Window
 from deeplab.report.scores import Scores
-from deeplab.sliding import Window
 from deeplab.train.distributed import ALONE, World, gather
 
 

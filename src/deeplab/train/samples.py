@@ -10,8 +10,8 @@ from PIL import Image
 
 from deeplab.data.dataset import SegmentationDataset
 from deeplab.imaging.overlay import draw_overlay
-from deeplab.inference import predict_labels
 from deeplab.model import DeepLab
+from deeplab.prediction.inference import predict_labels
 
 SAMPLES_FOLDER = "samples"
 SAMPLES = 4

@@ -15,18 +15,18 @@ from PIL import Image
 from deeplab.checkpoint import DEFAULT_MODEL, load
 from deeplab.crf import CRFConfig
 from deeplab.crf.labels import marginals_of
-from deeplab.engines import INT8, let_run
 from deeplab.errors import UserError
-from deeplab.fold import Precision, for_inference
 from deeplab.imaging.label_maps import save_label_map
 from deeplab.imaging.overlay import class_shares, draw_overlay
 from deeplab.imaging.photos import PhotoLike, as_photo
 from deeplab.imaging.png import save_png
-from deeplab.inference import predict, predict_labels
 from deeplab.labels import LabelSpec
 from deeplab.model import DeepLab
 from deeplab.native.upsample_argmax import label_dtype
-from deeplab.strips import predict_whole
+from deeplab.prediction.fold import Precision, for_inference
+from deeplab.prediction.inference import predict, predict_labels
+from deeplab.prediction.runtimes import INT8, let_run
+from deeplab.prediction.strips import predict_whole
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,13 @@ class Segmenter:
         precision: "float32", "bfloat16": up to twice as fast where the processor has instructions for it, labels
             change at some edges; "int8": faster again, with engine "openvino" or "auto" only (extra `int8`).
         engine: "torch", "openvino" or "onnxruntime" run the network (extras `openvino`, `onnx`), or "auto", the
-            fastest that is installed; see `deeplab.engines`.
+            fastest that is installed; see `deeplab.prediction.runtimes`.
         crf: snap labels to the photo's edges by the fully connected CRF with these parameters, on the CPU;
             probabilities are then its marginals.
         calibration: for int8, some dozens of photos like those that the model will see.
 
     Attributes:
-        model: a copy made ready for inference, see `deeplab.fold`; the one given is left as it is.
+        model: a copy made ready for inference, see `deeplab.prediction.fold`; the one given is left as it is.
         engine: what runs its network.
 
     Raises:

@@ -71,7 +71,7 @@ def predict_labels(model: DeepLab, images: torch.Tensor) -> dict[str, torch.Tens
     """Labels alone at the images' size, by output name: uint8 [N, H, W], uint16 above 256 classes.
 
     No logits are made at the images' size, see `deeplab.native.upsample_argmax`; the labels are those of `predict`,
-    but where two classes are equal up to rounding. For several scales see `deeplab.strips`.
+    but where two classes are equal up to rounding. For several scales see `deeplab.prediction.strips`.
 
     Args:
         model, images: see `predict`.

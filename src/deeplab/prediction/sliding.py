@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 
 from deeplab.errors import UserError
-from deeplab.inference import predict
 from deeplab.model import DeepLab
-from deeplab.strips import Labelled, confidence_of, predict_whole
+from deeplab.prediction.inference import predict
+from deeplab.prediction.strips import Labelled, confidence_of, predict_whole
 
 
 class Window(NamedTuple):
@@ -67,7 +67,7 @@ def predict_in_windows(
     """Labels and confidence of one image in windows; those of `predict_whole` where one window covers it.
 
     Args:
-        model, scales, flip: see `deeplab.inference.predict`.
+        model, scales, flip: see `deeplab.prediction.inference.predict`.
         image: [1, in_channels, H, W], see there.
         confidence: see `predict_whole`.
         window: a side beyond the image's is cut to it.

@@ -2,8 +2,8 @@
 
 With 150 classes at 2000 x 3000 they would take 3.6 GB each. Logits at low resolution, of each size and mirror
 image, are a 64th of that or less and are all kept. Labels of a single pass are those of
-`deeplab.native.upsample_argmax`. Against `deeplab.inference.predict`, which interpolates rows and columns in one,
-probabilities differ by rounding (below 1e-5) and labels where two classes are equal up to that.
+`deeplab.native.upsample_argmax`. Against `deeplab.prediction.inference.predict`, which interpolates rows and columns
+in one, probabilities differ by rounding (below 1e-5) and labels where two classes are equal up to that.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import NamedTuple
 import torch
 
 from deeplab.config import ResizeRule
-from deeplab.inference import predict
 from deeplab.layers.resize import resize_bilinear
 from deeplab.model import DeepLab
 from deeplab.native.upsample_argmax import axis, upsample_argmax
+from deeplab.prediction.inference import predict
 
 STRIP_BYTES = 16 << 20
 
@@ -44,7 +44,7 @@ def predict_whole(
     """Labels and confidence of one image.
 
     Args:
-        model, scales, flip: see `deeplab.inference.predict`.
+        model, scales, flip: see `deeplab.prediction.inference.predict`.
         image: [1, in_channels, H, W], see there.
         confidence: False leaves it out, which spares a single pass the strips.
     """

@@ -12,9 +12,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deeplab.engines.program import Network, as_logits, as_photos, converted, exported, output_names
 from deeplab.errors import UserError, require
 from deeplab.model import DeepLab
+from deeplab.prediction.runtimes.program import (
+    Network,
+    as_logits,
+    as_photos,
+    converted,
+    exported,
+    output_names,
+)
 
 EXTRA = "onnx"
 

@@ -11,10 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from deeplab.engines.int8 import quantised
-from deeplab.engines.program import Network, as_logits, as_photos, converted, exported, output_names
 from deeplab.errors import UserError, require
 from deeplab.model import DeepLab
+from deeplab.prediction.runtimes.int8 import quantised
+from deeplab.prediction.runtimes.program import (
+    Network,
+    as_logits,
+    as_photos,
+    converted,
+    exported,
+    output_names,
+)
 
 # what is left in floating point beside int8 is float32
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from deeplab.engines.program import converted
 from deeplab.errors import UserError, require
 from deeplab.model import DeepLab
+from deeplab.prediction.runtimes.program import converted
 
 EXTRA = "int8"
 

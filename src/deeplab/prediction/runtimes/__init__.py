@@ -8,13 +8,13 @@ from importlib.util import find_spec
 import numpy as np
 import torch
 
-from deeplab.engines.onnxruntime import onnxruntime_network
-from deeplab.engines.openvino import openvino_network
-from deeplab.engines.program import Network
 from deeplab.errors import UserError
-from deeplab.fold import folded
 from deeplab.model import DeepLab
 from deeplab.native import dense_conv
+from deeplab.prediction.fold import folded
+from deeplab.prediction.runtimes.onnxruntime import onnxruntime_network
+from deeplab.prediction.runtimes.openvino import openvino_network
+from deeplab.prediction.runtimes.program import Network
 
 TORCH, AUTO, INT8 = "torch", "auto", "int8"
 # by what is faster
