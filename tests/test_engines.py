@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from deeplab.errors import UserError
 from deeplab.model import DeepLab
 from deeplab.native import dense_conv
 from deeplab.prediction.runtimes import ENGINES, engine_network, program
-from deeplab.prediction.runtimes.int8 import quantised, write_int8
+from deeplab.prediction.runtimes.int8 import write_int8
 from deeplab.prediction.segmenter import Segmenter
 
 torch.set_num_threads(1)
@@ -115,10 +116,8 @@ def test_int8_without_what_it_needs_is_refused(monkeypatch: pytest.MonkeyPatch) 
     model, photo = small_model(), np.zeros((33, 33, 3), np.uint8)
     with pytest.raises(UserError, match="engine torch has no precision int8; fix: engine openvino"):
         Segmenter(model, precision="int8", calibration=[photo])
-    with pytest.raises(UserError, match="in int8 runs one pass; fix: no scales and no flip"):
-        Segmenter(model, precision="int8", engine="auto", flip=True, calibration=[photo])
     with pytest.raises(UserError, match="there are none; fix: --calibration FOLDER"):
-        quantised(model, Path("network.xml"), [])
+        Segmenter(model, precision="int8", engine="openvino")
     monkeypatch.setitem(sys.modules, "nncf", None)
     with pytest.raises(UserError, match=r"nncf.*\[int8\]"):
         write_int8(Path("network.xml"), [photo], Path("int8.xml"))
@@ -223,19 +222,30 @@ def test_a_segmenter_names_its_engine_and_labels_alike(monkeypatch: pytest.Monke
     assert expected.labels.std() > 0
     segmenter = Segmenter(model, output_stride=8, engine="openvino", precision="bfloat16")
     np.testing.assert_array_equal(segmenter(photo).labels, expected.labels)
-    assert segmenter.engine == "openvino" and asked == [(8, "bfloat16", (1, 3, 65, 97))]
+    assert segmenter.predictor.engine == "openvino" and asked == [(8, "bfloat16", (1, 3, 65, 97))]
     segmenter(photo, probabilities=True)
-    assert len(asked) == 2
-    segmenter.model.low_resolution_logits(torch.zeros(1, 3, 33, 33))
     assert len(asked) == 2 and model.output_stride == 16
+    passes = {"output_stride": 8, "scales": (1.0, 0.5), "flip": True}
+    several = Segmenter(model, engine="openvino", **passes)(photo).labels
+    # resized photos are rounded for the runtime
+    assert (several == Segmenter(model, **passes)(photo).labels).mean() > 0.99
+    assert [shape for *_, shape in asked[2:]] == 2 * [(1, 3, 65, 97)] + 2 * [(1, 3, 33, 49)]
 
 
-def test_engines_run_one_pass_only() -> None:
-    with pytest.raises(
-        UserError, match="engine openvino runs one pass; fix: engine torch, or no scales and no flip"
-    ):
-        Segmenter(small_model(), engine="openvino", flip=True)
-    assert Segmenter(small_model(), engine="auto", scales=(1.0, 0.5)).engine == "torch"
+def test_auto_is_pytorch_for_several_passes() -> None:
+    assert Segmenter(small_model(), engine="auto", scales=(1.0, 0.5)).predictor.engine == "torch"
+
+
+def test_threads_do_not_disturb_each_other(empty_cache: Path) -> None:
+    pytest.importorskip("openvino")
+    segmenter = Segmenter(small_model(), engine="openvino", device="cpu")
+    images = [photos((65 + number, 97, 3)).numpy() for number in range(16)]
+    alone = [segmenter(image).labels for image in images]
+    with ThreadPoolExecutor(4) as threads:
+        for found, expected in zip(
+            threads.map(lambda image: segmenter(image).labels, images), alone, strict=True
+        ):
+            np.testing.assert_array_equal(found, expected)
 
 
 def test_the_program_computes_the_models_logits() -> None:

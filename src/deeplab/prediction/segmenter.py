@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from deeplab.checkpoint import DEFAULT_MODEL, load
-from deeplab.crf import CRFConfig
-from deeplab.crf.labels import marginals_of
-from deeplab.errors import UserError
 from deeplab.imaging.label_maps import save_label_map
 from deeplab.imaging.overlay import class_shares, draw_overlay
 from deeplab.imaging.photos import PhotoLike, as_photo
@@ -23,10 +18,8 @@ from deeplab.imaging.png import save_png
 from deeplab.labels import LabelSpec
 from deeplab.model import DeepLab
 from deeplab.native.upsample_argmax import label_dtype
-from deeplab.prediction.fold import Precision, for_inference
-from deeplab.prediction.inference import predict, predict_labels
-from deeplab.prediction.runtimes import INT8, let_run
-from deeplab.prediction.strips import predict_whole
+from deeplab.prediction.labelling import AS_IT_IS, Labelling
+from deeplab.prediction.predictor import Predictor
 
 
 @dataclass(frozen=True)
@@ -82,110 +75,40 @@ class Segmenter:
 
     Args:
         model: an embedded model's name, a saved model's folder or file, a Hub id, or a `DeepLab`.
-        output_stride: 4, 8, 16 or 32; None is the model's own.
-        scales, flip: run at several sizes and mirrored, and average (slower, a little better).
-        device: "auto" takes a CUDA GPU if there is one; else as torch names them.
-        precision: "float32", "bfloat16": up to twice as fast where the processor has instructions for it, labels
-            change at some edges; "int8": faster again, with engine "openvino" or "auto" only (extra `int8`).
-        engine: "torch", "openvino" or "onnxruntime" run the network (extras `openvino`, `onnx`), or "auto", the
-            fastest that is installed; see `deeplab.prediction.runtimes`.
-        crf: snap labels to the photo's edges by the fully connected CRF with these parameters, on the CPU;
-            probabilities are then its marginals.
-        calibration: for int8, some dozens of photos like those that the model will see.
+        how: see `deeplab.prediction.labelling.Labelling`.
+        options: fields of it by name, such as `scales=(0.75, 1.0), flip=True`, in place of those of `how`.
 
     Attributes:
-        model: a copy made ready for inference, see `deeplab.prediction.fold`; the one given is left as it is.
-        engine: what runs its network.
+        predictor: the network, ready for inference, see `deeplab.prediction.fold`; the one given is left as it is.
 
     Raises:
-        UserError: no such model, device, output stride, precision or engine, a scale that is not positive, or int8
-            without photos to calibrate with.
+        UserError: no such model, device, output stride, precision or engine, or what does not go together.
     """
 
     def __init__(
-        self,
-        model: str | PathLike[str] | DeepLab = DEFAULT_MODEL,
-        *,
-        output_stride: int | None = None,
-        scales: tuple[float, ...] = (1.0,),
-        flip: bool = False,
-        device: str = "auto",
-        precision: Precision | Literal["int8"] = "float32",
-        engine: str = "torch",
-        crf: CRFConfig | None = None,
-        calibration: Sequence[PhotoLike] = (),
+        self, model: str | PathLike[str] | DeepLab = DEFAULT_MODEL, how: Labelling = AS_IT_IS, **options: Any
     ) -> None:
-        if not scales or min(scales) <= 0:
-            raise UserError(f"scales {scales}: give positive factors, like 0.75 1 1.25")
-        self.device = pick_device(device)
-        network = model if isinstance(model, DeepLab) else load(model)
-        # what the engine does not compute stays in float32
-        rest = "float32" if precision == INT8 else precision
-        self.model = for_inference(network, device=self.device, precision=rest)
-        if output_stride is not None:
-            try:
-                self.model.output_stride = output_stride
-            except ValueError as error:
-                raise UserError(str(error)) from None
-        self.scales = tuple(scales)
-        self.flip = flip
-        self.engine = let_run(
-            engine,
-            self.model,
-            network,
-            device=self.device,
-            precision=precision,
-            one_pass=self.scales == (1.0,) and not flip,
-            calibration=[as_photo(photo) for photo in calibration],
-        )
-        self.crf = crf
+        how = replace(how, **options)
+        self.predictor = Predictor.of(model if isinstance(model, DeepLab) else load(model), how)
 
     def __call__(self, image: PhotoLike, *, probabilities: bool = False) -> Segmentation:
-        """Label every pixel of one photo.
+        """Label every pixel of one photo; may be called from several threads.
 
         Args:
             image: a path, a PIL image, or uint8 [H, W], [H, W, 3] or [H, W, 4] RGB values.
-            probabilities: also keep them (4 bytes a pixel and class).
+            probabilities: also keep them (4 bytes a pixel and class); with a CRF its marginals.
 
         Raises:
-            UserError: the photo cannot be read, or is of another kind.
+            UserError: the photo cannot be read, or is of another kind; or probabilities of windows.
         """
         photo = as_photo(image)
-        pixels = torch.from_numpy(photo).permute(2, 0, 1)[None].to(self.device)
-        passes = {"scales": self.scales, "flip": self.flip}
         shares = None
-        if self.crf is not None:
-            marginals = marginals_of(self.model, photo, parameters=self.crf, **passes)
-            labels = marginals.argmax(0, keepdim=True).to(label_dtype(len(marginals)))
-            shares = marginals.numpy() if probabilities else None
-        elif probabilities:
-            found = predict(self.model, pixels, **passes)["semantic"]
-            labels = found.labels.to(label_dtype(self.model.config.num_classes))
-            shares = found.probabilities[0].float().cpu().numpy()
-        elif self.scales == (1.0,) and not self.flip:
-            labels = predict_labels(self.model, pixels)["semantic"]
+        if probabilities:
+            labels, found = self.predictor.probabilities_of(photo)
+            labels = labels.to(label_dtype(len(found)))
+            shares = found.numpy()
         else:
-            found = predict_whole(self.model, pixels, **passes, confidence=False).labels[None]
-            labels = found.to(label_dtype(self.model.config.num_classes))
+            labels = self.predictor.labels_of(photo)
         return Segmentation(
-            photo=photo, labels=labels[0].cpu().numpy(), probabilities=shares, spec=self.model.labels
+            photo=photo, labels=labels.numpy(), probabilities=shares, spec=self.predictor.labels
         )
-
-
-def pick_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is the first CUDA GPU, else the CPU.
-
-    Raises:
-        UserError: torch does not know it, or this machine does not have it.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"device {name!r} cannot be used here ({reason}); allowed: auto, cpu, cuda, cuda:1, mps"
-        ) from None
-    return device
