@@ -31,9 +31,9 @@ from deeplab.data.dataset import SegmentationDataset
 from deeplab.data.opening import open_complete
 from deeplab.evaluation import evaluate
 from deeplab.imaging.png import save_png
+from deeplab.prediction.segmenter import Segmenter
 from deeplab.report.chart import trimap_curves
 from deeplab.report.summary import by_class
-from deeplab.segmenter import Segmenter
 
 
 class Measured(NamedTuple):

@@ -30,10 +30,10 @@ from torch.nn.functional import cross_entropy
 
 from deeplab.config import ASPPConfig, DecoderConfig, DeepLabConfig, backbone_config
 from deeplab.cost import cost
-from deeplab.fold import for_inference
 from deeplab.importers import import_weights
-from deeplab.inference import predict_labels
 from deeplab.model import DeepLab
+from deeplab.prediction.fold import for_inference
+from deeplab.prediction.inference import predict_labels
 from deeplab.train.engine import batch_loss
 
 CLASSES = 21

@@ -28,13 +28,13 @@ from deeplab.crf import V2_RESNET101, dense_crf
 from deeplab.data.dataset import SegmentationDataset
 from deeplab.data.opening import open_complete
 from deeplab.data.selection import select_classes
-from deeplab.fold import for_inference
 from deeplab.imaging.label_maps import save_label_map
 from deeplab.importers import import_weights
-from deeplab.inference import predict
 from deeplab.metrics import ConfusionMatrix
 from deeplab.model import DeepLab
 from deeplab.palettes import VOC_CLASSES, pascal
+from deeplab.prediction.fold import for_inference
+from deeplab.prediction.inference import predict
 
 IGNORE = 255
 RESAMPLES = 1000

@@ -26,7 +26,7 @@ from deeplab.heads.packed_decoder import PackedDecoderStage
 from deeplab.layers.packed_conv import PackedConv
 from deeplab.layers.packed_separable import PackedInvertedResidual, PackedSeparableConv
 from deeplab.model import DeepLab
-from deeplab.segmenter import Segmenter
+from deeplab.prediction.segmenter import Segmenter
 from deeplab.train.engine import batch_loss
 
 WARM, RUNS = 3, 10

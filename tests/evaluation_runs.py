@@ -10,6 +10,7 @@ from deeplab.calibration import Calibration
 from deeplab.checkpoint import load
 from deeplab.data.dataset import SegmentationDataset
 from deeplab.data.opening import open_source
+from deeplab.prediction.predictor import Predictor
 from deeplab.report.measure import measure
 from deeplab.report.scores import Scores
 from deeplab.report.summary import summarise
@@ -30,6 +31,6 @@ def everything(model: Path, data: Path) -> tuple[dict[str, Any], list[bytes]]:
         worst=Worst(network.labels, keep=2),
     )
     with join_processes("cpu") as world:
-        scores = measure(network, dataset, scores, world=world)
+        scores = measure(Predictor.as_it_is(network), dataset, scores, world=world)
     assert scores.worst is not None
     return summarise(scores, CLASSES, settings={}), [one.picture for one in scores.worst.shown]

@@ -15,8 +15,8 @@ from golden_row import Judge, Row, said_as_json
 from deeplab.data.augment import pad_bottom_right
 from deeplab.data.resize import ResizeToRange, resize_image, resize_label
 from deeplab.importers import import_weights
-from deeplab.inference import predict
 from deeplab.model import DeepLab
+from deeplab.prediction.reference import predict_as_reference
 from deeplab.reference import config_from_options
 
 GAP = 1e-4
@@ -68,12 +68,11 @@ def exported(model: DeepLab, photo: np.ndarray, flags: dict[str, list[str]]) -> 
     crop = [int(side) for side in flags["crop_size"]]
     variant = flags.get("model_variant", ["mobilenet_v2"])[0]
     padded, _ = pad_bottom_right(image, blank, (crop[0], crop[-1]), pad_pixel=pad_pixel(variant))
-    predicted = predict(
+    predicted = predict_as_reference(
         model,
         torch.from_numpy(padded.copy()).permute(2, 0, 1)[None],
         scales=tuple(float(scale) for scale in flags.get("inference_scales", ["1.0"])),
         flip=flags.get("add_flipped_images", ["false"])[0].lower() in ("true", "1", ""),
-        reference=True,
     )["semantic"]
     labels = predicted.labels[0, :height, :width].numpy()
     probabilities = predicted.probabilities[0, :, :height, :width].permute(1, 2, 0).numpy()

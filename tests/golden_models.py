@@ -12,8 +12,8 @@ import torch
 from golden_row import Judge, Row, said_as_json
 from golden_weights import build
 
-from deeplab.inference import predict
 from deeplab.model import DeepLab
+from deeplab.prediction.reference import predict_as_reference
 
 TOLERANCE = 2e-4  # of the standard deviation: about 5 times the measured noise of the vectors themselves
 TIGHT_TOLERANCE = 5e-5  # the MobileNetV3 cases, whose 1/6 against 0.16667 would pass the other
@@ -92,14 +92,13 @@ def run_model(path: Path) -> Row:
     seen = record_intermediates(model)
     with torch.inference_mode():
         seen |= logits_by_key(model, image, options)
-    predictions = predict(
+    predictions = predict_as_reference(
         model,
         image,
         scales=tuple(options.get("eval_scales") or (1.0,)),
         flip=options["add_flipped_images"],
         upsample_logits=options["prediction_with_upsampled_logits"],
         averaged=bool(options.get("eval_scales")),
-        reference=True,
     )
     judge = Judge(path.stem)
     _judge_arrays(judge, data, seen, meta)

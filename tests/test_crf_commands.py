@@ -14,7 +14,9 @@ from deeplab import Segmenter
 from deeplab.crf import CRF_PRESETS, V2_RESNET101, CRFConfig, crf_parameters, dense_crf
 from deeplab.errors import UserError
 from deeplab.evaluation import evaluate
-from deeplab.sliding import Window
+from deeplab.prediction.labelling import Labelling
+from deeplab.prediction.predictor import Predictor
+from deeplab.prediction.sliding import Window
 
 pytestmark = pytest.mark.usefixtures("crf_in_torch")
 
@@ -64,9 +66,9 @@ def test_predict_writes_the_crf_s_labels(deeplab, squares_model: Path, squares: 
 
 def test_a_crf_finds_the_edges_that_a_coarse_network_blurs() -> None:
     network, sample = ColourNetwork(), blob()
-    without = evaluate(network, [sample]).mean_iou()
+    without = evaluate(Predictor.as_it_is(network), [sample]).mean_iou()
     parameters = CRFConfig(w1=10, sigma_alpha=30, sigma_beta=10, w2=1, sigma_gamma=1)
-    with_crf = evaluate(network, [sample], crf=parameters)
+    with_crf = evaluate(Predictor.as_it_is(network, Labelling(crf=parameters)), [sample])
     assert without < 0.97
     assert with_crf.mean_iou() == 1
 
@@ -96,9 +98,9 @@ def test_windows_and_a_crf_exclude_each_other(deeplab, squares_model: Path, squa
     words = (*evaluation(squares, squares_model), "--window", 16, 16)
     code, _, err = deeplab(*words, "--crf", "v1")
     assert code == 2
-    assert "--crf and --window exclude each other" in err
+    assert "a CRF and windows exclude each other" in err
     with pytest.raises(UserError, match="fix: leave out the window, or the CRF"):
-        evaluate(ColourNetwork(), [blob()], crf=V2_RESNET101, window=Window(16, 16))
+        Labelling(crf=V2_RESNET101, window=Window(16, 16))
 
 
 def test_parameters_by_name_or_file(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from deeplab.crf import CRFConfig, SearchRanges
 from deeplab.crf.held_out import HeldOut, choose_photos
 from deeplab.crf.search import at_an_edge, best_of, coarse_to_fine
 from deeplab.errors import UserError
+from deeplab.prediction.predictor import Predictor
 
 pytestmark = pytest.mark.usefixtures("crf_in_torch")
 
@@ -75,7 +76,7 @@ def test_equal_scores_keep_the_first() -> None:
 
 def test_finds_the_colour_reach_that_tells_the_disc_from_its_surroundings() -> None:
     """A reach of 10 separates red from blue; a thousand does not, and the CRF then drowns the disc."""
-    held = HeldOut(ColourNetwork(), Photos(blob(40), blob(48)), chosen=[0, 1])
+    held = HeldOut(Predictor.as_it_is(ColourNetwork()), Photos(blob(40), blob(48)), chosen=[0, 1])
     ranges = SearchRanges(w1=(10, 10), sigma_alpha=(30, 30), sigma_beta=(10, 1000), w2=1, sigma_gamma=1)
     best = best_of(coarse_to_fine(held.mean_iou, ranges=ranges, rounds=1))
     assert best.parameters.sigma_beta == 10

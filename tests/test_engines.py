@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +13,12 @@ import torch
 from torch_comparison import randomise
 
 from deeplab.config import ASPPConfig, DecoderConfig, DeepLabConfig, backbone_config
-from deeplab.engines import ENGINES, engine_network, program
-from deeplab.engines.int8 import quantised, write_int8
 from deeplab.errors import UserError
 from deeplab.model import DeepLab
 from deeplab.native import dense_conv
-from deeplab.segmenter import Segmenter
+from deeplab.prediction.runtimes import ENGINES, engine_network, program
+from deeplab.prediction.runtimes.int8 import write_int8
+from deeplab.prediction.segmenter import Segmenter
 
 torch.set_num_threads(1)
 
@@ -70,7 +71,9 @@ def test_logits_are_pytorchs_at_every_size(engine: str, cache: pytest.MonkeyPatc
         assert found.is_contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * expected.std().item())
     # converted once, for all sizes and whoever asks next
-    cache.setattr(f"deeplab.engines.{engine}.exported", lambda model: pytest.fail("converted twice"))
+    cache.setattr(
+        f"deeplab.prediction.runtimes.{engine}.exported", lambda model: pytest.fail("converted twice")
+    )
     _, again = engine_network(small_model(), engine, device=CPU)
     np.testing.assert_array_equal(again(images)["semantic"], found)
 
@@ -98,7 +101,9 @@ def test_int8_is_near_and_made_once_for_the_same_photos(cache: pytest.MonkeyPatc
     difference = (found - expected).abs().mean() / expected.std()
     assert 1e-4 < difference < 0.1
     with cache.context() as patch:
-        patch.setattr("deeplab.engines.int8.write_int8", lambda *of: pytest.fail("converted twice"))
+        patch.setattr(
+            "deeplab.prediction.runtimes.int8.write_int8", lambda *of: pytest.fail("converted twice")
+        )
         name, again = engine_network(
             small_model(), "auto", device=CPU, precision="int8", calibration=examples
         )
@@ -112,10 +117,8 @@ def test_int8_without_what_it_needs_is_refused(monkeypatch: pytest.MonkeyPatch) 
     model, photo = small_model(), np.zeros((33, 33, 3), np.uint8)
     with pytest.raises(UserError, match="engine torch has no precision int8; fix: engine openvino"):
         Segmenter(model, precision="int8", calibration=[photo])
-    with pytest.raises(UserError, match="in int8 runs one pass; fix: no scales and no flip"):
-        Segmenter(model, precision="int8", engine="auto", flip=True, calibration=[photo])
     with pytest.raises(UserError, match="there are none; fix: --calibration FOLDER"):
-        quantised(model, Path("network.xml"), [])
+        Segmenter(model, precision="int8", engine="openvino")
     monkeypatch.setitem(sys.modules, "nncf", None)
     with pytest.raises(UserError, match=r"nncf.*\[int8\]"):
         write_int8(Path("network.xml"), [photo], Path("int8.xml"))
@@ -149,8 +152,8 @@ def test_torch_is_no_stand_in() -> None:
 
 def test_auto_is_pytorch_where_its_own_convolutions_run(monkeypatch: pytest.MonkeyPatch) -> None:
     found = object()
-    monkeypatch.setattr("deeplab.engines.find_spec", lambda name: "found")
-    monkeypatch.setattr("deeplab.engines.ENGINES", {"openvino": lambda *_, **__: found})
+    monkeypatch.setattr("deeplab.prediction.runtimes.find_spec", lambda name: "found")
+    monkeypatch.setattr("deeplab.prediction.runtimes.ENGINES", {"openvino": lambda *_, **__: found})
     if dense_conv.KERNEL.why_not:
         pytest.skip(dense_conv.KERNEL.why_not)
     model = small_model()
@@ -169,8 +172,8 @@ def test_auto_goes_on_to_pytorch_where_nothing_else_runs(monkeypatch: pytest.Mon
     def refuse(model: DeepLab, **options: object) -> None:
         raise UserError("cannot")
 
-    monkeypatch.setattr("deeplab.engines.find_spec", lambda name: "found")
-    monkeypatch.setattr("deeplab.engines.ENGINES", dict.fromkeys(ENGINES, refuse))
+    monkeypatch.setattr("deeplab.prediction.runtimes.find_spec", lambda name: "found")
+    monkeypatch.setattr("deeplab.prediction.runtimes.ENGINES", dict.fromkeys(ENGINES, refuse))
     assert engine_network(small_model(), "auto", device=CPU) is None
 
 
@@ -222,19 +225,30 @@ def test_a_segmenter_names_its_engine_and_labels_alike(monkeypatch: pytest.Monke
     assert expected.labels.std() > 0
     segmenter = Segmenter(model, output_stride=8, engine="openvino", precision="bfloat16")
     np.testing.assert_array_equal(segmenter(photo).labels, expected.labels)
-    assert segmenter.engine == "openvino" and asked == [(8, "bfloat16", (1, 3, 65, 97))]
+    assert segmenter.predictor.engine == "openvino" and asked == [(8, "bfloat16", (1, 3, 65, 97))]
     segmenter(photo, probabilities=True)
-    assert len(asked) == 2
-    segmenter.model.low_resolution_logits(torch.zeros(1, 3, 33, 33))
     assert len(asked) == 2 and model.output_stride == 16
+    passes = {"output_stride": 8, "scales": (1.0, 0.5), "flip": True}
+    several = Segmenter(model, engine="openvino", **passes)(photo).labels
+    # resized photos are rounded for the runtime
+    assert (several == Segmenter(model, **passes)(photo).labels).mean() > 0.99
+    assert [shape for *_, shape in asked[2:]] == 2 * [(1, 3, 65, 97)] + 2 * [(1, 3, 33, 49)]
 
 
-def test_engines_run_one_pass_only() -> None:
-    with pytest.raises(
-        UserError, match="engine openvino runs one pass; fix: engine torch, or no scales and no flip"
-    ):
-        Segmenter(small_model(), engine="openvino", flip=True)
-    assert Segmenter(small_model(), engine="auto", scales=(1.0, 0.5)).engine == "torch"
+def test_auto_is_pytorch_for_several_passes() -> None:
+    assert Segmenter(small_model(), engine="auto", scales=(1.0, 0.5)).predictor.engine == "torch"
+
+
+def test_threads_do_not_disturb_each_other(empty_cache: Path) -> None:
+    pytest.importorskip("openvino")
+    segmenter = Segmenter(small_model(), engine="openvino", device="cpu")
+    images = [photos((65 + number, 97, 3)).numpy() for number in range(16)]
+    alone = [segmenter(image).labels for image in images]
+    with ThreadPoolExecutor(4) as threads:
+        for found, expected in zip(
+            threads.map(lambda image: segmenter(image).labels, images), alone, strict=True
+        ):
+            np.testing.assert_array_equal(found, expected)
 
 
 def test_the_program_computes_the_models_logits() -> None:

@@ -112,7 +112,7 @@ def test_everything_is_written_and_right(evaluate, data: Path, models, tmp_path:
         "--widths",
         1,
         3,
-        "--calibration",
+        "--reliability",
         "--bootstrap",
         50,
         "--worst",
@@ -166,7 +166,7 @@ def test_without_an_output_nothing_is_written(evaluate, models, tmp_path: Path, 
 
 def test_windows_as_large_as_the_photos_change_nothing(evaluate, models, tmp_path: Path) -> None:
     for name, window in (("whole", []), ("one", ["--window", 48, 48]), ("many", ["--window", 32, 40])):
-        assert evaluate(models[0], "-o", tmp_path / name, "--calibration", *window)[0] == 0
+        assert evaluate(models[0], "-o", tmp_path / name, "--reliability", *window)[0] == 0
     whole, one, many = (results(tmp_path / name) for name in ("whole", "one", "many"))
     assert (one["confusion"], one["calibration"]) == (whole["confusion"], whole["calibration"])
     assert many["confusion"] != whole["confusion"]

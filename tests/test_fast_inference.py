@@ -16,15 +16,15 @@ from torch import nn
 from deeplab.checkpoint import load, save
 from deeplab.eight_bit import EightBit
 from deeplab.errors import UserError
-from deeplab.fold import folded, for_inference
-from deeplab.inference import predict, predict_labels
 from deeplab.layers.activations import make_activation
 from deeplab.layers.conv import AtrousConv2d
 from deeplab.layers.packed_conv import FUSED, PackedConv
 from deeplab.model import DeepLab
 from deeplab.pipeline import AHEAD, pipelined
+from deeplab.prediction.fold import folded, for_inference
+from deeplab.prediction.inference import predict, predict_labels
+from deeplab.prediction.segmenter import Segmenter
 from deeplab.presets import preset
-from deeplab.segmenter import Segmenter
 
 CPU = torch.device("cpu")
 SMALL = "mobilenetv2_dm05_coco_voc_trainaug"

@@ -18,9 +18,9 @@ from deeplab.calibration import Calibration
 from deeplab.evaluation import Result
 from deeplab.metrics import CONVENTIONS, ConfusionMatrix
 from deeplab.panoptic import PanopticQuality, ParsingCovering
+from deeplab.prediction.sliding import Labelled
 from deeplab.report.scores import Scores
 from deeplab.report.summary import summarise
-from deeplab.sliding import Labelled
 
 CLASSES, VOID = 4, 255
 NAMES = tuple("abcd")

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from deeplab.config import DecoderConfig
-from deeplab.fold import ONE_PASS, _pack
 from deeplab.heads import packed_decoder
 from deeplab.heads.decoder import DecoderStage
 from deeplab.layers import packed_separable
 from deeplab.layers.conv import SeparableConv
 from deeplab.layers.inverted_residual import InvertedResidual
 from deeplab.native import separable
+from deeplab.prediction.fold import ONE_PASS, _pack
 
 torch.set_num_threads(1)
 

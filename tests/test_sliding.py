@@ -9,8 +9,8 @@ import torch
 from deeplab import DeepLab, DeepLabConfig, LabelSpec
 from deeplab.config import ASPPConfig, backbone_config
 from deeplab.errors import UserError
-from deeplab.inference import predict
-from deeplab.sliding import Window, predict_in_windows, predict_whole, window_starts
+from deeplab.prediction.inference import predict
+from deeplab.prediction.sliding import Window, predict_in_windows, predict_whole, window_starts
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_windows_that_do_not_overlap_are_the_crops_themselves(model: DeepLab) ->
     assert torch.equal(found.labels, torch.cat(crops, dim=1))
 
 
-@pytest.mark.parametrize("window", [Window(0, 5), Window(5, 5, overlap=1.0), Window(5, 5, overlap=-0.1)])
-def test_windows_that_make_no_sense(model: DeepLab, window: Window) -> None:
+@pytest.mark.parametrize("window", [(0, 5), (5, 5, 1.0), (5, 5, -0.1)])
+def test_windows_that_make_no_sense(window: tuple) -> None:
     with pytest.raises(UserError, match=r"allowed: sides from 1, an overlap from 0 to below 1"):
-        predict_in_windows(model, picture(9, 9), window=window)
+        Window(*window)

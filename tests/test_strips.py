@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from deeplab import strips
 from deeplab.config import ResizeRule
 from deeplab.layers.resize import resize_bilinear
-from deeplab.strips import predict_whole
+from deeplab.prediction import strips
+from deeplab.prediction.strips import predict_whole
 
 SIZE = (37, 53)
 CLASSES = 5

@@ -27,11 +27,11 @@ from deeplab.data.layouts.tar_shards import write_shards
 from deeplab.data.layouts.tfrecord import write_split
 from deeplab.data.opening import open_source
 from deeplab.data.sbd import Plan, write_train_aug
-from deeplab.engines.program import converted
 from deeplab.errors import UserError
 from deeplab.imaging.label_maps import save_label_map
 from deeplab.imaging.png import save_png
 from deeplab.palettes import pascal
+from deeplab.prediction.runtimes.program import converted
 from deeplab.system import writing
 from deeplab.system.writing import Appended, remove_remains, whole_file, whole_folder, write_whole
 from deeplab.train.checkpointing import TrainingState, write_checkpoint

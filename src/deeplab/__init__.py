@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from deeplab.config import DeepLabConfig
     from deeplab.labels import LabelSpec
     from deeplab.model import DeepLab
-    from deeplab.segmenter import Segmentation, Segmenter
+    from deeplab.prediction.segmenter import Segmentation, Segmenter
 
 __version__ = "0.1.0"
 __all__ = ["DeepLab", "DeepLabConfig", "LabelSpec", "Segmentation", "Segmenter", "__version__"]
@@ -19,8 +19,8 @@ _HOMES = {
     "DeepLab": "deeplab.model",
     "DeepLabConfig": "deeplab.config",
     "LabelSpec": "deeplab.labels",
-    "Segmentation": "deeplab.segmenter",
-    "Segmenter": "deeplab.segmenter",
+    "Segmentation": "deeplab.prediction.segmenter",
+    "Segmenter": "deeplab.prediction.segmenter",
 }
 
 

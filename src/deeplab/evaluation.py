@@ -6,15 +6,10 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from deeplab.crf import CRFConfig
-from deeplab.crf.labels import predict_with_crf
-from deeplab.errors import UserError
 from deeplab.metrics import ConfusionMatrix
-from deeplab.model import DeepLab
-from deeplab.sliding import Window, predict_in_windows
-from deeplab.strips import Labelled, predict_whole
+from deeplab.prediction.predictor import Predictor
+from deeplab.prediction.strips import Labelled
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -36,13 +31,9 @@ class Result(NamedTuple):
 
 
 def evaluate(
-    model: DeepLab,
+    predictor: Predictor,
     samples: Iterable[Pair],
     *,
-    scales: tuple[float, ...] = (1.0,),
-    flip: bool = False,
-    window: Window | None = None,
-    crf: CRFConfig | None = None,
     confidence: bool = False,
     on_result: Callable[[Result], None] = lambda result: None,
     on_photo: Callable[[], None] = lambda: None,
@@ -50,43 +41,19 @@ def evaluate(
     """Accumulate a confusion matrix, one photo at a time, so no padding touches the result.
 
     Args:
-        model: put into eval mode, and back into its own afterwards.
+        predictor: the model and how photos are labelled.
         samples: (photo uint8 [H, W, 3], labels uint8 [H, W]); sizes may differ from photo to photo.
-        scales, flip: see `deeplab.inference.predict`.
-        window: label each photo in windows of this size, see `deeplab.sliding`; None takes it whole.
-        crf: refine probabilities by the fully connected CRF with these parameters, see `deeplab.crf`.
         confidence: whether results have the labels' probabilities, which take as long as the labels or longer.
         on_result: called with each photo's result, for other measures.
         on_photo: called after each photo, for a progress bar.
-
-    Raises:
-        UserError: a CRF together with windows: it looks at the whole photo, and they are there not to hold it.
     """
-    if crf is not None and window is not None:
-        raise UserError(
-            "a CRF needs the probabilities of the whole photo; fix: leave out the window, or the CRF"
-        )
-    confusion = ConfusionMatrix(model.config.num_classes, ignore_label=model.labels.ignore_label)
-    device = next(model.parameters()).device
-    training = model.training
-    model.eval()
-    try:
-        for photo, labels in samples:
-            image = torch.from_numpy(photo).permute(2, 0, 1)[None].to(device)
-            if crf is not None:
-                found = predict_with_crf(model, photo, parameters=crf, scales=scales, flip=flip)
-            elif window is None:
-                found = predict_whole(model, image, scales=scales, flip=flip, confidence=confidence)
-            else:
-                found = predict_in_windows(
-                    model, image, window=window, scales=scales, flip=flip, confidence=confidence
-                )
-            found = found.cpu()
-            own = ConfusionMatrix(confusion.num_classes, ignore_label=confusion.ignore_label)
-            own.update(labels, found.labels)
-            confusion = confusion + own
-            on_result(Result(photo, labels, found, own))
-            on_photo()
-    finally:
-        model.train(training)
+    ignored = predictor.labels.ignore_label
+    confusion = ConfusionMatrix(predictor.network.config.num_classes, ignore_label=ignored)
+    for photo, labels in samples:
+        found = predictor.label(photo, confidence=confidence)
+        own = ConfusionMatrix(confusion.num_classes, ignore_label=ignored)
+        own.update(labels, found.labels)
+        confusion = confusion + own
+        on_result(Result(photo, labels, found, own))
+        on_photo()
     return confusion

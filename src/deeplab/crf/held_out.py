@@ -16,7 +16,7 @@ from deeplab.crf.config import CRFConfig
 from deeplab.crf.dense import dense_crf
 from deeplab.data.dataset import SegmentationDataset
 from deeplab.metrics import ConfusionMatrix
-from deeplab.model import DeepLab
+from deeplab.prediction.predictor import Predictor
 
 
 def choose_photos(available: int, *, photos: int, seed: int) -> list[int]:
@@ -28,7 +28,7 @@ class HeldOut:
     """The chosen photos of a data set with the network's logits.
 
     Args:
-        model: in eval mode; single scale, at its output stride.
+        predictor: its network; of how it labels nothing else is used.
         dataset: without a transform.
         chosen: indices into it.
         on_photo: called after each photo.
@@ -37,34 +37,32 @@ class HeldOut:
     @torch.inference_mode()
     def __init__(
         self,
-        model: DeepLab,
+        predictor: Predictor,
         dataset: SegmentationDataset,
         *,
         chosen: list[int],
         on_photo: Callable[[], None] = lambda: None,
     ) -> None:
-        self._model, self._dataset, self._chosen = model, dataset, chosen
-        device = next(model.parameters()).device
+        self._predictor, self._dataset, self._chosen = predictor, dataset, chosen
         self._logits = []
         for index in chosen:
             photo, _ = dataset.load(index)
-            pixels = torch.from_numpy(photo).permute(2, 0, 1)[None].to(device)
-            self._logits.append(model.low_resolution_logits(pixels)["semantic"].float().cpu())
+            self._logits.append(predictor.logits_of(photo))
             on_photo()
 
     @property
     def output_stride(self) -> int:
         """Of the network."""
-        return self._model.output_stride
+        return self._predictor.output_stride
 
     @torch.inference_mode()
     def mean_iou(self, parameters: CRFConfig | None, *, on_photo: Callable[[], None] = lambda: None) -> float:
         """Of the labels by the CRF, or with None of the network's own."""
-        spec = self._model.labels
+        spec = self._predictor.labels
         confusion = ConfusionMatrix(len(spec.classes), ignore_label=spec.ignore_label)
         for index, logits in zip(self._chosen, self._logits, strict=True):
             photo, labels = self._dataset.load(index)
-            found = self._model.resize_logits(logits, photo.shape[:2])[0].softmax(0)
+            found = self._predictor.network.resize_logits(logits[None], photo.shape[:2])[0].softmax(0)
             if parameters is not None:
                 found = dense_crf(found, photo, parameters=parameters)
             confusion.update(labels, found.argmax(0))

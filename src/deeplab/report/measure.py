@@ -11,34 +11,28 @@ import functools
 import operator
 from collections.abc import Callable
 
-from deeplab.crf import CRFConfig
 from deeplab.data.dataset import SegmentationDataset
 from deeplab.evaluation import Result, evaluate
-from deeplab.model import DeepLab
+from deeplab.prediction.predictor import Predictor
 from deeplab.report.scores import Scores
-from deeplab.sliding import Window
 from deeplab.train.distributed import ALONE, World, gather
 
 
 def measure(
-    model: DeepLab,
+    predictor: Predictor,
     dataset: SegmentationDataset,
     scores: Scores,
     *,
-    scales: tuple[float, ...] = (1.0,),
-    flip: bool = False,
-    window: Window | None = None,
-    crf: CRFConfig | None = None,
     world: World = ALONE,
     on_photo: Callable[[], None] = lambda: None,
 ) -> Scores:
     """All measures over the whole data set, the same in all processes.
 
     Args:
-        model: with the same weights in every process.
+        predictor: with the same weights in every process.
         dataset: without a transform.
         scores: at zero, with the measures that are wanted; each process fills its own.
-        scales, flip, window, crf, on_photo: see `deeplab.evaluation.evaluate`.
+        on_photo: see `deeplab.evaluation.evaluate`.
         world: this process among all; it takes every `world.size`th photo.
     """
     own = range(world.rank, len(dataset), world.size)
@@ -50,12 +44,8 @@ def measure(
 
     samples = (dataset.load(index) for index in own)
     evaluate(
-        model,
+        predictor,
         samples,
-        scales=scales,
-        flip=flip,
-        window=window,
-        crf=crf,
         confidence=scores.calibration is not None,
         on_result=on_result,
         on_photo=on_photo,

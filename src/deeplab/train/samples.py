@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from deeplab.data.dataset import SegmentationDataset
 from deeplab.imaging.overlay import draw_overlay
 from deeplab.imaging.png import save_png
-from deeplab.inference import predict_labels
 from deeplab.model import DeepLab
+from deeplab.prediction.predictor import Predictor
 
 SAMPLES_FOLDER = "samples"
 SAMPLES = 4
@@ -31,7 +30,8 @@ def save_samples(model: DeepLab, dataset: SegmentationDataset, folder: Path, *, 
     """
     model.eval()
     chosen = np.linspace(0, len(dataset) - 1, min(SAMPLES, len(dataset)), dtype=int)
-    rows = [_row(model, *dataset.load(int(index))) for index in chosen]
+    predictor = Predictor.as_it_is(model)
+    rows = [_row(predictor, *dataset.load(int(index))) for index in chosen]
     sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)))
     top = 0
     for row in rows:
@@ -40,19 +40,19 @@ def save_samples(model: DeepLab, dataset: SegmentationDataset, folder: Path, *, 
     return save_png(sheet, folder / SAMPLES_FOLDER / f"step-{step:06d}.png")
 
 
-def _row(model: DeepLab, photo: np.ndarray, truth: np.ndarray) -> Image.Image:
-    image = torch.from_numpy(photo).permute(2, 0, 1)[None].to(model.pixel_mean.device)
-    predicted = predict_labels(model, image)["semantic"][0].cpu().numpy()
+def _row(predictor: Predictor, photo: np.ndarray, truth: np.ndarray) -> Image.Image:
+    spec = predictor.labels
+    predicted = predictor.labels_of(photo).numpy()
     pictures = [Image.fromarray(photo)]
     for labels in (predicted, truth):
         pictures.append(
             draw_overlay(
                 photo,
                 labels,
-                class_names=model.labels.classes,
-                palette=np.asarray(model.labels.palette, dtype=np.uint8),
+                class_names=spec.classes,
+                palette=np.asarray(spec.palette, dtype=np.uint8),
                 legend=False,
-                ignore_label=model.labels.ignore_label,
+                ignore_label=spec.ignore_label,
             )
         )
     factor = min(1.0, LONGEST_SIDE / max(photo.shape[:2]))

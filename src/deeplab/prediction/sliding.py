@@ -7,35 +7,34 @@ the rows that one row of windows covers are held, [classes, window height, photo
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 
 from deeplab.errors import UserError
-from deeplab.inference import predict
-from deeplab.model import DeepLab
-from deeplab.strips import Labelled, confidence_of, predict_whole
+from deeplab.prediction.inference import predict
+from deeplab.prediction.network import Network
+from deeplab.prediction.strips import Labelled, confidence_of, predict_whole
 
 
-class Window(NamedTuple):
-    """Height and width in pixels, and the least share of a side that neighbours share, 0 to below 1."""
+@dataclass(frozen=True)
+class Window:
+    """Height and width in pixels, and the least share of a side that neighbours share, 0 to below 1.
+
+    Raises:
+        UserError: a side or the overlap is out of range.
+    """
 
     height: int
     width: int
     overlap: float = 1 / 3
 
-    def checked(self) -> Window:
-        """Itself.
-
-        Raises:
-            UserError: a side or the overlap is out of range.
-        """
+    def __post_init__(self) -> None:
         if min(self.height, self.width) < 1 or not 0 <= self.overlap < 1:
             raise UserError(
                 f"window {self.height} x {self.width} with overlap {self.overlap}; allowed: sides from 1, an "
                 "overlap from 0 to below 1; fix: try --window 513 513 --overlap 0.33"
             )
-        return self
 
 
 def window_starts(side: int, window: int, *, overlap: float) -> list[int]:
@@ -56,7 +55,7 @@ def window_starts(side: int, window: int, *, overlap: float) -> list[int]:
 
 @torch.inference_mode()
 def predict_in_windows(
-    model: DeepLab,
+    network: Network,
     image: torch.Tensor,
     *,
     window: Window,
@@ -67,19 +66,15 @@ def predict_in_windows(
     """Labels and confidence of one image in windows; those of `predict_whole` where one window covers it.
 
     Args:
-        model, scales, flip: see `deeplab.inference.predict`.
+        network, scales, flip: see `deeplab.prediction.inference.predict`.
         image: [1, in_channels, H, W], see there.
         confidence: see `predict_whole`.
         window: a side beyond the image's is cut to it.
-
-    Raises:
-        UserError: a window that makes no sense.
     """
-    window = window.checked()
     height, width = image.shape[-2:]
     tall, wide = min(window.height, height), min(window.width, width)
     if (tall, wide) == (height, width):
-        return predict_whole(model, image, scales=scales, flip=flip, confidence=confidence)
+        return predict_whole(network, image, scales=scales, flip=flip, confidence=confidence)
     tops = window_starts(height, tall, overlap=window.overlap)
     lefts = window_starts(width, wide, overlap=window.overlap)
     down = _shares(height, tall, tops).to(image.device)
@@ -90,7 +85,7 @@ def predict_in_windows(
     for row, (top, following) in enumerate(zip(tops, [*tops[1:], height], strict=True)):
         for column, left in enumerate(lefts):
             part = image[..., top : top + tall, left : left + wide]
-            found = predict(model, part, scales=scales, flip=flip)["semantic"].probabilities[0].float()
+            found = predict(network, part, scales=scales, flip=flip)["semantic"].probabilities[0].float()
             if open_rows is None:
                 open_rows = found.new_zeros(found.shape[0], tall, width)
             open_rows[..., left : left + wide] += found * (down[row][:, None] * across[column])

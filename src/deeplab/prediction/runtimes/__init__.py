@@ -8,58 +8,19 @@ from importlib.util import find_spec
 import numpy as np
 import torch
 
-from deeplab.engines.onnxruntime import onnxruntime_network
-from deeplab.engines.openvino import openvino_network
-from deeplab.engines.program import Network
 from deeplab.errors import UserError
-from deeplab.fold import folded
 from deeplab.model import DeepLab
 from deeplab.native import dense_conv
+from deeplab.prediction.runtimes.onnxruntime import onnxruntime_network
+from deeplab.prediction.runtimes.openvino import openvino_network
+from deeplab.prediction.runtimes.program import Run
 
 TORCH, AUTO, INT8 = "torch", "auto", "int8"
 # by what is faster
-ENGINES: dict[str, Callable[..., Network]] = {
+ENGINES: dict[str, Callable[..., Run]] = {
     "openvino": openvino_network,
     "onnxruntime": onnxruntime_network,
 }
-
-
-def let_run(
-    engine: str,
-    model: DeepLab,
-    given: DeepLab,
-    *,
-    device: torch.device,
-    precision: str,
-    one_pass: bool,
-    calibration: Sequence[np.ndarray] = (),
-) -> str:
-    """Have an engine compute `model.low_resolution_logits` for photos (uint8); returns its name.
-
-    Args:
-        engine: see `engine_network`.
-        model: what PyTorch would run; keeps computing everything else.
-        given: the model in float32 that it was made from.
-        one_pass: photos are run at one size and not mirrored; engines know nothing else.
-        calibration: see `openvino_network`.
-
-    Raises:
-        UserError: as `engine_network`, or the engine would have to run several passes.
-    """
-    if not one_pass and (engine in ENGINES or precision == INT8):
-        instead = "" if precision == INT8 else f"engine {TORCH}, or "
-        raise UserError(f"{_asked(engine, precision)} runs one pass; fix: {instead}no scales and no flip")
-    if not one_pass or (engine == TORCH and precision != INT8):
-        return TORCH
-    source = folded(given).eval()
-    source.output_stride = model.output_stride
-    found = engine_network(source, engine, device=device, precision=precision, calibration=calibration)
-    if found is None:
-        return TORCH
-    name, network = found
-    plain = model.low_resolution_logits
-    model.low_resolution_logits = lambda images: (network if images.dtype == torch.uint8 else plain)(images)
-    return name
 
 
 def engine_network(
@@ -69,7 +30,7 @@ def engine_network(
     device: torch.device,
     precision: str = "float32",
     calibration: Sequence[np.ndarray] = (),
-) -> tuple[str, Network] | None:
+) -> tuple[str, Run] | None:
     """A runtime's name and its stand-in for `model.low_resolution_logits`, or None where PyTorch is to run it.
 
     In float32 logits agree with PyTorch's within 1e-4 of their standard deviation, whatever the engine.
@@ -88,8 +49,6 @@ def engine_network(
     if engine not in (AUTO, TORCH, *ENGINES):
         raise UserError(f"no engine {engine!r}; {allowed}")
     if precision == INT8:
-        if engine == TORCH:
-            raise UserError(f"engine {TORCH} has no precision {INT8}; fix: engine openvino")
         engine = "openvino" if engine == AUTO else engine
     if engine == TORCH:
         return None
@@ -122,7 +81,7 @@ def _torch_is_fastest(precision: str) -> bool:
     )
 
 
-def _fastest(model: DeepLab, precision: str) -> tuple[str, Network] | None:
+def _fastest(model: DeepLab, precision: str) -> tuple[str, Run] | None:
     for name, make in ENGINES.items():
         if find_spec(name) is not None:
             try:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from deeplab.engines.program import converted
-from deeplab.errors import UserError, require
+from deeplab.errors import require
 from deeplab.model import DeepLab
+from deeplab.prediction.runtimes.program import converted
 
 EXTRA = "int8"
 
@@ -31,13 +31,8 @@ def quantised(model: DeepLab, program: Path, photos: Sequence[np.ndarray]) -> Pa
         photos: see `write_int8`.
 
     Raises:
-        UserError: no photos, or the extra is not installed.
+        UserError: the extra is not installed.
     """
-    if not photos:
-        raise UserError(
-            "int8 takes the ranges of values from photos, and there are none; fix: --calibration FOLDER "
-            "(in Python: calibration=...), some thirty photos like those that the model will see"
-        )
     runtime = require("openvino", extra=EXTRA)
     return converted(
         model,

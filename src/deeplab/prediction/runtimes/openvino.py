@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from deeplab.engines.int8 import quantised
-from deeplab.engines.program import Network, as_logits, as_photos, converted, exported, output_names
 from deeplab.errors import UserError, require
 from deeplab.model import DeepLab
+from deeplab.prediction.runtimes.int8 import quantised
+from deeplab.prediction.runtimes.program import (
+    Run,
+    as_logits,
+    as_photos,
+    converted,
+    exported,
+    output_names,
+)
 
 # what is left in floating point beside int8 is float32
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
@@ -23,11 +31,11 @@ EXTRA = "openvino"
 
 def openvino_network(
     model: DeepLab, *, precision: str = "float32", calibration: Sequence[np.ndarray] = ()
-) -> Network:
+) -> Run:
     """A stand-in for `model.low_resolution_logits`, for uint8 images [N, channels, H, W] of any size.
 
     Runs on as many threads as torch has when it is made. The first time a model is used takes some seconds, which
-    the cache folder saves the next time. Results are overwritten by the next call.
+    the cache folder saves the next time. Each thread has a request of its own.
 
     Args:
         model: in eval mode; later changes to it are not seen.
@@ -55,12 +63,16 @@ def openvino_network(
         "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
-    request = runtime.Core().compile_model(str(path), "CPU", settings).create_infer_request()
+    compiled = runtime.Core().compile_model(str(path), "CPU", settings)
+    own = threading.local()
     # not the model itself, which would keep its weights
     names = output_names(model)
 
     def network(images: torch.Tensor) -> dict[str, torch.Tensor]:
-        results = request.infer([as_photos(images).numpy()], share_inputs=True, share_outputs=True)
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        # copied, as the next call writes over what the request holds, and several passes are kept
+        results = own.request.infer([as_photos(images).numpy()], share_inputs=True, share_outputs=False)
         return as_logits(names, [torch.from_numpy(results[index]) for index in range(len(results))])
 
     return network

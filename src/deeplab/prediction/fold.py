@@ -7,7 +7,6 @@ conv(x, w * factor) + offset. Logits agree to about 1e-5 of the largest in float
 from __future__ import annotations
 
 import copy
-from typing import Literal, get_args
 
 import torch
 from torch import nn
@@ -21,7 +20,7 @@ from deeplab.layers.packed_conv import FUSED, PackedConv
 from deeplab.layers.packed_separable import PackedInvertedResidual, PackedSeparableConv
 from deeplab.model import DeepLab
 
-Precision = Literal["float32", "bfloat16"]
+PRECISIONS = ("float32", "bfloat16")
 ONE_PASS = {
     SeparableConv: PackedSeparableConv,
     InvertedResidual: PackedInvertedResidual,
@@ -29,7 +28,7 @@ ONE_PASS = {
 }
 
 
-def for_inference(model: DeepLab, *, device: torch.device, precision: Precision = "float32") -> DeepLab:
+def for_inference(model: DeepLab, *, device: torch.device, precision: str = "float32") -> DeepLab:
     """A copy of `model` in eval mode, as fast as it gets on `device`.
 
     Models from quantised files keep their own arithmetic, and everything on the way to it.
@@ -43,8 +42,8 @@ def for_inference(model: DeepLab, *, device: torch.device, precision: Precision 
     Raises:
         UserError: no such precision, or bfloat16 for a model that computes in 8 bits.
     """
-    if precision not in get_args(Precision):
-        raise UserError(f"precision {precision!r}; allowed are {', '.join(get_args(Precision))}")
+    if precision not in PRECISIONS:
+        raise UserError(f"precision {precision!r}; allowed are {', '.join(PRECISIONS)}")
     if model.eight_bit and precision != "float32":
         raise UserError(
             f"precision {precision}: this model computes in 8 bits; fix: leave the precision away, "

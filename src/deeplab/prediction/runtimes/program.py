@@ -1,7 +1,8 @@
 """What other runtimes are given: the network as one program, from photos as they lie in memory to small logits.
 
-Upsampling and argmax stay here: labels need no logits at full size (`deeplab.native.upsample_argmax`), and no runtime
-fuses the two. The program takes any photo size, so a model is converted once; runtimes keep it in the cache folder.
+Upsampling and argmax stay outside: labels need no logits at full size (`deeplab.native.upsample_argmax`), and no
+runtime fuses the two. The program takes any photo size, so a model is converted once; runtimes keep it in the
+cache folder.
 """
 
 from __future__ import annotations
@@ -17,12 +18,61 @@ from torch import nn
 
 from deeplab.cache import ANOTHER_CACHE, cache_folder
 from deeplab.checkpoint import describe
+from deeplab.errors import UserError
+from deeplab.layers.resize import resize_bilinear, scale_sides
 from deeplab.model import DeepLab, Logits
 from deeplab.system.writing import whole_folder
 
-Network = Callable[[torch.Tensor], Logits]
+# uint8 images [N, channels, H, W] of any size to logits; may be called from several threads
+Run = Callable[[torch.Tensor], Logits]
 # two photos of sides that no rule mistakes for fixed ones
 EXAMPLE_SHAPE = (2, 97, 129)
+
+
+class RuntimeNetwork:
+    """A network that a runtime computes, for uint8 images; see `deeplab.prediction.network.Network`.
+
+    Args:
+        run: the whole network; images resized for a pass are rounded to whole values for it.
+        model: what it was made from; it is not kept, nor are its weights.
+        one_pass: whether images are run at their own size only, and not mirrored.
+
+    Raises:
+        UserError: several passes of a model that computes something else for each than for an image of its own.
+    """
+
+    eight_bit = False
+
+    def __init__(self, run: Run, model: DeepLab, *, one_pass: bool) -> None:
+        context = model.config.context
+        alike = (
+            model.config.image_pyramid == (1.0,)
+            and context.image_pooling_crop is None
+            and (model.backbone.on_grid or model.decoder is not None)
+        )
+        if not one_pass and not alike:
+            raise UserError(
+                "only PyTorch runs this model in several passes, as its network is not the same at each; "
+                "fix: engine torch, or no scales and no flip"
+            )
+        self.config = model.config
+        self._run = run
+
+    def low_resolution_logits(self, images: torch.Tensor) -> Logits:
+        """See `DeepLab.low_resolution_logits`."""
+        return self._run(images)
+
+    def scaled_logits(self, images: torch.Tensor, scale: float) -> Logits:
+        """See `DeepLab.scaled_logits`."""
+        if scale != 1.0:
+            height, width = scale_sides(images.shape[-2:], scale, self.config.resize)
+            resized = resize_bilinear(images.float(), (height, width), self.config.resize)
+            images = resized.round_().clamp_(0, 255).to(torch.uint8)
+        return self._run(images)
+
+    def resize_logits(self, logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """See `DeepLab.resize_logits`."""
+        return resize_bilinear(logits, size, self.config.resize)
 
 
 class PhotosToLogits(nn.Module):

@@ -12,16 +12,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from deeplab.engines.program import Network, as_logits, as_photos, converted, exported, output_names
 from deeplab.errors import UserError, require
 from deeplab.model import DeepLab
+from deeplab.prediction.runtimes.program import (
+    Run,
+    as_logits,
+    as_photos,
+    converted,
+    exported,
+    output_names,
+)
 
 EXTRA = "onnx"
 
 
 def onnxruntime_network(
     model: DeepLab, *, precision: str = "float32", calibration: Sequence[np.ndarray] = ()
-) -> Network:
+) -> Run:
     """A stand-in for `model.low_resolution_logits`, for uint8 images [N, channels, H, W] of any size.
 
     Runs on as many threads as torch has when it is made. The first time a model is used takes some seconds, which

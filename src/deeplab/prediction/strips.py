@@ -2,8 +2,8 @@
 
 With 150 classes at 2000 x 3000 they would take 3.6 GB each. Logits at low resolution, of each size and mirror
 image, are a 64th of that or less and are all kept. Labels of a single pass are those of
-`deeplab.native.upsample_argmax`. Against `deeplab.inference.predict`, which interpolates rows and columns in one,
-probabilities differ by rounding (below 1e-5) and labels where two classes are equal up to that.
+`deeplab.native.upsample_argmax`. Against `deeplab.prediction.inference.predict`, which interpolates rows and columns
+in one, probabilities differ by rounding (below 1e-5) and labels where two classes are equal up to that.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import NamedTuple
 import torch
 
 from deeplab.config import ResizeRule
-from deeplab.inference import predict
 from deeplab.layers.resize import resize_bilinear
-from deeplab.model import DeepLab
 from deeplab.native.upsample_argmax import axis, upsample_argmax
+from deeplab.prediction.inference import image_size, passes, predict
+from deeplab.prediction.network import Network
 
 STRIP_BYTES = 16 << 20
 
@@ -34,7 +34,7 @@ class Labelled(NamedTuple):
 
 @torch.inference_mode()
 def predict_whole(
-    model: DeepLab,
+    network: Network,
     image: torch.Tensor,
     *,
     scales: tuple[float, ...] = (1.0,),
@@ -44,28 +44,22 @@ def predict_whole(
     """Labels and confidence of one image.
 
     Args:
-        model, scales, flip: see `deeplab.inference.predict`.
+        network, scales, flip: see `deeplab.prediction.inference.predict`.
         image: [1, in_channels, H, W], see there.
         confidence: False leaves it out, which spares a single pass the strips.
     """
-    if model.eight_bit:
+    if network.eight_bit:
         # its interpolation rounds to the runtime's own grid, which is exact only as a whole
-        found = predict(model, image, scales=scales, flip=flip)["semantic"]
+        found = predict(network, image, scales=scales, flip=flip)["semantic"]
         labels = found.labels[0]
         return Labelled(labels, confidence_of(found.probabilities[0], labels) if confidence else None)
-    size = tuple(image.shape[-2:])
+    size = image_size(image)
     if scales == (1.0,) and not flip:
-        logits = model.low_resolution_logits(image)["semantic"].float()
-        labels = upsample_argmax(logits, size, model.config.resize)[0].long()
-        return Labelled(labels, _confidence(logits, labels, model.config.resize) if confidence else None)
-    passes = [
-        model.scaled_logits(image.flip(-1), scale)["semantic"].flip(-1)
-        if mirrored
-        else model.scaled_logits(image, scale)["semantic"]
-        for scale in scales
-        for mirrored in ((False, True) if flip else (False,))
-    ]
-    return _averaged(passes, size, model.config.resize)
+        logits = network.low_resolution_logits(image)["semantic"].float()
+        labels = upsample_argmax(logits, size, network.config.resize)[0].long()
+        return Labelled(labels, _confidence(logits, labels, network.config.resize) if confidence else None)
+    passed = [logits["semantic"] for logits in passes(network, image, scales=scales, flip=flip)]
+    return _averaged(passed, size, network.config.resize)
 
 
 def confidence_of(probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -74,7 +68,7 @@ def confidence_of(probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Te
 
 
 def _confidence(logits: torch.Tensor, labels: torch.Tensor, rule: ResizeRule) -> torch.Tensor:
-    size = tuple(labels.shape)
+    size = (labels.shape[0], labels.shape[1])
     confidence = torch.empty(size, device=labels.device)
     for start, end in _strips(logits.shape[1], size):
         strip = _strip(logits, start, end, size, rule)
