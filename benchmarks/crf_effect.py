@@ -57,15 +57,14 @@ def of_label_maps(folder: Path, assets: Path) -> Measured:
 
 def of_model(model: str, assets: Path, crf: CRFConfig | None) -> Measured:
     """Of a model's labels, photos whole at a single scale."""
-    network = Segmenter(model).model
-    spec = network.labels
+    predictor = Segmenter(model, crf=crf).predictor
+    spec = predictor.labels
     data = open_labelled(assets / "voc_animals", "val", RECOGNISED, spec)
     boundaries = Boundaries(len(spec.classes), ignore_label=spec.ignore_label, edges="void")
     photos = itertools.count()
     evaluate(
-        network,
+        predictor,
         (data.load(index) for index in range(len(data))),
-        crf=crf,
         on_result=lambda result: boundaries.update(next(photos), result.labels, result.found.labels.numpy()),
     )
     return Measured(boundaries, tuple(spec.classes), len(data))

@@ -22,6 +22,8 @@ from deeplab.data.opening import open_split
 from deeplab.evaluation import evaluate
 from deeplab.metrics import ConfusionMatrix
 from deeplab.model import DeepLab
+from deeplab.prediction.labelling import Labelling
+from deeplab.prediction.predictor import Predictor
 from deeplab.train.recipe import Recipe
 from deeplab.train.validation import photos_and_labels
 
@@ -124,11 +126,10 @@ def settings(scales: tuple[float, ...]) -> dict[str, dict]:
     }
 
 
-def scores(model, recipe: Recipe, options: dict) -> ConfusionMatrix:
+def scores(model: DeepLab, recipe: Recipe, options: dict) -> ConfusionMatrix:
     """Evaluate at one setting."""
-    model.output_stride = options["output_stride"]
     samples = photos_and_labels(open_split(recipe.data, recipe.data.val))
-    return evaluate(model, samples, scales=options.get("scales", (1.0,)), flip=options.get("flip", False))
+    return evaluate(Predictor.of(model, Labelling(**options)), samples)
 
 
 def table(results: dict[str, ConfusionMatrix], classes: tuple[str, ...]) -> str:

@@ -71,9 +71,9 @@ def prediction(name: str, height: int, width: int) -> Counter[str]:
     for _ in range(WARM):
         segmenter(photo)
     spent: Counter[str] = Counter()
-    network = segmenter.model.low_resolution_logits
-    segmenter.model.low_resolution_logits = timed(network, "network", spent)
-    for layer in outermost(segmenter.model):
+    network = segmenter.predictor.network
+    network.low_resolution_logits = timed(network.low_resolution_logits, "network", spent)
+    for layer in outermost(network):
         kind = BLOCKS.get(type(layer)) or kind_of(layer)
         layer.forward = timed(layer.forward, kind, spent)
         if isinstance(layer, PackedConv):
