@@ -146,7 +146,7 @@ def test_an_embedded_models_name_means_it_beside_a_folder_of_that_name(
     save(model, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     assert load(name).labels == embedded.labels == DeepLab.from_pretrained(name).labels
-    assert Segmenter(name, device="cpu").model.labels == embedded.labels
+    assert Segmenter(name, device="cpu").predictor.labels == embedded.labels
     for written in (f"./{name}", f"{name}/", Path(name), tmp_path / name):
         assert load(written).labels == model.labels
 
