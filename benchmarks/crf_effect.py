@@ -22,18 +22,18 @@ import numpy as np
 from PIL import Image
 from published_voc import ANIMALS, IGNORE, animals_alone
 
-from deeplab.allocator import keep_freed_memory
-from deeplab.boundaries import Boundaries
 from deeplab.cli.evaluate import open_labelled
 from deeplab.cli.stored_data import RECOGNISED
 from deeplab.crf import CRFConfig, crf_parameters
 from deeplab.data.dataset import SegmentationDataset
 from deeplab.data.opening import open_complete
-from deeplab.evaluation import evaluate
+from deeplab.evaluation.boundaries import Boundaries
+from deeplab.evaluation.photo_by_photo import evaluate
+from deeplab.evaluation.report.chart import trimap_curves
+from deeplab.evaluation.report.summary import by_class
 from deeplab.imaging.png import save_png
 from deeplab.prediction.segmenter import Segmenter
-from deeplab.report.chart import trimap_curves
-from deeplab.report.summary import by_class
+from deeplab.system.memory import keep_freed_memory
 
 
 class Measured(NamedTuple):

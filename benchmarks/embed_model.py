@@ -1,6 +1,6 @@
 """Turn a finished training run into an embedded model, with a model card of measured numbers.
 
-    python benchmarks/embed_model.py runs/animals-whole --data ../shared/assets/voc_animals
+    python benchmarks/embed_model.py runs/animals-whole --data DATA
 
 Stores the weights as float16, evaluates *those* on the recipe's validation split, and writes
 `src/deeplab/models/NAME/{model.safetensors,config.json,README.md}`.
@@ -16,14 +16,14 @@ from typing import NamedTuple
 
 import torch
 
-from deeplab.allocator import keep_freed_memory
-from deeplab.checkpoint import load, save
 from deeplab.data.opening import open_split
-from deeplab.evaluation import evaluate
-from deeplab.metrics import ConfusionMatrix
-from deeplab.model import DeepLab
+from deeplab.evaluation.metrics import ConfusionMatrix
+from deeplab.evaluation.photo_by_photo import evaluate
+from deeplab.model.checkpoint import load, save
+from deeplab.model.network import DeepLab
 from deeplab.prediction.labelling import Labelling
 from deeplab.prediction.predictor import Predictor
+from deeplab.system.memory import keep_freed_memory
 from deeplab.train.recipe import Recipe
 from deeplab.train.validation import photos_and_labels
 

@@ -23,14 +23,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from deeplab.boundaries import Boundaries
-from deeplab.calibration import Calibration
-from deeplab.evaluation import Result, evaluate
-from deeplab.labels import LabelSpec
+from deeplab.config.labels import LabelSpec
+from deeplab.evaluation.boundaries import Boundaries
+from deeplab.evaluation.calibration import Calibration
+from deeplab.evaluation.photo_by_photo import Result, evaluate
+from deeplab.evaluation.report.scores import Scores
 from deeplab.layers.resize import resize_bilinear
 from deeplab.prediction.labelling import Labelling
 from deeplab.prediction.predictor import Predictor
-from deeplab.report.scores import Scores
 
 STRIDE = 16
 REGION = 8

@@ -27,8 +27,8 @@ from harness.process import BENCHMARKS, environment
 from harness.results import markdown
 from PIL import Image
 
-from deeplab.checkpoint import load
 from deeplab.imaging.photos import find_photos
+from deeplab.model.checkpoint import load
 from deeplab.prediction.runtimes.openvino import missing_operators
 from deeplab.prediction.runtimes.program import EXAMPLE_SHAPE
 

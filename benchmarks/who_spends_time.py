@@ -20,14 +20,14 @@ from harness.results import markdown
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from deeplab.allocator import keep_freed_memory
-from deeplab.checkpoint import load
 from deeplab.heads.packed_decoder import PackedDecoderStage
 from deeplab.layers.packed_conv import PackedConv
 from deeplab.layers.packed_separable import PackedInvertedResidual, PackedSeparableConv
-from deeplab.model import DeepLab
+from deeplab.model.checkpoint import load
+from deeplab.model.network import DeepLab
 from deeplab.prediction.segmenter import Segmenter
-from deeplab.train.engine import batch_loss
+from deeplab.system.memory import keep_freed_memory
+from deeplab.train.loop import batch_loss
 
 WARM, RUNS = 3, 10
 SHOWN = 12

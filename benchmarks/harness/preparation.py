@@ -19,7 +19,7 @@ from PIL import Image
 from torch import nn
 
 from deeplab.importers import import_weights
-from deeplab.model import DeepLab
+from deeplab.model.network import DeepLab
 from deeplab.prediction.fold import folded
 from deeplab.prediction.runtimes.int8 import write_int8
 from deeplab.prediction.runtimes.onnxruntime import onnxruntime_network

@@ -15,8 +15,8 @@ from deeplab.system.writing import write_whole
 
 if TYPE_CHECKING:
     from deeplab.crf.config import SearchRanges
-    from deeplab.crf.held_out import HeldOut
     from deeplab.crf.search import Trial
+    from deeplab.evaluation.held_out import HeldOut
     from deeplab.prediction.labelling import Labelling
 
 crf = App(name="crf", help="Find parameters of the fully connected CRF for a model.", help_format="markdown")
@@ -69,9 +69,9 @@ def search(
     sigma_beta:
         Its reach in colour values, lowest and highest.
     """
-    from deeplab.allocator import keep_freed_memory
     from deeplab.crf.config import SearchRanges
     from deeplab.crf.search import at_an_edge, best_of, checked_box
+    from deeplab.system.memory import keep_freed_memory
 
     if photos < 1:
         raise UserError(f"--photos {photos}; allowed: 1 or more")
@@ -115,10 +115,10 @@ def _held_out(
     how: Labelling,
 ) -> tuple[HeldOut, list[str]]:
     """The network's answers on the chosen photos, and their names."""
-    from deeplab.checkpoint import load
     from deeplab.cli.evaluate import open_labelled
     from deeplab.cli.tables import photo_progress
-    from deeplab.crf.held_out import HeldOut, choose_photos
+    from deeplab.evaluation.held_out import HeldOut, choose_photos
+    from deeplab.model.checkpoint import load
     from deeplab.prediction.predictor import Predictor
 
     predictor = Predictor.of(load(model), how)

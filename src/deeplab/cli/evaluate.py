@@ -14,14 +14,14 @@ from deeplab.cli.stored_data import RECOGNISED, StoredData
 from deeplab.errors import UserError
 
 if TYPE_CHECKING:
-    from deeplab.bootstrap import ImageCounts, Interval
-    from deeplab.boundaries import Boundaries
+    from deeplab.config.labels import LabelSpec
     from deeplab.data.dataset import SegmentationDataset
-    from deeplab.instance_iou import InstanceIoU
-    from deeplab.labels import LabelSpec
+    from deeplab.evaluation.bootstrap import ImageCounts, Interval
+    from deeplab.evaluation.boundaries import Boundaries
+    from deeplab.evaluation.instance_iou import InstanceIoU
+    from deeplab.evaluation.report.scores import Scores
     from deeplab.prediction.predictor import Predictor
-    from deeplab.report.scores import Scores
-    from deeplab.train.distributed import World
+    from deeplab.system.processes import World
 
 INTERVALS = {"interval": "interval of mean IoU", "difference": "interval of the difference"}
 
@@ -75,10 +75,10 @@ def evaluate(
     output:
         Folder for results.json, confusion.png, images.npz and report.html.
     """
-    from deeplab.allocator import keep_freed_memory
-    from deeplab.checkpoint import load
+    from deeplab.model.checkpoint import load
     from deeplab.prediction.predictor import Predictor
-    from deeplab.train.distributed import join_processes
+    from deeplab.system.memory import keep_freed_memory
+    from deeplab.system.processes import join_processes
 
     keep_freed_memory()
     how = labelling(runtime, passes)
@@ -136,16 +136,16 @@ def open_labelled(root: Path, split: str, stored: StoredData, spec: LabelSpec) -
 def _counts_of(against: Path | None, dataset: SegmentationDataset, spec: LabelSpec) -> ImageCounts | None:
     if against is None:
         return None
-    from deeplab.report.files import read_counts
+    from deeplab.evaluation.report.files import read_counts
 
     names = [dataset.source.name(index) for index in range(len(dataset))]
     return read_counts(against, names=names, classes=spec.classes)
 
 
 def _zero(spec: LabelSpec, *, worst: int, calibration: bool) -> Scores:
-    from deeplab.calibration import Calibration
-    from deeplab.report.scores import Scores
-    from deeplab.report.worst import Worst
+    from deeplab.evaluation.calibration import Calibration
+    from deeplab.evaluation.report.scores import Scores
+    from deeplab.evaluation.report.worst import Worst
 
     return Scores(
         len(spec.classes),
@@ -158,14 +158,14 @@ def _zero(spec: LabelSpec, *, worst: int, calibration: bool) -> Scores:
 def _zero_boundaries(
     spec: LabelSpec, *, widths: tuple[int, ...], edges: Literal["labels", "void"]
 ) -> Boundaries:
-    from deeplab.boundaries import Boundaries
+    from deeplab.evaluation.boundaries import Boundaries
 
     return Boundaries(len(spec.classes), ignore_label=spec.ignore_label, widths=widths, edges=edges)
 
 
 def _zero_instances(dataset: SegmentationDataset, spec: LabelSpec) -> InstanceIoU | None:
     """None unless every mask has Cityscapes' instance ids beside it, and the model their classes."""
-    from deeplab.instance_iou import AVERAGE_SIZES, InstanceIoU, instance_file
+    from deeplab.evaluation.instance_iou import AVERAGE_SIZES, InstanceIoU, instance_file
 
     masks = (dataset.source.files(index)[1] for index in range(len(dataset)))
     if not set(AVERAGE_SIZES) <= set(spec.classes) or not all(map(instance_file, masks)):
@@ -175,7 +175,7 @@ def _zero_instances(dataset: SegmentationDataset, spec: LabelSpec) -> InstanceIo
 
 def _measured(predictor: Predictor, dataset: SegmentationDataset, scores: Scores, *, world: World) -> Scores:
     from deeplab.cli.tables import photo_progress
-    from deeplab.report.measure import measure
+    from deeplab.evaluation.measuring import measure
 
     def run(on_photo: Callable[[], None]) -> Scores:
         return measure(predictor, dataset, scores, world=world, on_photo=on_photo)
@@ -188,7 +188,7 @@ def _measured(predictor: Predictor, dataset: SegmentationDataset, scores: Scores
 
 def _intervals(scores: Scores, other: ImageCounts | None, *, resamples: int) -> dict[str, Interval]:
     """By name: that of the mean IoU if asked for, and that of the difference to the other evaluation."""
-    from deeplab.bootstrap import difference_interval, mean_iou_interval
+    from deeplab.evaluation.bootstrap import difference_interval, mean_iou_interval
 
     found = {}
     if resamples:
@@ -238,8 +238,8 @@ def _write(
     settings: dict[str, Any],
     intervals: dict[str, Interval],
 ) -> None:
-    from deeplab.report.files import PAGE, write_report
-    from deeplab.report.summary import summarise
+    from deeplab.evaluation.report.files import PAGE, write_report
+    from deeplab.evaluation.report.summary import summarise
 
     report = summarise(scores, spec.classes, settings=settings, **intervals)
     write_report(scores, report, folder, classes=spec.classes, title=title)

@@ -53,7 +53,7 @@ def _print_all() -> None:
     from rich.table import Table
 
     from deeplab.cli.tables import print_table
-    from deeplab.cost import Cost, cost
+    from deeplab.model.cost import Cost, cost
     from deeplab.presets import PRESETS
 
     table = Table("name", "backbone", "head")

@@ -44,10 +44,10 @@ def predict(
     output:
         Folder to write into, made if missing.
     """
-    from deeplab.allocator import keep_freed_memory
     from deeplab.imaging.photos import find_photos
     from deeplab.prediction.segmenter import Segmenter
-    from deeplab.processor import has_bfloat16
+    from deeplab.system.memory import keep_freed_memory
+    from deeplab.system.processor import has_bfloat16
 
     if not inputs:
         raise UserError("no photos given; like: deeplab predict photos/ -o predictions")
@@ -78,7 +78,7 @@ def predict(
 def _predict_all(segmenter: Segmenter, photos: Sequence[Path], output: Path) -> list[dict[str, Any]]:
     from deeplab.cli.tables import photo_progress
     from deeplab.imaging.photos import as_photo
-    from deeplab.pipeline import pipelined
+    from deeplab.system.pipeline import pipelined
 
     def save(place: tuple[Path, str], result: Segmentation) -> tuple[dict[str, Any], str]:
         labels, overlay = result.save(output, name=place[1])

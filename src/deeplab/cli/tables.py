@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from deeplab.metrics import ConfusionMatrix
+    from deeplab.evaluation.metrics import ConfusionMatrix
 
 
 # of a pipe, which has no width: rows stay whole for grep

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from deeplab import __version__
-from deeplab.cache import cache_folder
 from deeplab.data.decoded import DecodedFiles
 from deeplab.data.layouts import LAYOUTS, recognise
 from deeplab.data.layouts.splits import CLASS_FILES
@@ -14,6 +13,7 @@ from deeplab.data.recipe import DataRecipe
 from deeplab.data.selection import select_classes
 from deeplab.data.source import Survey
 from deeplab.errors import UserError
+from deeplab.system.cache import cache_folder
 
 if TYPE_CHECKING:
     from deeplab.data.dataset import SegmentationDataset, Transform

@@ -18,7 +18,7 @@ from deeplab.layers.conv import AtrousConv2d, ConvNormAct, SeparableConv
 from deeplab.layers.inverted_residual import InvertedResidual
 from deeplab.layers.packed_conv import FUSED, PackedConv
 from deeplab.layers.packed_separable import PackedInvertedResidual, PackedSeparableConv
-from deeplab.model import DeepLab
+from deeplab.model.network import DeepLab
 
 PRECISIONS = ("float32", "bfloat16")
 ONE_PASS = {

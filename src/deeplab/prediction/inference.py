@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from deeplab.model import Logits
+from deeplab.model.network import Logits
 from deeplab.native.upsample_argmax import label_dtype, upsample_argmax
 from deeplab.prediction.network import Network
 

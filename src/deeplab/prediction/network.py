@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 
 from deeplab.config import DeepLabConfig
-from deeplab.model import Logits
+from deeplab.model.network import Logits
 
 
 class Network(Protocol):

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from deeplab.config.labels import LabelSpec
 from deeplab.crf import dense_crf
-from deeplab.device import pick_device
 from deeplab.errors import UserError
 from deeplab.imaging.photos import as_photo
-from deeplab.labels import LabelSpec
-from deeplab.model import DeepLab
+from deeplab.model.network import DeepLab
 from deeplab.native.upsample_argmax import label_dtype
 from deeplab.prediction.fold import folded, for_inference
 from deeplab.prediction.inference import predict, predict_labels
@@ -20,6 +19,7 @@ from deeplab.prediction.runtimes import engine_network
 from deeplab.prediction.runtimes.program import RuntimeNetwork
 from deeplab.prediction.sliding import predict_in_windows
 from deeplab.prediction.strips import Labelled, confidence_of, predict_whole
+from deeplab.system.device import pick_device
 
 
 class Predictor:

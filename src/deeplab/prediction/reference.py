@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from deeplab.layers.resize import resize_bilinear, resize_nearest, scale_dimension
-from deeplab.model import DeepLab
+from deeplab.model.network import DeepLab
 from deeplab.prediction.inference import Prediction, image_size, passes, predict
 
 

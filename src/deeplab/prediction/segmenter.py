@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from deeplab.checkpoint import DEFAULT_MODEL, load
+from deeplab.config.labels import LabelSpec
 from deeplab.imaging.label_maps import save_label_map
 from deeplab.imaging.overlay import class_shares, draw_overlay
 from deeplab.imaging.photos import PhotoLike, as_photo
 from deeplab.imaging.png import save_png
-from deeplab.labels import LabelSpec
-from deeplab.model import DeepLab
+from deeplab.model.checkpoint import DEFAULT_MODEL, load
+from deeplab.model.network import DeepLab
 from deeplab.native.upsample_argmax import label_dtype
 from deeplab.prediction.labelling import AS_IT_IS, Labelling
 from deeplab.prediction.predictor import Predictor

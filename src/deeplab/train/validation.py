@@ -9,13 +9,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from deeplab.config.labels import LabelSpec
 from deeplab.data.dataset import SegmentationDataset
-from deeplab.evaluation import evaluate
-from deeplab.labels import LabelSpec
-from deeplab.metrics import ConfusionMatrix
-from deeplab.model import DeepLab
+from deeplab.evaluation.metrics import ConfusionMatrix
+from deeplab.evaluation.photo_by_photo import evaluate
+from deeplab.model.network import DeepLab
 from deeplab.prediction.predictor import Predictor
-from deeplab.train.distributed import ALONE, World, sum_over_processes
+from deeplab.system.processes import ALONE, World, sum_over_processes
 
 
 def validate(

@@ -18,8 +18,8 @@ from deeplab.data.layouts.masks import IndexMasks, read_mask, table_of
 from deeplab.data.source import IGNORE_LABEL
 from deeplab.data.stored import Listing, StoredSplit, paired, require_folder
 from deeplab.errors import UserError
+from deeplab.imaging.palettes import CITYSCAPES_CLASSES
 from deeplab.imaging.png import save_png
-from deeplab.palettes import CITYSCAPES_CLASSES
 
 LOOKS_FOR = "leftImg8bit/ and gtFine/ or gtCoarse/"
 PHOTO_END = "_leftImg8bit"

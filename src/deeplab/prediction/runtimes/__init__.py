@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from deeplab.errors import UserError
-from deeplab.model import DeepLab
+from deeplab.model.network import DeepLab
 from deeplab.native import dense_conv
 from deeplab.prediction.runtimes.onnxruntime import onnxruntime_network
 from deeplab.prediction.runtimes.openvino import openvino_network

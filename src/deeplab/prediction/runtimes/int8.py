@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from deeplab.errors import require
-from deeplab.model import DeepLab
+from deeplab.model.network import DeepLab
 from deeplab.prediction.runtimes.program import converted
 
 EXTRA = "int8"

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from deeplab.errors import UserError, require
-from deeplab.model import DeepLab
+from deeplab.model.network import DeepLab
 from deeplab.prediction.runtimes.program import (
     Run,
     as_logits,

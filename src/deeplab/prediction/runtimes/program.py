@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from deeplab.cache import ANOTHER_CACHE, cache_folder
-from deeplab.checkpoint import describe
 from deeplab.errors import UserError
 from deeplab.layers.resize import resize_bilinear, scale_sides
-from deeplab.model import DeepLab, Logits
+from deeplab.model.checkpoint import describe
+from deeplab.model.network import DeepLab, Logits
+from deeplab.system.cache import ANOTHER_CACHE, cache_folder
 from deeplab.system.writing import whole_folder
 
 # uint8 images [N, channels, H, W] of any size to logits; may be called from several threads

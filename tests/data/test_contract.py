@@ -1,0 +1,177 @@
+"""Training, evaluation, conversion and the doctor see one and the same data set, or refuse it alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from broken_datasets import FAULTS, make_broken
+from PIL import Image
+from support.data_folders import grey
+from support.every_layout import NAMES, SETS, SIDE, halves
+
+from deeplab.cli.data import convert
+from deeplab.cli.evaluate import open_labelled
+from deeplab.cli.stored_data import RECOGNISED
+from deeplab.config.labels import LabelSpec
+from deeplab.data.dataset import SegmentationDataset
+from deeplab.data.layouts import LAYOUTS, recognise
+from deeplab.data.layouts.tar_shards import pairs_in
+from deeplab.data.opening import open_split, resolve, split_names
+from deeplab.data.recipe import DataRecipe
+from deeplab.doctor.found import Expected, find
+from deeplab.doctor.run import Checked, check_data
+from deeplab.errors import UserError
+
+
+class Seen(NamedTuple):
+    """One split as somebody sees it: files by sample, class names, pixels of each value."""
+
+    files: list[tuple[str, str]]
+    classes: tuple[str, ...]
+    pixels: list[int]
+
+
+def seen_in(dataset: SegmentationDataset, classes: tuple[str, ...]) -> Seen:
+    labels = [dataset.load(index)[1] for index in range(len(dataset))]
+    counts = sum(np.bincount(label.ravel(), minlength=256)[: len(classes)] for label in labels)
+    return Seen([dataset.source.files(index) for index in range(len(dataset))], classes, counts.tolist())
+
+
+def by_training(root: Path, split: str) -> Seen:
+    recipe = resolve(DataRecipe(root=root, train=split))
+    return seen_in(open_split(recipe, split), recipe.classes)
+
+
+def by_eval(root: Path, split: str, classes: tuple[str, ...]) -> Seen:
+    return seen_in(open_labelled(root, split, RECOGNISED, LabelSpec.named(classes)), classes)
+
+
+def by_convert(root: Path, split: str, output: Path) -> tuple[int, tuple[str, ...], list[int]]:
+    convert(root, output, split=split)
+    classes = tuple((output / "classes.txt").read_text().splitlines())
+    masks = [np.array(Image.open(file)) for file in sorted((output / "masks" / split).iterdir())]
+    counts = sum(np.bincount(mask.ravel(), minlength=256)[: len(classes)] for mask in masks)
+    return len(masks), classes, counts.tolist()
+
+
+def by_doctor(checked: Checked, split: str) -> Seen:
+    counts = next(counts for counts in checked.counts if counts.split == split)
+    pairs = [item.pair for item in checked.data.items if item.pair.split == split]
+    files = [(str(pair.photo), str(pair.mask)) for pair in pairs]
+    return Seen(files, checked.data.classes.names, counts.pixels.tolist())
+
+
+def test_every_layout_has_a_set() -> None:
+    assert {name.split()[0] for name in SETS} == set(LAYOUTS)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_all_see_the_same(name: str, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    made = SETS[name](root)
+    assert recognise(root) == name.split()[0]
+    checked = check_data(root, workers=1)
+    assert checked.passed, checked.findings
+    found = find(root, Expected())
+    for split in NAMES:
+        stored = found.splits[split]
+        seen = by_training(root, stored)
+        expected = np.zeros(len(made.classes), int)
+        for half in (made.left, made.right):
+            expected[made.classes.index(half)] = len(NAMES[split]) * SIDE * SIDE // 2
+        assert (seen.classes, seen.pixels) == (made.classes, expected.tolist())
+        assert by_doctor(checked, split) == seen
+        assert by_eval(root, stored, seen.classes) == seen
+        assert by_convert(root, stored, tmp_path / "out") == (len(seen.files), seen.classes, seen.pixels)
+
+
+def refusal(see: Callable[[], object]) -> str | None:
+    try:
+        see()
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def assert_all_agree(root: Path, output: Path, split: str = "train") -> str | None:
+    """Training's refusal, None if there is none; evaluation and conversion say the same, and the doctor fails."""
+    said = refusal(lambda: by_training(root, split))
+    classes = resolve(DataRecipe(root=root, train=split)).classes if said is None else ("background", "dog")
+    convert_said = refusal(lambda: by_convert(root, split, output))
+    assert convert_said == said
+    # a broken mask is met before a class that the model lacks only where opening reads it
+    eval_said = refusal(lambda: by_eval(root, split, classes))
+    assert eval_said == said or (said and eval_said and "model's classes" in eval_said)
+    try:
+        checked = check_data(root, workers=1)
+    except UserError as error:
+        assert str(error) == said
+    else:
+        assert checked.passed == (said is None), (said, checked.findings)
+    return said
+
+
+def cut(path: Path) -> None:
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 5])
+
+
+@pytest.mark.parametrize("part", ["photo", "mask"])
+@pytest.mark.parametrize("spoil", [Path.unlink, cut], ids=["missing", "cut"])
+@pytest.mark.parametrize("name", SETS)
+def test_all_refuse_a_missing_or_damaged_file(
+    name: str, spoil: Callable[[Path], None], part: str, tmp_path: Path
+) -> None:
+    root = tmp_path / "data"
+    SETS[name](root)
+    split = find(root, Expected()).splits["train"]
+    files = open_split(DataRecipe(root=root), split).source.files(1)
+    spoil(Path(files[part == "mask"].partition(":")[0]))
+    pairs_in.cache_clear()
+    unlabelled = name in ("labelme", "supervisely") and part == "mask" and spoil is Path.unlink
+    # a photo without a file of its own for the labels is one that nobody has annotated yet
+    assert (assert_all_agree(root, tmp_path / "out", split) is None) == unlabelled
+
+
+@pytest.mark.parametrize("name", [*SETS][: [*SETS].index("coco")])
+def test_all_refuse_a_value_that_no_class_has(name: str, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    SETS[name](root)
+    split = find(root, Expected()).splits["train"]
+    mask = Path(open_split(DataRecipe(root=root), split).source.files(1)[1])
+    grey(mask, halves(0, 201))
+    said = assert_all_agree(root, tmp_path / "out", split)
+    assert said is not None and "201" in said and str(mask) in said
+
+
+# what the rules of the doctor find in masks that can be trained on, to no good end
+BEYOND_TRAINING = {
+    "black_and_white", "one_class", "duplicates", "ignore_as_class", "off_by_one",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", sorted(FAULTS.keys() - BEYOND_TRAINING))
+def test_what_the_doctor_fails_is_refused_and_the_other_way_round(fault: str, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    make_broken(root, fault)
+    said = []
+    for split in split_names(root):
+        said.append(refusal(lambda split=split: by_training(root, split)))
+        assert refusal(lambda split=split: by_convert(root, split, tmp_path / split)) == said[-1]
+    # the doctor's verdict is on all splits
+    assert check_data(root, workers=1).passed == (said == [None] * len(said))
+
+
+@pytest.mark.parametrize("name", ["coco", "cvat", "label-studio"])
+def test_two_photos_of_one_name_are_refused_instead_of_one_being_lost(name: str, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    SETS[name](root)
+    split = find(root, Expected()).splits["train"]
+    annotation = Path(open_split(DataRecipe(root=root), split).source.files(0)[1])
+    annotation.write_text(annotation.read_text().replace("b.jpg", "a.jpg"))
+    said = assert_all_agree(root, tmp_path / "out", split)
+    assert said is not None and said.startswith(f"{annotation}: two ")
