@@ -64,3 +64,20 @@ def test_the_live_table_of_a_training_is_whole(width: int) -> None:
     text = shown(progress.table(), width)
     assert max(map(len, text.splitlines())) <= width
     assert all(name in text and value in text for name, value in figures.items())
+
+
+def test_a_terminal_gets_the_widest_table_that_it_has_room_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def table(*columns: str) -> Table:
+        made = Table(*columns)
+        made.add_row(*("x" * 20 for _ in columns))
+        return made
+
+    for width, columns in ((120, 4), (70, 2), (30, 1)):
+        monkeypatch.setattr(
+            "deeplab.cli.tables.Console",
+            lambda width=width, **_: Console(width=width, force_terminal=True, color_system=None),
+        )
+        print_table(table("a", "b", "c", "d"), table("a", "b"), table("a"))
+        assert capsys.readouterr().out.count("x" * 20) == columns

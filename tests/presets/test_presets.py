@@ -139,12 +139,13 @@ def test_the_command_lists_models(
     with pytest.raises(SystemExit):
         main(["models"])
     lines = capsys.readouterr().out.splitlines()
+    assert lines[0].strip() == "PASCAL VOC 2012, 513 x 513"
     mobile = next(line for line in lines if "mobilenetv2_coco_voc_trainaug" in line)
     for word in (
         "mobilenet_v2",
         "image pooling",
         "2.11 M",
-        "2.74 G at 513 x 513",
+        "2.74 G",
         "75.32 (val, OS 16)",
         "model zoo",
     ):
