@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -67,7 +68,7 @@ def open_source(
     """As `survey`, which see, but the classes must be known.
 
     Raises:
-        UserError: as `survey`; also if nothing names the classes.
+        UserError: as `survey`; also if nothing names the classes, or two have one name.
     """
     found = survey(root, split, layout=layout, labels=labels, names=names)
     if not found.classes:
@@ -79,6 +80,11 @@ def open_source(
         raise UserError(
             f"{what}; fix: write one class name a line, value 0 first (often background), or give the names "
             "(data.names=[background, cat])"
+        )
+    twice = [name for name, count in Counter(found.classes).items() if count > 1]
+    if twice:
+        raise UserError(
+            f"{found.origin} lists the class {twice[0]!r} twice; fix: give each class a name of its own"
         )
     return found
 
@@ -125,7 +131,8 @@ def open_complete(
     """As `open_source`, which see; a split that lacks files or is empty is refused.
 
     Raises:
-        UserError: as `open_source`; also if a file of the split is missing, or the split is empty.
+        UserError: as `open_source`; also if a file of the split is missing, an annotation belongs to nothing, or the
+            split is empty.
     """
     source = open_source(root, split, layout=layout, labels=labels, names=names)
     if source.missing:
@@ -133,6 +140,11 @@ def open_complete(
         raise UserError(
             f"split {split!r}: {len(source.missing)} files are missing, first: {first}; "
             "fix: add what is missing, or take the names off the list"
+        )
+    if source.stray:
+        raise UserError(
+            f"split {split!r}: {len(source.stray)} annotations name photos or classes that are not listed, first: "
+            f"{'; '.join(source.stray[:MISSING_SHOWN])}; fix: list what they name, or delete them"
         )
     if not len(source):
         raise UserError(

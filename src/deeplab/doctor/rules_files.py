@@ -28,7 +28,8 @@ def file_findings(data: Examined, found: Found) -> list[Finding]:
             "name-twice",
             "warning",
             [data.file(path) for path in found.double],
-            what="Another file of the same folder has the same name but for its extension, and was taken instead.",
+            what="Files of one folder have the same name but for the extension: such a photo takes the mask of its "
+            "whole name (a.jpg.png for a.jpg) and no other; of two such masks the lossless one is taken.",
             fix="Keep one of the two, or give them different names.",
         ),
         *of_files(
@@ -37,6 +38,14 @@ def file_findings(data: Examined, found: Found) -> list[Finding]:
             found.missing,
             what="Files that the data set asks for are missing.",
             fix="Add them, or take them out of the lists or annotations.",
+        ),
+        *of_files(
+            "annotation-stray",
+            "error",
+            found.stray,
+            what=f"{len(found.stray)} annotations name photos or classes that are not listed, so that what they show "
+            "would be background.",
+            fix="List the photos and classes that they name, or delete them.",
         ),
     ]
 
