@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -164,6 +165,65 @@ def test_what_the_doctor_fails_is_refused_and_the_other_way_round(fault: str, tm
         assert refusal(lambda split=split: by_convert(root, split, tmp_path / split)) == said[-1]
     # the doctor's verdict is on all splits
     assert check_data(root, workers=1).passed == (said == [None] * len(said))
+
+
+def hidden(root: Path) -> None:
+    """What macOS leaves on other systems' disks."""
+    for path in [path for path in root.rglob("*") if path.is_file()]:
+        path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7")
+    (root / ".DS_Store").write_bytes(b"")
+
+
+def of_windows(root: Path) -> None:
+    for path in [path for path in root.rglob("*") if path.suffix in (".txt", ".csv", ".json", ".xml")]:
+        lines = [f"{line} \r\n" for line in path.read_text().splitlines()]
+        path.write_bytes(b"\xef\xbb\xbf" + "".join(lines).encode())
+
+
+def decomposed(root: Path) -> None:
+    """File names as macOS writes them, while lists and annotations keep the composed ones."""
+    for path in [path for path in root.rglob("*") if not path.name.isascii()]:
+        path.rename(path.with_name(unicodedata.normalize("NFD", path.name)))
+
+
+def names_in(root: Path, split: str) -> list[str]:
+    found = open_split(DataRecipe(root=root), split).source
+    return [found.name(index) for index in range(len(found))]
+
+
+@pytest.mark.parametrize("change", [hidden, of_windows, decomposed])
+@pytest.mark.parametrize("name", SETS)
+def test_other_systems_change_nothing(
+    name: str, change: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accented = {"train": ("é", "b"), "val": ("ü", "d")}
+    monkeypatch.setattr("every_layout.NAMES", accented)
+    monkeypatch.setattr("every_layout.PAIRS", [(split, each) for split in NAMES for each in accented[split]])
+    root = tmp_path / "data"
+    SETS[name](root)
+    split = find(root, Expected()).splits["train"]
+    before = by_training(root, split)
+    names = names_in(root, split)
+    change(root)
+    pairs_in.cache_clear()
+    after = by_training(root, split)
+    assert [[unicodedata.normalize("NFC", file) for file in files] for files in after.files] == [
+        [*files] for files in before.files
+    ]
+    assert after[1:] == before[1:]
+    assert names_in(root, split) == names
+
+
+@pytest.mark.parametrize(
+    "line", ["C:\\photos\\a.jpg", "a.jpg ", "images/a.png", "./a", "/x/a.jpg /y/a.png", "a.jpg,a.png", "a\ta"]
+)
+@pytest.mark.parametrize("name", ["images", "voc", "label-studio", "cvat-masks"])
+def test_lists_of_any_system_find_their_photos(name: str, line: str, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    SETS[name](root)
+    (file,) = [path for path in root.rglob("train*.txt")]
+    file.write_text(f"{line}\r\nb\r\n")
+    assert names_in(root, file.stem) == ["a", "b"]
 
 
 @pytest.mark.parametrize("name", ["coco", "cvat", "label-studio"])

@@ -77,19 +77,17 @@ def visible(folder: Path, pattern: str = "*") -> list[Path]:
     return sorted(path for path in folder.glob(pattern) if "/." not in path.as_posix()[start:])
 
 
-def find_file(folders: Iterable[Path], name: str) -> Path | None:
-    """The file of that name, which may be a path, in the first of the folders that has it.
+def find_file(folders: Sequence[Path], name: str) -> Path:
+    """The file of that name, which may be a path, in the first of the folders that has it, else where it should be.
 
     A path of another machine is found by as many of its last parts as there are here, and a name in composed letters
     by decomposed ones, and the other way round.
     """
-    places = list(folders)
     parts = plain_name(name).split("/")
     for start in range(len(parts)):
-        for place in places:
-            whole = "/".join(parts[start:])
-            forms = (whole,) if whole.isascii() else (whole, unicodedata.normalize("NFD", whole))
-            for form in forms:
-                if (place / form).is_file():
-                    return place / form
-    return None
+        whole = "/".join(parts[start:])
+        forms = (whole,) if whole.isascii() else (whole, unicodedata.normalize("NFD", whole))
+        for path in (folder / form for folder in folders for form in forms):
+            if path.is_file():
+                return path
+    return folders[0] / plain_name(name)

@@ -191,13 +191,13 @@ def paired(
 
 
 def joined(
-    names: Iterable[str], photos: Mapping[str, Path | None], notes: Mapping[str, Path] | Path
+    names: Iterable[str], photos: Mapping[str, Path], notes: Mapping[str, Path] | Path
 ) -> tuple[tuple[Item, ...], tuple[str, ...]]:
     """Samples whose labels are drawn in annotation files, and what is missing.
 
     Args:
         names: of the samples, in order.
-        photos: by the names that are annotated; None for one that is not there.
+        photos: of the names that are annotated, whether there or not.
         notes: the file that annotates each, or the one that annotates all.
 
     Raises:
@@ -206,10 +206,10 @@ def joined(
     items, missing, taken = [], [], {}
     for name in names:
         photo, note = photos.get(name), notes if isinstance(notes, Path) else notes.get(name)
-        if note is None or name not in photos:
+        if photo is None or note is None:
             missing.append(f"annotation of {name}{f' in {note}' if note else ''}")
-        elif photo is None:
-            missing.append(f"photo {name}, which {note} asks for")
+        elif not photo.is_file():
+            missing.append(f"photo {photo}, which {note} asks for")
         elif taken.setdefault(photo, (name, note)) != (name, note):
             other, other_note = taken[photo]
             raise UserError(

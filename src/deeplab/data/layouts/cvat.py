@@ -8,17 +8,19 @@ else lists, else by hash. Source: CVAT's documentation of the format.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
+from deeplab.data.joining import distinct, find_file, plain_name, without_suffix
 from deeplab.data.layouts import polygons
 from deeplab.data.layouts import splits as by_name
 from deeplab.data.layouts.painting import ClassList, Painter, Picture, Region, broken, no_area
 from deeplab.data.layouts.polygons import Window
 from deeplab.data.layouts.run_lengths import from_runs
-from deeplab.data.stored import Item, StoredSplit
+from deeplab.data.stored import Item, StoredSplit, joined
 from deeplab.errors import UserError
 
 LOOKS_FOR = "annotations.xml (CVAT for images 1.1)"
@@ -70,30 +72,29 @@ def survey(root: Path, split: str) -> StoredSplit:
     tree = _read(root / FILE)
     labels = [name.text or "" for name in tree.findall("./meta//labels/label/name")]
     classes = ClassList.of(labels)
-    images: dict[str, ElementTree.Element] = {}
-    for image in tree.findall("image"):
-        # written on Windows it has backslashes
-        image.set("name", image.get("name", "").replace("\\", "/"))
-        name = str(Path(image.get("name", "")).with_suffix(""))
-        if images.setdefault(name, image) is not image:
-            raise UserError(f"{root / FILE}: two images are called {name}; fix: rename one")
-    own = [name for name, image in images.items() if _split_of(image) == split]
-    chosen = own or by_name.choose(root, list(images), split)
-    items, missing = [], []
-    for name in chosen:
-        photo = _photo(root, images[name]) if name in images else None
-        if photo is None:
-            missing.append(f"photo {name} in {root / 'images'}, or its entry in {root / FILE}")
-        else:
-            items.append(Item(name, photo, root / FILE))
-    texts = {item.name: ElementTree.tostring(images[item.name]) for item in items}
+    every = tree.findall("image")
+    own = [image for image in every if _split_of(image) == split]
+    images = own or every
+    files = [plain_name(image.get("name", "")) for image in images]
+    # photos of several subsets or tasks may have one name
+    wholes = [f"{image.get('subset') or ''}/{file}" for image, file in zip(images, files, strict=True)]
+    names = distinct([(without_suffix(file), file, whole) for file, whole in zip(files, wholes, strict=True)])
+    entries = dict(zip(names, images, strict=True))
+    if len(entries) < len(images):
+        raise UserError(
+            f"two images are called {Counter(names).most_common(1)[0][0]}", fix="rename one", file=root / FILE
+        )
+    chosen = names if own else by_name.choose(root, names, split)
+    photos = {name: _photo(root, entries[name]) for name in chosen if name in entries}
+    items, missing = joined(chosen, photos, root / FILE)
+    texts = {item.name: ElementTree.tostring(entries[item.name]) for item in items}
     read = Painter(_Pictures(texts), classes)
     return StoredSplit(
         classes=classes.classes,
         origin=FILE,
-        items=tuple(items),
-        missing=tuple(missing),
-        unlisted=frozenset(() if own else images).difference(chosen),
+        items=items,
+        missing=missing,
+        unlisted=frozenset(entries).difference(chosen),
         read=read,
     )
 
@@ -113,10 +114,9 @@ def _split_of(image: ElementTree.Element) -> str:
     return aliases.get(subset, subset)
 
 
-def _photo(root: Path, image: ElementTree.Element) -> Path | None:
-    name, subset = image.get("name", ""), image.get("subset") or ""
-    places = (root / "images" / subset / name, root / "images" / name, root / name)
-    return next((place for place in places if place.is_file()), None)
+def _photo(root: Path, image: ElementTree.Element) -> Path:
+    subset = image.get("subset") or ""
+    return find_file((root / "images" / subset, root / "images", root), image.get("name", ""))
 
 
 def _cover(shape: ElementTree.Element, *, size: Size, file: Path) -> Window:

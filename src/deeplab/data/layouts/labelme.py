@@ -1,6 +1,7 @@
-"""labelme: a JSON beside each photo.
+"""labelme: a JSON for each photo.
 
-    ROOT/NAME.json with "imagePath", "imageHeight", "imageWidth" and "shapes"; also ROOT/train/, ROOT/val/
+    ROOT/NAME.json with "imagePath", "imageHeight", "imageWidth" and "shapes"; also ROOT/train/, ROOT/val/, or in
+    folders of their own
     ROOT/labels.txt, optional: class names, one a line
 
 Shapes: polygon, rectangle, circle, mask. Source: labelme's documentation of its annotation file.
@@ -11,13 +12,13 @@ from __future__ import annotations
 import base64
 import io
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from deeplab.data.joining import find_file, visible
 from deeplab.data.layouts import polygons
 from deeplab.data.layouts import splits as by_name
 from deeplab.data.layouts.painting import (
@@ -26,22 +27,24 @@ from deeplab.data.layouts.painting import (
     Picture,
     Region,
     broken,
+    class_name,
     mentions,
     no_area,
     read_json,
 )
 from deeplab.data.layouts.polygons import Window
-from deeplab.data.stored import Item, StoredSplit, by_stem
+from deeplab.data.stored import Item, StoredSplit, joined, listing
 from deeplab.errors import UserError
 
-LOOKS_FOR = 'NAME.json with "shapes" and "imagePath" (labelme), also in train/'
+LOOKS_FOR = 'NAME.json with "shapes" and "imagePath" (labelme), also in folders'
 NAMES_FILE = "labels.txt"
+LOOKED_AT = 3
 
 
 def recognise(root: Path) -> bool:
     """Whether one of the first JSON files is labelme's."""
-    folders = [root, by_name.split_folder(root, "train")]
-    files = [path for folder in folders if folder for path in islice(folder.glob("*.json"), 3)]
+    folders = [root, *(folder for folder in visible(root) if folder.is_dir())]
+    files = [path for folder in folders for path in visible(folder, "*.json")[:LOOKED_AT]]
     return any(mentions(path, b'"shapes"', b'"imagePath"') for path in files)
 
 
@@ -64,39 +67,35 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
         UserError: no such split, or an annotation that cannot be read.
     """
     folder = by_name.split_folder(root, split) or root
-    files = by_stem(folder, (".json",)).files
+    files = listing(folder, _annotations(folder)).files
     if not files:
         raise UserError(f"{folder} holds no JSON; fix: name the folder that labelme wrote to")
     chosen = list(files) if folder != root else by_name.choose(root, list(files), split)
-    items, missing = [], []
-    for name in chosen:
-        item = _item(name, files[name]) if name in files else None
-        if item is None:
-            missing.append(f"annotation {name}.json in {folder}")
-        elif item.photo.is_file():
-            items.append(item)
-        else:
-            missing.append(f"photo {item.photo}, which {files[name]} names")
+    photos = {name: _photo(files[name]) for name in chosen if name in files}
+    items, missing = joined(chosen, photos, files)
     classes, origin = (ClassList(names), "the names given") if names else _classes(root)
     read = Painter(_picture, classes)
     return StoredSplit(
         classes=classes.classes,
         origin=origin,
-        items=tuple(items),
-        missing=tuple(missing),
+        items=items,
+        missing=missing,
         unlisted=frozenset(files).difference(chosen),
         read=read,
     )
 
 
-def _item(name: str, path: Path) -> Item:
+def _annotations(folder: Path) -> list[Path]:
+    """The JSON files there; else those below, where they lie apart from the photos."""
+    return visible(folder, "*.json") or visible(folder, "**/*.json")
+
+
+def _photo(path: Path) -> Path:
     content = read_json(path)
     try:
-        # written on Windows it has backslashes
-        photo = path.parent / content["imagePath"].replace("\\", "/")
-    except (KeyError, TypeError, AttributeError) as error:
+        return find_file((path.parent,), content["imagePath"])
+    except (KeyError, TypeError) as error:
         raise broken(path, error) from error
-    return Item(name, photo, path)
 
 
 def _classes(root: Path) -> tuple[ClassList, str]:
@@ -104,10 +103,10 @@ def _classes(root: Path) -> tuple[ClassList, str]:
         return ClassList.of(by_name.read_classes(root / NAMES_FILE)), NAMES_FILE
     labels = set()
     # all splits count, so that each gives a class the same index
-    for path in sorted(root.rglob("*.json")):
+    for path in visible(root, "**/*.json"):
         content = read_json(path)
         if isinstance(content, dict) and "shapes" in content:
-            labels.update(shape["label"] for shape in content["shapes"])
+            labels.update(class_name(shape["label"], path) for shape in content["shapes"])
     return ClassList.of(sorted(labels)), "the labels drawn"
 
 
@@ -118,7 +117,9 @@ def _picture(item: Item) -> Picture:
         return Picture(
             size,
             [
-                Region(shape["label"], partial(_cover, shape, size=size, file=item.mask))
+                Region(
+                    class_name(shape["label"], item.mask), partial(_cover, shape, size=size, file=item.mask)
+                )
                 for shape in content["shapes"]
             ],
         )

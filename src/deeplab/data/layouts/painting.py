@@ -129,6 +129,17 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} cannot be read as JSON ({error}); fix: export it again") from error
 
 
+def class_name(value: Any, file: Path) -> str:
+    """A class's name as text; one that is a number is called by its digits.
+
+    Raises:
+        UserError: nothing is there, or something else; it names `file`.
+    """
+    if isinstance(value, int | float | str) and not isinstance(value, bool) and str(value).strip():
+        return str(value).strip()
+    raise UserError(f"{value!r} in the place of a class's name", fix="name the class in the tool", file=file)
+
+
 def mentions(path: Path, *keys: bytes) -> bool:
     """Whether all of these bytes stand somewhere in the file: quicker than parsing, for a look only."""
     if path.stat().st_size == 0:
