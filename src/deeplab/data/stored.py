@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deeplab.data.joining import distinct, plain_name, visible
+from deeplab.data.joining import distinct, plain_name, visible, without_suffix
 from deeplab.data.source import Survey, Unpaired
 from deeplab.errors import UserError
 from deeplab.imaging.photos import PHOTO_SUFFIXES, read_photo
@@ -107,13 +107,18 @@ def by_stem(folder: Path, suffixes: Iterable[str] = PHOTO_SUFFIXES) -> Listing:
 
 
 def by_photo(photos: Listing, masks: Listing) -> Listing:
-    """Masks by the name of their photo: the same, else the same but for case and affixes; the rest by their own."""
+    """Masks by the name of their photo; the rest by their own.
+
+    That is the same name, else the same but for case and affixes, or the photo's with its suffix (a.jpg.png).
+    """
+    alone = {name: file for name, file in photos.files.items() if name not in masks.files}
     rest = {_core(name, MASK_WORDS): name for name in masks.files if name not in photos.files}
-    photo_of = {
-        rest.pop(core): name
-        for name in photos.files
-        if name not in masks.files and (core := _core(name, PHOTO_WORDS)) in rest
-    }
+    photo_of: dict[str, str] = {}
+    for name, file in alone.items():
+        whole = plain_name(file.relative_to(photos.folder).as_posix())
+        core = next((core for each in (whole, name) if (core := _core(each, PHOTO_WORDS)) in rest), None)
+        if core is not None:
+            photo_of[rest.pop(core)] = name
     return masks._replace(files={photo_of.get(name, name): mask for name, mask in masks.files.items()})
 
 
@@ -163,6 +168,9 @@ def paired(
     """
     masks = by_photo(photos, masks)
     known = photos.files.keys() | masks.files.keys()
+    double = set(photos.double)
+    # of a.jpg and a.png no one knows which of them a mask a.png belongs to
+    shared = {without_suffix(name) for name, photo in photos.files.items() if photo in double}
     items, unpaired, missing = [], [], []
     for name in sorted(known) if names is None else names:
         photo, mask = photos.files.get(name), masks.files.get(name)
@@ -170,14 +178,11 @@ def paired(
             items.append(Item(name, photo, mask))
             continue
         unpaired.append(Unpaired(name, photo, mask))
-        # of a.jpg and a.png no one knows which of them a mask a.png belongs to
-        ending = (
-            f"{masks.ending} (another photo is called so, too)" if photo in photos.double else masks.ending
-        )
+        remark = " (several photos differ by their suffix alone)" if without_suffix(name) in shared else ""
         if not photo:
-            missing.append(f"photo {name} in {photos.folder}")
+            missing.append(f"photo {name} in {photos.folder}{remark}")
         if not mask:
-            missing.append(f"mask {name}{ending} in {masks.folder}")
+            missing.append(f"mask {name}{masks.ending} in {masks.folder}{remark}")
     return StoredSplit(
         classes=classes,
         origin=origin,
