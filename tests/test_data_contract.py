@@ -191,7 +191,7 @@ def test_annotations_of_photos_or_classes_that_are_not_listed(tmp_path: Path) ->
         assert f"1 annotations name photos or classes that are not listed, first: {stray}" in str(said)
     images = content["images"]
     write(images=[images[0], {**images[1], "id": images[0]["id"]}])
-    assert "two images have the id 0, one is b.jpg" in str(assert_all_agree(root, tmp_path / "out"))
+    assert "two images have the id 0, a.jpg and b.jpg" in str(assert_all_agree(root, tmp_path / "out"))
     for key in ("id", "name"):
         twice = [content["categories"][0], {**content["categories"][1], key: content["categories"][0][key]}]
         write(categories=twice)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from deeplab import __version__
 from deeplab.cache import cache_folder
@@ -109,7 +110,9 @@ def open_split(
     """
     from deeplab.data.dataset import SegmentationDataset
 
-    source = open_complete(data.root, split, layout=data.layout, labels=data.labels, names=data.names)
+    source = open_complete(
+        data.root, split, layout=data.layout, labels=data.labels, names=data.names, on_bad=data.on_bad
+    )
     keep = data.classes or source.classes
     table = select_classes(source.classes, keep, other=data.other)
     kept = None
@@ -127,8 +130,11 @@ def open_complete(
     layout: str = "auto",
     labels: str | None = None,
     names: tuple[str, ...] = (),
+    on_bad: Literal["error", "skip"] = "skip",
 ) -> Survey:
     """As `open_source`, which see; a split that lacks files or is empty is refused.
+
+    `on_bad` says whether annotations that paint nothing are left out, with a warning, or refused.
 
     Raises:
         UserError: as `open_source`; also if a file of the split is missing, an annotation belongs to nothing, or the
@@ -146,6 +152,14 @@ def open_complete(
             f"split {split!r}: {len(source.stray)} annotations name photos or classes that are not listed, first: "
             f"{'; '.join(source.stray[:MISSING_SHOWN])}; fix: list what they name, or delete them"
         )
+    if source.bad:
+        told = (
+            f"split {split!r}: {len(source.bad)} annotations paint nothing, first: "
+            f"{'; '.join(source.bad[:MISSING_SHOWN])}"
+        )
+        if on_bad == "error":
+            raise UserError(f"{told}; fix: correct or delete them, or leave them out with data.on_bad=skip")
+        warnings.warn(f"{told}; they are left out, data.on_bad=error refuses them", stacklevel=2)
     if not len(source):
         raise UserError(
             f"split {split!r} of {root} has no samples; fix: name another split, add photos and masks, or write "

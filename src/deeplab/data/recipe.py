@@ -18,6 +18,8 @@ class DataRecipe(Strict):
     labels: folder of the masks, where a layout may have several.
     names: class names of the masks on disk, by index; empty: what the data say.
     classes: names to train, in this order; others become `other`. Empty: all of them.
+    on_bad: whether annotations that paint nothing (no outline, no label, fewer than three points) are left out with a
+        warning, "skip", or are an "error".
     keep_decoded: keep the training photos and masks decoded in the cache folder, 4 bytes a pixel, so that later
         epochs and runs need not decode them.
     """
@@ -30,6 +32,7 @@ class DataRecipe(Strict):
     names: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     other: Literal["ignore", "background"] = "ignore"
+    on_bad: Literal["error", "skip"] = "skip"
     keep_decoded: bool = False
 
     @model_validator(mode="after")

@@ -79,6 +79,7 @@ class Survey:
         unpaired: the same by name, where samples are a photo file and a mask file.
         double: files whose name another one of their folder has too, but for its suffix.
         stray: annotations of photos or classes that the data set does not list, each in words; they are left out.
+        bad: annotations that paint nothing, such as outlines without points, each in words; they are left out.
         unlisted: names that lie there and are not of this split.
     """
 
@@ -88,6 +89,7 @@ class Survey:
     unpaired: tuple[Unpaired, ...] = ()
     double: tuple[Path, ...] = ()
     stray: tuple[str, ...] = ()
+    bad: tuple[str, ...] = ()
     unlisted: frozenset[str] = frozenset()
     ignore_label: int = IGNORE_LABEL
 

@@ -61,6 +61,7 @@ class Found:
         missing: files that an annotation or index asks for, in words.
         double: files whose name another one of their folder has too.
         stray: annotations of photos or classes that the data set does not list, in words.
+        bad: annotations that paint nothing, in words.
         unlisted: how many names are left out: in no split, or of a test split without masks.
     """
 
@@ -76,6 +77,7 @@ class Found:
     missing: tuple[str, ...]
     double: tuple[Path, ...]
     stray: tuple[str, ...]
+    bad: tuple[str, ...]
     unlisted: int
 
 
@@ -113,6 +115,7 @@ def find(root: Path, expected: Expected) -> Found:
         tuple(text for found in surveys.values() if not found.unpaired for text in found.missing),
         tuple(dict.fromkeys(path for found in surveys.values() for path in found.double)),
         tuple(dict.fromkeys(text for found in surveys.values() for text in found.stray)),
+        tuple(dict.fromkeys(text for found in surveys.values() for text in found.bad)),
         unlisted,
     )
 

@@ -47,6 +47,13 @@ def file_findings(data: Examined, found: Found) -> list[Finding]:
             "would be background.",
             fix="List the photos and classes that they name, or delete them.",
         ),
+        *of_files(
+            "annotation-bad",
+            "warning",
+            found.bad,
+            what=f"{len(found.bad)} annotations paint nothing: what they should show is left as background.",
+            fix="Draw them again or delete them; data.on_bad=error makes training refuse them.",
+        ),
     ]
 
 

@@ -30,11 +30,13 @@ from deeplab.data.layouts.painting import (
     broken,
     class_name,
     mentions,
+    outline_fault,
     read_json,
 )
 from deeplab.data.layouts.polygons import Window
 from deeplab.data.layouts.run_lengths import coco_runs, from_runs
 from deeplab.data.stored import Item, StoredSplit, joined
+from deeplab.data.upright import upright_size
 from deeplab.errors import UserError
 
 LOOKS_FOR = 'a JSON with "images", "annotations" and "categories" here, in annotations/ or in train/ (COCO)'
@@ -44,8 +46,8 @@ OTHER_TASKS = ("captions", "person_keypoints", "image_info", "panoptic", "stuff"
 Size = tuple[int, int]
 Entry = dict[str, Any]
 Id = int | str
-Drawn = tuple[str, Any]
-"""Class name and segmentation."""
+Drawn = tuple[str, str, Any]
+"""What messages call an annotation, its class name and segmentation."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,9 @@ class _Pictures:
 
     def __call__(self, item: Item) -> Picture:
         size, drawn = self.entries[item.name]
-        return Picture(size, [Region(name, partial(_cover, stored, size)) for name, stored in drawn])
+        return Picture(
+            size, [Region(name, partial(_cover, stored, size), place) for place, name, stored in drawn]
+        )
 
 
 def recognise(root: Path) -> bool:
@@ -89,7 +93,7 @@ def survey(root: Path, split: str) -> StoredSplit:
     try:
         categories = _categories(content, path)
         images = [{**image, "file_name": plain_name(image["file_name"])} for image in content["images"]]
-        drawn, stray = _joined_by_id(images, content["annotations"], categories, path)
+        drawn, bad, stray = _joined_by_id(images, content["annotations"], categories, path)
         entries = dict(zip(sample_names(image["file_name"] for image in images), images, strict=True))
     except (KeyError, TypeError, AttributeError) as error:
         raise broken(path, error) from error
@@ -102,7 +106,7 @@ def survey(root: Path, split: str) -> StoredSplit:
     folder = _photo_folder(root, path, split, images)
     photos = {name: find_file((folder,), entries[name]["file_name"]) for name in chosen if name in entries}
     items, missing = joined(chosen, photos, path)
-    found = {item.name: _entry(entries[item.name], drawn, path) for item in items}
+    found = {item.name: _entry(entries[item.name], item.photo, drawn, path) for item in items}
     classes = ClassList.of(categories.values())
     read = Painter(_Pictures(found), classes, largest_first=True)
     return StoredSplit(
@@ -111,6 +115,7 @@ def survey(root: Path, split: str) -> StoredSplit:
         items=items,
         missing=missing,
         stray=stray,
+        bad=tuple(text for item in items for text in bad[same_id(entries[item.name]["id"])]),
         unlisted=frozenset(entries).difference(chosen),
         read=read,
     )
@@ -118,39 +123,81 @@ def survey(root: Path, split: str) -> StoredSplit:
 
 def _joined_by_id(
     images: Sequence[Entry], annotations: Sequence[Entry], categories: Mapping[Id, str], path: Path
-) -> tuple[dict[Id, list[Drawn]], tuple[str, ...]]:
-    """What is drawn on each image, by the image's id; and the annotations whose image or category is not listed."""
+) -> tuple[dict[Id, list[Drawn]], dict[Id, list[str]], tuple[str, ...]]:
+    """By the image's id what is drawn on it, and what paints nothing; and the annotations of what is not listed."""
     drawn: dict[Id, list[Drawn]] = {}
+    bad: dict[Id, list[str]] = {}
+    files: dict[Id, str] = {}
     for image in images:
-        if drawn.setdefault(same_id(image["id"]), found := []) is not found:
+        key, file = same_id(image["id"]), image["file_name"]
+        if files.setdefault(key, file) != file or key in drawn:
             raise UserError(
-                f"two images have the id {image['id']}, one is {image['file_name']}",
+                f"two images have the id {image['id']}, {files[key]} and {file}",
                 fix="number the images anew, in the annotations too",
                 file=path,
             )
+        drawn[key], bad[key] = [], []
     stray = []
     for entry in annotations:
-        image, category = same_id(entry["image_id"]), same_id(entry["category_id"])
-        if image in drawn and category in categories:
-            drawn[image].append((categories[category], entry["segmentation"]))
-        else:
+        image, category, name = same_id(entry["image_id"]), same_id(entry["category_id"]), entry.get("id")
+        if image not in drawn or category not in categories:
             what = f"image_id {entry['image_id']!r}" if image not in drawn else f"category_id {category!r}"
-            stray.append(f"annotation {entry.get('id')} of {path}: {what}")
-    return drawn, tuple(stray)
+            stray.append(f"annotation {name} of {path}: {what}")
+            continue
+        usable, fault = _usable(entry)
+        if usable:
+            drawn[image].append((f"annotation {name}", categories[category], usable))
+        if fault:
+            bad[image].append(f"annotation {name} of {files[image]} in {path}: {fault}")
+    faults = [text for each in bad.values() for text in each]
+    if faults and not any(drawn.values()):
+        what = "has boxes, no segmentation" if "bbox" in annotations[0] else "has no usable outline"
+        raise UserError(
+            f"{what} ({len(faults)} annotations, first: {faults[0]})",
+            fix="export outlines or masks",
+            file=path,
+        )
+    return drawn, bad, tuple(stray)
 
 
-def _entry(image: Entry, drawn: Mapping[Id, list[Drawn]], path: Path) -> tuple[Size, list[Drawn]]:
+def _usable(entry: Entry) -> tuple[Any, str]:
+    """What of an annotation's segmentation can be painted, and what is wrong with the rest."""
+    stored = entry.get("segmentation")
+    if isinstance(stored, dict):
+        return (stored, "") if stored.get("counts") else (None, "its run lengths are missing")
+    if not stored or not isinstance(stored, list):
+        return None, "it has a box, no segmentation" if entry.get("bbox") else "it has no segmentation"
+    # some converters leave out the outer list
+    rings = [stored] if isinstance(stored[0], int | float) else stored
+    faults = [outline_fault(_points(ring)) for ring in rings]
+    usable = [ring for ring, fault in zip(rings, faults, strict=True) if not fault]
+    return usable or None, next((fault for fault in faults if fault), "")
+
+
+def _points(ring: Any) -> Any:
+    """[x, y, x, y, ...] in pairs; a number left over at the end stands alone."""
+    return [ring[at : at + 2] for at in range(0, len(ring), 2)] if isinstance(ring, list) else ring
+
+
+def _entry(
+    image: Entry, photo: Path, drawn: Mapping[Id, list[Drawn]], path: Path
+) -> tuple[Size, list[Drawn]]:
+    height, width = image.get("height"), image.get("width")
     try:
-        return (int(image["height"]), int(image["width"])), drawn[same_id(image["id"])]
-    except (KeyError, TypeError, ValueError) as error:
+        size = (int(height), int(width)) if height and width else upright_size(photo)
+    except (TypeError, ValueError) as error:
         raise broken(path, error) from error
+    return size, drawn[same_id(image["id"])]
 
 
 def _categories(content: Entry, path: Path) -> dict[Id, str]:
     """Names by id; without Roboflow's number 0, the family name of the others, if nothing is drawn of it."""
     listed = dict.fromkeys(
-        (same_id(entry["id"]), class_name(entry["name"], path)) for entry in content["categories"]
+        (same_id(entry["id"]), class_name(entry["name"])) for entry in content["categories"]
     )
+    nameless = [number for number, name in listed if not name]
+    if nameless:
+        raise UserError(f"category {nameless[0]!r} has no name", fix="name it", file=path)
     for kind, values in zip(("id", "name"), zip(*listed, strict=True), strict=False):
         twice = [value for value, count in Counter(values).items() if count > 1]
         if twice:
@@ -193,7 +240,12 @@ def _photo_folder(root: Path, path: Path, split: str, images: Sequence[Entry]) -
 
 def _cover(stored: Any, size: Size) -> Window:
     if isinstance(stored, dict):
+        if tuple(stored["size"]) != size:
+            raise UserError(
+                f"run lengths for {stored['size'][1]}x{stored['size'][0]} pixels on a photo of {size[1]}x{size[0]}",
+                fix="export again",
+            )
         counts = stored["counts"]
         runs = coco_runs(counts) if isinstance(counts, str) else counts
-        return Window(0, 0, from_runs(runs, tuple(stored["size"]), by_column=True))
+        return Window(0, 0, from_runs(runs, size, by_column=True))
     return polygons.fill([np.reshape(flat, (-1, 2)) for flat in stored], size, holes=False)

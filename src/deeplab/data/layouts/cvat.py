@@ -17,10 +17,20 @@ from xml.etree import ElementTree
 from deeplab.data.joining import distinct, find_file, plain_name, without_suffix
 from deeplab.data.layouts import polygons
 from deeplab.data.layouts import splits as by_name
-from deeplab.data.layouts.painting import ClassList, Painter, Picture, Region, broken, no_area
+from deeplab.data.layouts.painting import (
+    ClassList,
+    Painter,
+    Picture,
+    Region,
+    broken,
+    no_area,
+    outline_fault,
+    unpainted,
+)
 from deeplab.data.layouts.polygons import Window
 from deeplab.data.layouts.run_lengths import from_runs
 from deeplab.data.stored import Item, StoredSplit, joined
+from deeplab.data.upright import upright_size
 from deeplab.errors import UserError
 
 LOOKS_FOR = "annotations.xml (CVAT for images 1.1)"
@@ -40,16 +50,9 @@ class _Pictures:
 
     def __call__(self, item: Item) -> Picture:
         image = ElementTree.fromstring(self.texts[item.name])
-        size = int(image.get("height", 0)), int(image.get("width", 0))
-        shapes = [shape for shape in image if shape.tag not in TAGS]
-        shapes.sort(key=lambda shape: int(shape.get("z_order", 0)))
-        return Picture(
-            size,
-            [
-                Region(shape.get("label", ""), partial(_cover, shape, size=size, file=item.mask))
-                for shape in shapes
-            ],
-        )
+        size = int(image.get("height") or 0), int(image.get("width") or 0)
+        size = size if all(size) else upright_size(item.photo)
+        return Picture(size, _regions(image, size, item.mask))
 
 
 def recognise(root: Path) -> bool:
@@ -94,6 +97,11 @@ def survey(root: Path, split: str) -> StoredSplit:
         origin=FILE,
         items=items,
         missing=missing,
+        bad=tuple(
+            text
+            for item in items
+            for text in unpainted(_regions(entries[item.name], (0, 0), item.mask), item.mask)
+        ),
         unlisted=frozenset(entries).difference(chosen),
         read=read,
     )
@@ -119,11 +127,44 @@ def _photo(root: Path, image: ElementTree.Element) -> Path:
     return find_file((root / "images" / subset, root / "images", root), image.get("name", ""))
 
 
+def _regions(image: ElementTree.Element, size: Size, file: Path) -> list[Region]:
+    shapes = [shape for shape in image if shape.tag not in TAGS]
+    shapes.sort(key=lambda shape: int(shape.get("z_order", 0)))
+    return [
+        Region(
+            shape.get("label", ""),
+            partial(_cover, shape, size=size, file=file),
+            f"{shape.tag} {shape.get('label', '')} of {image.get('name')}",
+            _fault(shape),
+        )
+        for shape in shapes
+    ]
+
+
+def _fault(shape: ElementTree.Element) -> str:
+    if not shape.get("label"):
+        return "it has no label"
+    if shape.tag == "mask" and not shape.get("rle"):
+        return "its run lengths are missing"
+    return outline_fault(_points(shape)) if shape.tag == "polygon" else ""
+
+
+def _points(shape: ElementTree.Element) -> list[list[float]]:
+    """The corners; one that is no pair of numbers is NaN."""
+    try:
+        return [
+            [float(value) for value in point.split(",")]
+            for point in shape.get("points", "").split(";")
+            if point.strip()
+        ]
+    except ValueError:
+        return [[float("nan")] * 2]
+
+
 def _cover(shape: ElementTree.Element, *, size: Size, file: Path) -> Window:
     try:
         if shape.tag == "polygon":
-            points = [tuple(map(float, point.split(","))) for point in shape.attrib["points"].split(";")]
-            return polygons.fill([points], size)
+            return polygons.fill([_points(shape)], size)
         if shape.tag == "mask":
             return _mask(shape)
         if shape.tag == "box":

@@ -26,15 +26,19 @@ from deeplab.data.layouts.painting import (
     Picture,
     Region,
     broken,
+    class_name,
     mentions,
     no_area,
+    outline_fault,
     read_json,
+    unpainted,
 )
 from deeplab.data.layouts.polygons import Window
 from deeplab.data.layouts.run_lengths import brush_mask
 from deeplab.data.stored import Item, StoredSplit, joined
+from deeplab.data.upright import upright_size
 from deeplab.errors import UserError
-from deeplab.imaging.photos import PHOTO_SUFFIXES, read_photo
+from deeplab.imaging.photos import PHOTO_SUFFIXES
 
 LOOKS_FOR = 'a JSON that is a list of tasks with "data" and "annotations" (Label Studio)'
 KINDS = ("polygonlabels", "brushlabels", "rectanglelabels", "ellipselabels")
@@ -56,13 +60,14 @@ class _Pictures:
 
     def __call__(self, item: Item) -> Picture:
         results = self.results[item.name]
+        height, width = (
+            results[0].get(f"original_{side}") if results else None for side in ("height", "width")
+        )
         try:
-            if not results:
-                return Picture(_photo_size(item.photo), [])
-            size = int(results[0]["original_height"]), int(results[0]["original_width"])
-            return Picture(size, [_region(result, size, item.mask) for result in results])
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+            size = (int(height), int(width)) if height and width else upright_size(item.photo)
+        except (TypeError, ValueError) as error:
             raise broken(item.mask, error) from error
+        return Picture(size, _regions(results, size, item.mask, photo=item.photo.name))
 
 
 def recognise(root: Path) -> bool:
@@ -93,14 +98,20 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
         tasks = [task for task in read_json(path) if _annotation(task)]
         files = [_photo_name(task) for task in tasks]
         results = [_results(task) for task in tasks]
-        labels = sorted({_label(result) for each in results for result in each})
+        labels = sorted({label for each in results for result in each if (label := _label(result))})
+        bad = [
+            unpainted(_regions(each, (0, 0), path, photo=file), path)
+            for each, file in zip(results, files, strict=True)
+        ]
     except UserError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise broken(path, error) from error
+    if not labels and any(bad):
+        raise UserError("no region has a label", fix="export regions whose tag has labels", file=path)
     # most photos have a name of their own without their folders
     short = [(without_suffix(file.rpartition("/")[2]), without_suffix(file), file) for file in files]
-    entries = dict(zip(distinct(short), zip(files, results, strict=True), strict=True))
+    entries = dict(zip(distinct(short), zip(files, results, bad, strict=True), strict=True))
     if len(entries) < len(tasks):
         file, _ = Counter(files).most_common(1)[0]
         both = [str(task.get("id")) for task, name in zip(tasks, files, strict=True) if name == file]
@@ -117,6 +128,7 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
         origin="the names given" if names else path.name,
         items=items,
         missing=missing,
+        bad=tuple(text for item in items for text in entries[item.name][2]),
         unlisted=frozenset(entries).difference(chosen),
         read=read,
     )
@@ -141,10 +153,11 @@ def _results(task: Task) -> list[Task]:
 
 
 def _label(result: Task) -> str:
-    labels = result["value"].get(result["type"], [])
-    if len(labels) != 1:
+    """The region's label; "" for none."""
+    labels = result["value"].get(result["type"]) or []
+    if len(labels) > 1:
         raise ValueError(f"a region with the labels {labels}, where one is needed")
-    return str(labels[0])
+    return class_name(labels[0]) if labels else ""
 
 
 def _photo_name(task: Task) -> str:
@@ -164,13 +177,25 @@ def _find_photo(root: Path, name: str) -> Path:
     return found if found.is_file() else find_file(folders, folder + slash + UPLOAD_PREFIX.sub("", last))
 
 
-def _photo_size(photo: Path) -> Size:
-    height, width, _ = read_photo(photo).shape
-    return height, width
+def _regions(results: list[Task], size: Size, file: Path, *, photo: str) -> list[Region]:
+    return [
+        Region(
+            _label(result),
+            partial(_cover, result, size=size, file=file),
+            f"region {result.get('id', number)} ({_label(result)}) of {photo}",
+            _fault(result),
+        )
+        for number, result in enumerate(results, 1)
+    ]
 
 
-def _region(result: Task, size: Size, file: Path) -> Region:
-    return Region(_label(result), partial(_cover, result, size=size, file=file))
+def _fault(result: Task) -> str:
+    value, kind = result["value"], result["type"]
+    if not _label(result):
+        return "it has no label"
+    if kind == "brushlabels" and not value.get("rle"):
+        return "its brush is empty"
+    return outline_fault(value.get("points")) if kind == "polygonlabels" else ""
 
 
 def _cover(result: Task, *, size: Size, file: Path) -> Window:

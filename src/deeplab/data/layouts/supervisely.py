@@ -31,11 +31,15 @@ from deeplab.data.layouts.painting import (
     broken,
     class_name,
     no_area,
+    outline_fault,
     read_json,
+    unpainted,
 )
 from deeplab.data.layouts.polygons import Window
 from deeplab.data.stored import Item, StoredSplit, joined
 from deeplab.errors import UserError
+
+Size = tuple[int, int]
 
 LOOKS_FOR = "meta.json and a folder with img/ and ann/"
 
@@ -59,7 +63,7 @@ def survey(root: Path, split: str) -> StoredSplit:
     """
     meta = root / "meta.json"
     try:
-        classes = ClassList.of(class_name(entry["title"], meta) for entry in read_json(meta)["classes"])
+        classes = ClassList.of(class_name(entry["title"]) for entry in read_json(meta)["classes"])
     except (KeyError, TypeError) as error:
         raise broken(meta, error) from error
     own = by_name.split_folder(root, split)
@@ -76,6 +80,7 @@ def survey(root: Path, split: str) -> StoredSplit:
         origin=meta.name,
         items=items,
         missing=missing,
+        bad=tuple(text for item in items for text in unpainted(_picture(item).regions, item.mask)),
         unlisted=frozenset(annotations).difference(chosen),
         read=read,
     )
@@ -89,21 +94,33 @@ def _picture(item: Item) -> Picture:
     content = read_json(item.mask)
     try:
         size = int(content["size"]["height"]), int(content["size"]["width"])
-        return Picture(
-            size,
-            [
-                Region(
-                    class_name(entry["classTitle"], item.mask),
-                    partial(_cover, entry, size=size, file=item.mask),
-                )
-                for entry in content["objects"]
-            ],
-        )
+        return Picture(size, _regions(content["objects"], size, item.mask))
     except (KeyError, TypeError, ValueError) as error:
         raise broken(item.mask, error) from error
 
 
-def _cover(entry: dict[str, Any], *, size: tuple[int, int], file: Path) -> Window:
+def _regions(objects: list[dict[str, Any]], size: Size, file: Path) -> list[Region]:
+    return [
+        Region(
+            class_name(entry.get("classTitle")),
+            partial(_cover, entry, size=size, file=file),
+            f"object {entry.get('id', number)} ({entry.get('classTitle')})",
+            _fault(entry),
+        )
+        for number, entry in enumerate(objects, 1)
+    ]
+
+
+def _fault(entry: dict[str, Any]) -> str:
+    if not class_name(entry.get("classTitle")):
+        return "it has no class"
+    kind = entry["geometryType"]
+    if kind == "bitmap":
+        return "" if (entry.get("bitmap") or {}).get("data") else "its bitmap is missing"
+    return outline_fault((entry.get("points") or {}).get("exterior")) if kind == "polygon" else ""
+
+
+def _cover(entry: dict[str, Any], *, size: Size, file: Path) -> Window:
     kind = entry["geometryType"]
     if kind == "bitmap":
         return _bitmap(entry["bitmap"])
