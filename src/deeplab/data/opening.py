@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +16,7 @@ from deeplab.data.layouts.splits import CLASS_FILES
 from deeplab.data.recipe import DataRecipe
 from deeplab.data.selection import select_classes
 from deeplab.data.source import Survey
+from deeplab.data.stored import StoredSplit
 from deeplab.errors import UserError
 
 if TYPE_CHECKING:
@@ -113,12 +115,19 @@ def open_split(
     source = open_complete(
         data.root, split, layout=data.layout, labels=data.labels, names=data.names, on_bad=data.on_bad
     )
+    if isinstance(source, StoredSplit):
+        source = replace(source, drawn_on=data.drawn_on)
+    elif data.drawn_on != "auto":
+        raise UserError(
+            f"data.drawn_on={data.drawn_on}: photos in the layout {_layout_name(data.root, data.layout)} have no files "
+            "of their own; fix: leave it out, and write the shards again from the files"
+        )
     keep = data.classes or source.classes
     table = select_classes(source.classes, keep, other=data.other)
     kept = None
     if data.keep_decoded and transform is not None:
         # whatever changes the labels of an unchanged file
-        about = data.model_dump_json(include={"layout", "labels", "names", "classes", "other"})
+        about = data.model_dump_json(include={"layout", "labels", "names", "classes", "other", "drawn_on"})
         kept = DecodedFiles(cache_folder() / "decoded", f"{__version__} {about}")
     return SegmentationDataset(source, label_map=table, transform=transform, seed=seed, kept=kept)
 

@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from deeplab.config import Strict
+from deeplab.data.upright import DrawnOn
 
 
 class DataRecipe(Strict):
@@ -20,6 +21,8 @@ class DataRecipe(Strict):
     classes: names to train, in this order; others become `other`. Empty: all of them.
     on_bad: whether annotations that paint nothing (no outline, no label, fewer than three points) are left out with a
         warning, "skip", or are an "error".
+    drawn_on: what labels of photos with an EXIF rotation were drawn on: the "upright" photo, the one as "stored", or
+        "auto": the stored one where the size says so, else the upright one.
     keep_decoded: keep the training photos and masks decoded in the cache folder, 4 bytes a pixel, so that later
         epochs and runs need not decode them.
     """
@@ -33,6 +36,7 @@ class DataRecipe(Strict):
     classes: tuple[str, ...] = ()
     other: Literal["ignore", "background"] = "ignore"
     on_bad: Literal["error", "skip"] = "skip"
+    drawn_on: DrawnOn = "auto"
     keep_decoded: bool = False
 
     @model_validator(mode="after")

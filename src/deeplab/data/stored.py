@@ -13,6 +13,7 @@ import numpy as np
 
 from deeplab.data.joining import distinct, plain_name, visible, without_suffix
 from deeplab.data.source import Survey, Unpaired
+from deeplab.data.upright import DrawnOn, turned_upright
 from deeplab.errors import UserError
 from deeplab.imaging.photos import PHOTO_SUFFIXES, read_photo
 
@@ -36,11 +37,13 @@ class StoredSplit(Survey):
     """A `Survey` of such files.
 
     Attributes:
-        read: the labels of an item, uint8 [H, W]. Workers receive a copy, so it must be picklable.
+        read: the labels of an item as they were drawn, uint8 [H, W]. Workers receive a copy, so it must be picklable.
+        drawn_on: which photo that was; see `deeplab.data.upright.turned_upright`.
     """
 
     items: tuple[Item, ...]
     read: Callable[[Item], np.ndarray]
+    drawn_on: DrawnOn = "auto"
 
     def __len__(self) -> int:
         return len(self.items)
@@ -59,7 +62,8 @@ class StoredSplit(Survey):
 
     def label(self, index: int) -> np.ndarray:
         """See `Source`."""
-        return self.read(self.items[index])
+        item = self.items[index]
+        return turned_upright(self.read(item), item.photo, drawn_on=self.drawn_on)
 
 
 class Listing(NamedTuple):

@@ -36,7 +36,7 @@ from deeplab.data.layouts.painting import (
 from deeplab.data.layouts.polygons import Window
 from deeplab.data.layouts.run_lengths import coco_runs, from_runs
 from deeplab.data.stored import Item, StoredSplit, joined
-from deeplab.data.upright import upright_size
+from deeplab.data.upright import stored
 from deeplab.errors import UserError
 
 LOOKS_FOR = 'a JSON with "images", "annotations" and "categories" here, in annotations/ or in train/ (COCO)'
@@ -184,7 +184,7 @@ def _entry(
 ) -> tuple[Size, list[Drawn]]:
     height, width = image.get("height"), image.get("width")
     try:
-        size = (int(height), int(width)) if height and width else upright_size(photo)
+        size = (int(height), int(width)) if height and width else stored(photo).upright
     except (TypeError, ValueError) as error:
         raise broken(path, error) from error
     return size, drawn[same_id(image["id"])]

@@ -30,7 +30,7 @@ from deeplab.data.layouts.painting import (
 from deeplab.data.layouts.polygons import Window
 from deeplab.data.layouts.run_lengths import from_runs
 from deeplab.data.stored import Item, StoredSplit, joined
-from deeplab.data.upright import upright_size
+from deeplab.data.upright import stored
 from deeplab.errors import UserError
 
 LOOKS_FOR = "annotations.xml (CVAT for images 1.1)"
@@ -51,7 +51,7 @@ class _Pictures:
     def __call__(self, item: Item) -> Picture:
         image = ElementTree.fromstring(self.texts[item.name])
         size = int(image.get("height") or 0), int(image.get("width") or 0)
-        size = size if all(size) else upright_size(item.photo)
+        size = size if all(size) else stored(item.photo).upright
         return Picture(size, _regions(image, size, item.mask))
 
 

@@ -36,7 +36,7 @@ from deeplab.data.layouts.painting import (
 from deeplab.data.layouts.polygons import Window
 from deeplab.data.layouts.run_lengths import brush_mask
 from deeplab.data.stored import Item, StoredSplit, joined
-from deeplab.data.upright import upright_size
+from deeplab.data.upright import stored
 from deeplab.errors import UserError
 from deeplab.imaging.photos import PHOTO_SUFFIXES
 
@@ -64,7 +64,7 @@ class _Pictures:
             results[0].get(f"original_{side}") if results else None for side in ("height", "width")
         )
         try:
-            size = (int(height), int(width)) if height and width else upright_size(item.photo)
+            size = (int(height), int(width)) if height and width else stored(item.photo).upright
         except (TypeError, ValueError) as error:
             raise broken(item.mask, error) from error
         return Picture(size, _regions(results, size, item.mask, photo=item.photo.name))

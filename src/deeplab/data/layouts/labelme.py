@@ -37,7 +37,7 @@ from deeplab.data.layouts.painting import (
 )
 from deeplab.data.layouts.polygons import Window
 from deeplab.data.stored import Item, StoredSplit, joined, listing
-from deeplab.data.upright import upright_size
+from deeplab.data.upright import stored
 from deeplab.errors import UserError
 
 LOOKS_FOR = 'NAME.json with "shapes" and "imagePath" (labelme), also in folders'
@@ -128,7 +128,7 @@ def _classes(root: Path) -> tuple[ClassList, str]:
 def _picture(item: Item) -> Picture:
     content = _read(item.mask)
     height, width = content.get("imageHeight"), content.get("imageWidth")
-    size = (int(height), int(width)) if height and width else upright_size(item.photo)
+    size = (int(height), int(width)) if height and width else stored(item.photo).upright
     return Picture(size, _regions(content, size, item.mask))
 
 
