@@ -14,7 +14,10 @@ from support.data_folders import photo, text
 from deeplab.data.layouts import recognise
 from deeplab.data.layouts.polygons import fill
 from deeplab.data.layouts.run_lengths import brush_mask, coco_runs, from_runs
-from deeplab.data.opening import open_source, split_names
+from deeplab.data.opening import open_source, open_split, split_names
+from deeplab.data.recipe import DataRecipe
+from deeplab.doctor.found import Expected
+from deeplab.doctor.run import check_data
 from deeplab.errors import UserError
 
 of_numpy_1 = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -78,7 +81,9 @@ def test_coco_run_lengths_of_another_size_are_named(tmp_path):
     photo(tmp_path / "train/a.jpg", (2, 4))
     content = coco((1, {"size": [2, 4], "counts": "1232"}), size=(2, 4))
     write(tmp_path / "train/_annotations.coco.json", content)
-    with pytest.raises(UserError, match=r"_annotations\.coco\.json: run lengths that add up to 10 for 2 x 4"):
+    with pytest.raises(
+        UserError, match=r"_annotations\.coco\.json: annotation 0: run lengths that add up to 10 for 2 x 4"
+    ):
         label(tmp_path, "train")
 
 
@@ -111,10 +116,10 @@ def test_coco_broken_file_is_named(tmp_path):
     photo(tmp_path / "images/a.jpg")
     content = coco((2, [[0, 0, 1, 1, 0, 1]]))
     write(tmp_path / "x.json", content)
-    with pytest.raises(UserError, match=r"x\.json is not of the form.*KeyError: 2"):
-        open_source(tmp_path, "all")
+    assert open_source(tmp_path, "all").stray == (f"annotation 0 of {tmp_path / 'x.json'}: category_id 2",)
     write(tmp_path / "x.json", coco((1, [[0, 0, 1, 1, 0]])))
-    with pytest.raises(UserError, match=r"x\.json is not of the form"):
+    said = r"x\.json: has no usable outline .1 annotations, first: annotation 0 of a\.jpg .*: a coordinate is miss"
+    with pytest.raises(UserError, match=said):
         label(tmp_path)
 
 
@@ -311,7 +316,7 @@ def test_label_studio_brush_literals_and_faults():
 
 def test_label_studio_missing_photo_is_named(tmp_path):
     write(tmp_path / "export.json", task(region("polygonlabels", "dog", points=[[0, 0], [50, 0], [0, 50]])))
-    assert open_source(tmp_path, "all").missing[0].startswith("photo 0a1b2c3d-a b in ")
+    assert open_source(tmp_path, "all").missing[0].startswith(f"photo {tmp_path / 'images'}")
 
 
 # --- Supervisely
@@ -346,4 +351,122 @@ def test_supervisely_bitmap_and_polygon(tmp_path):
         [1, 1, 1, 1, 2, 0],
     ]
     (tmp_path / "ds/img/a.jpg").unlink()
-    assert open_source(tmp_path, "all").missing == (f"photo {tmp_path / 'ds/img/a.jpg'}",)
+    assert open_source(tmp_path, "all").missing[0].startswith(f"photo {tmp_path / 'ds/img/a.jpg'}, which ")
+
+
+# --- annotations that paint nothing
+
+
+WHOLE = [[0, 0, 5, 0, 5, 4, 0, 4]]
+
+
+@pytest.mark.parametrize(
+    ("stored", "said"),
+    [
+        ([], "it has no segmentation"),
+        ([[]], "it has no points"),
+        (None, "it has no segmentation"),
+        ([[1, 1, 3, 3]], "it has fewer than 3 points"),
+        ([[1, 1, 3, 3, 5]], "a coordinate is missing or no number"),
+        ([[1, 1, 3, 3, float("nan"), 0]], "a coordinate is missing or no number"),
+        ([[1, 1, 3, 3, "x", None]], "a coordinate is missing or no number"),
+        ({"size": [4, 5]}, "its run lengths are missing"),
+    ],
+)
+def test_coco_annotations_that_paint_nothing_are_listed(tmp_path, stored, said):
+    photo(tmp_path / "train/a.jpg", (4, 5))
+    write(tmp_path / "train.json", coco((3, WHOLE), (1, stored)))
+    source = open_source(tmp_path, "train")
+    assert source.bad == (f"annotation 1 of a.jpg in {tmp_path / 'train.json'}: {said}",)
+    assert set(np.ravel(source.label(0))) == {2}
+    with pytest.warns(
+        UserWarning, match=f"split 'train': 1 annotations paint nothing, first: annotation 1 .*{said}"
+    ):
+        open_split(DataRecipe(root=tmp_path), "train")
+    with pytest.raises(UserError, match=f"1 annotations paint nothing.*{said}; fix: correct or delete them"):
+        open_split(DataRecipe(root=tmp_path, on_bad="error"), "train")
+    checked = check_data(tmp_path, Expected(train="train"), workers=1)
+    (finding,) = (finding for finding in checked.findings if finding.code == "annotation-bad")
+    assert (finding.severity, finding.files) == ("warning", source.bad)
+    # alone it leaves nothing to learn
+    write(tmp_path / "train.json", coco((1, stored)))
+    with pytest.raises(
+        UserError, match=rf"train\.json: has no usable outline \(1 annotations, first: .*{said}"
+    ):
+        open_source(tmp_path, "train")
+
+
+def test_coco_boxes_alone_and_flat_lists(tmp_path):
+    photo(tmp_path / "train/a.jpg", (4, 5))
+    content = coco((3, WHOLE[0]))
+    write(tmp_path / "train.json", content)
+    assert set(np.ravel(label(tmp_path, "train"))) == {2}
+    content["annotations"][0] = {"id": 901, "image_id": 7, "category_id": 3, "bbox": [0, 0, 2, 2]}
+    write(tmp_path / "train.json", content)
+    with pytest.raises(
+        UserError, match=r"train\.json: has boxes, no segmentation \(1 annotations, first: annotation 901"
+    ):
+        open_source(tmp_path, "train")
+
+
+def test_coco_names_that_are_numbers_and_missing_sizes(tmp_path):
+    photo(tmp_path / "train/a.jpg", (4, 5))
+    content = coco((3, WHOLE), categories=((1, 17), (3, 2.5)))
+    del content["images"][0]["height"]
+    write(tmp_path / "train.json", content)
+    source = open_source(tmp_path, "train")
+    assert source.classes == ("background", "17", "2.5") and source.label(0).shape == (4, 5)
+    write(tmp_path / "train.json", coco((3, WHOLE), categories=((1, None), (3, "a"))))
+    with pytest.raises(UserError, match=r"train\.json: category 1 has no name"):
+        open_source(tmp_path, "train")
+    write(tmp_path / "train.json", coco((3, {"size": [5, 4], "counts": [0, 20]})))
+    with pytest.raises(
+        UserError, match=r"train\.json: annotation 0: run lengths for 4x5 pixels on a photo of 5x4"
+    ):
+        label(tmp_path, "train")
+
+
+def test_labelme_dialects(tmp_path):
+    photo(tmp_path / "a.jpg", (4, 4))
+    corners = [[1, 0], [2, 0], [2, 2], [1, 2]]
+    png = io.BytesIO()
+    Image.fromarray(np.full((3, 3), 255, np.uint8)).save(png, "PNG")
+    content = labelme(
+        ("狗", corners, "rectangle"),
+        ("dog", [[-2, 2], [0, 4]], "mask"),
+        (None, corners, "polygon"),
+        (7, corners, None),
+    )
+    content["shapes"][1]["mask"] = base64.b64encode(png.getvalue()).decode()
+    content["shapes"] += [
+        {"label": "dog", "points": points} for points in ([], [[1, 1], [2, 2]], [[1], [2, 2], [3, 3]])
+    ]
+    content |= {"imageHeight": None, "imageWidth": None}
+    (tmp_path / "a.json").write_bytes(json.dumps(content, ensure_ascii=False).encode("gbk"))
+    source = open_source(tmp_path, "all")
+    assert source.classes == ("background", "7", "dog", "狗")
+    # of the mask of 3 x 3 that begins 2 to the left one column is on the photo
+    assert source.label(0).tolist() == [[0, 1, 0, 0], [0, 1, 0, 0], [2, 0, 0, 0], [2, 0, 0, 0]]
+    faults = ("no label", "no points", "fewer than 3 points", "a coordinate is missing")
+    assert [fault in text for fault, text in zip(faults, source.bad, strict=True)] == [True] * 4
+    assert source.bad[1].startswith(f"shape 5 (dog) in {tmp_path / 'a.json'}: ")
+
+
+def test_the_other_tools_list_what_paints_nothing(tmp_path):
+    """CVAT, Supervisely and Label Studio: one good shape, and one without points or label."""
+    photo(tmp_path / "cvat/images/a.png", (3, 5))
+    empty = '<polygon label="cat" points="" z_order="9"></polygon><polygon label="" points="0,0;1,0;1,1"></polygon>'
+    text(tmp_path / "cvat/annotations.xml", CVAT.format(subset="", more=empty))
+    photo(tmp_path / "sly/ds/img/a.jpg", (4, 6))
+    shapes = [{"classTitle": "cat", "geometryType": "polygon", "points": {"exterior": ring, "interior": []}}
+              for ring in ([[0, 0], [4, 0], [4, 3]], [[0, 0], [4, 0]], [])]  # fmt: skip
+    write(tmp_path / "sly/meta.json", {"classes": [{"title": "cat"}]})
+    write(tmp_path / "sly/ds/ann/a.jpg.json", {"size": {"height": 4, "width": 6}, "objects": shapes})
+    photo(tmp_path / "ls/a b.jpg", (2, 4))
+    good = region("polygonlabels", "dog", points=[[0, 0], [50, 0], [50, 50]])
+    nameless = {**good, "value": {"points": good["value"]["points"]}}
+    write(tmp_path / "ls/a.json", task(good, nameless, region("polygonlabels", "dog", points=[])))
+    for name in ("cvat", "sly", "ls"):
+        source = open_source(tmp_path / name, "all")
+        assert len(source.bad) == 2 and all("/a" in text or " of a" in text for text in source.bad)
+        assert set(np.ravel(source.label(0))) > {0}

@@ -218,8 +218,15 @@ def test_two_photos_of_one_name(tmp_path: Path) -> None:
     put(tmp_path / "images" / "a.jpg")
     put(tmp_path / "images" / "a.png")
     put(tmp_path / "masks" / "a.png", (0, 1))
-    (finding,) = (f for f in check_data(tmp_path).findings if f.code == "name-twice")
-    assert finding.files == ("images/a.png",)
+    by_code = {finding.code: finding for finding in check_data(tmp_path).findings}
+    assert by_code["name-twice"].files == ("images/a.jpg", "images/a.png")
+    # no one knows whose the mask is
+    assert by_code["mask-missing"].files == ("images/a.jpg", "images/a.png")
+    (tmp_path / "masks" / "a.png").rename(tmp_path / "masks" / "a.png.png")
+    put(tmp_path / "masks" / "a.jpg.png", (0, 1))
+    assert {(photo, mask) for *_, photo, mask in found(tmp_path)[1]} == {
+        (f"images/{name}", f"masks/{name}.png") for name in ("a.jpg", "a.png")
+    }
 
 
 def test_labelme_goes_through_its_own_decoder(tmp_path: Path) -> None:

@@ -105,13 +105,23 @@ def test_segments_are_numbered_by_category_and_crowds_from_one() -> None:
             "segments_info": [*TRUTH_SEGMENTS, {"id": 9, "category_id": 1}],
         }
     )
-    ids = np.array([[70_000, 9, 300], [5, 0, 8]])
+    ids = np.array([[70_000, 9, 300], [5, 0, 0]])
     category, instance = category_and_instance(entry, ids, ignored_label=0, crowds="ignored")
     assert category.tolist() == [[1, 1, 2], [0, 0, 0]]
     assert instance.tolist() == [[0, 1, 0], [1, 0, 0]]
     category, instance = category_and_instance(entry, ids, ignored_label=0, crowds="kept")
     assert category.tolist() == [[1, 1, 2], [2, 0, 0]]
     assert instance.tolist() == [[0, 1, 0], [1, 0, 0]]
+    with pytest.raises(UserError, match=r"a\.png: id 8 at row 1, column 2 is none of its segments_info"):
+        category_and_instance(entry, np.array([[300, 0, 9], [0, 0, 8]]), ignored_label=0, crowds="kept")
+
+
+def test_image_ids_are_compared_as_one_type(tmp_path: Path) -> None:
+    truth, _ = by_hand(tmp_path)
+    path = tmp_path / "predicted.json"
+    path.write_text(path.read_text().replace('"image_id": 100', '"image_id": "100.0"'))
+    quality = evaluate_files(truth, read_files(path), measure=PanopticQuality(5, 0))
+    assert quality.result() == pytest.approx(4 / 15, rel=1e-12)
 
 
 def test_ids_come_back_from_colours(tmp_path: Path) -> None:

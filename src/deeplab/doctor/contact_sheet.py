@@ -85,7 +85,10 @@ def _healthy(data: Examined, item: Inspected) -> bool:
     if item.photo is None or item.mask is None or item.photo.error or not is_index_mask(item.mask):
         return False
     allowed = {*range(len(data.classes.names)), data.classes.ignore_label}
-    return item.photo.upright_size == item.mask.size and data.decoded(item.mask).keys() <= allowed
+    return (
+        item.mask.size in (item.photo.upright_size, item.photo.size)
+        and data.decoded(item.mask).keys() <= allowed
+    )
 
 
 def _overlay(data: Examined, item: Inspected, palette: np.ndarray) -> Image.Image:

@@ -14,12 +14,13 @@ from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
 
+from deeplab.data.joining import same_id
 from deeplab.errors import UserError
 from deeplab.evaluation.panoptic.accumulator import Accumulator
 from deeplab.evaluation.panoptic.overlaps import runs
@@ -27,6 +28,14 @@ from deeplab.evaluation.panoptic.overlaps import runs
 Measure = TypeVar("Measure", bound=Accumulator)
 Maps = tuple[np.ndarray, np.ndarray]
 PICTURES_AT_ONCE = 8
+
+
+def _as_id(value: Any) -> int | str:
+    """4, 4.0 and "4" are one picture, whichever of the two files writes which."""
+    try:
+        return same_id(value)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
 
 
 class Segment(BaseModel):
@@ -40,7 +49,7 @@ class Segment(BaseModel):
 class Annotation(BaseModel):
     """The segments of one picture, and the PNG that shows where they are."""
 
-    image_id: int | str
+    image_id: Annotated[int | str, BeforeValidator(_as_id)]
     file_name: str
     segments_info: list[Segment]
 
@@ -124,7 +133,7 @@ def evaluate_files(
     """Count every picture of the ground truth.
 
     Crowds of the ground truth belong to the ignored category; the predictions' crowd flags do not matter.
-    Pixels whose id no segment has are void. The result is the same to the last bit for any number of workers.
+    Pixels of id 0 are void. The result is the same to the last bit for any number of workers.
 
     Args:
         groundtruth, predictions: see `read_files`; predictions of further pictures do not matter.
@@ -180,12 +189,20 @@ def category_and_instance(
         Categories and instances, int64 [H, W].
 
     Raises:
-        UserError: two segments have one id.
+        UserError: two segments have one id, or a pixel has an id other than 0 that no segment has.
     """
     _refuse_twice(annotation.file_name, "segment id", (segment.id for segment in annotation.segments_info))
     instances = defaultdict(int, {ignored_label: 1})
     values, lengths = runs(ids.ravel())
     found, places = np.unique(values, return_inverse=True)
+    listed = {0, *(segment.id for segment in annotation.segments_info)}
+    unlisted = [value for value in found.tolist() if value not in listed]
+    if unlisted:
+        row, column = np.argwhere(ids == unlisted[0])[0]
+        raise UserError(
+            f"{annotation.file_name}: id {unlisted[0]} at row {row}, column {column} is none of its segments_info; "
+            "fix: list it there, or write 0 for void"
+        )
     category, instance = np.full(len(found), ignored_label), np.zeros(len(found), np.int64)
     for segment in annotation.segments_info:
         ignored = segment.iscrowd and crowds == "ignored"
