@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_folders import grey, text
 from PIL import Image, ImageOps
+from support.data_folders import grey, text
 
 from deeplab.data.opening import open_split
 from deeplab.data.recipe import DataRecipe
