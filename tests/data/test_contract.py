@@ -238,8 +238,8 @@ def test_other_systems_change_nothing(
     name: str, change: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     accented = {"train": ("é", "b"), "val": ("ü", "d")}
-    monkeypatch.setattr("every_layout.NAMES", accented)
-    monkeypatch.setattr("every_layout.PAIRS", [(split, each) for split in NAMES for each in accented[split]])
+    monkeypatch.setattr("support.every_layout.NAMES", accented)
+    monkeypatch.setattr("support.every_layout.PAIRS", [(split, each) for split in NAMES for each in accented[split]])
     root = tmp_path / "data"
     SETS[name](root)
     split = find(root, Expected()).splits["train"]
