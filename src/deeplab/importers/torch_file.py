@@ -22,7 +22,7 @@ from safetensors import safe_open
 from deeplab.checkpoint import METADATA_KEY
 from deeplab.errors import UserError
 from deeplab.importers.torch_pickle import SAVE_WEIGHTS, Stored, read_old_file, read_pickle
-from deeplab.system.reading import DAMAGED, plain_file, read_member, shown, zip_archive
+from deeplab.system.reading import DAMAGED, cut, plain_file, read_member, zip_archive
 
 # names that training scripts give the weights inside a checkpoint, the more telling first
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params")
@@ -87,13 +87,13 @@ def read_torch_file(path: Path) -> TorchFile:
         found, notes = _unwrap(content)
         weights = dict(found) if read is None else _tensors(found, read, size)
     if not weights:
-        keys = shown(", ".join(map(str, list(content)[:5]))) or "nothing"
+        keys = cut(", ".join(map(str, list(content)[:5]))) or "nothing"
         raise UserError(f"has no weights under any known key (it has: {keys}); give a state dict", file=path)
     odd = next(
         (name for name, value in weights.items() if len(name) > MOST_CHARACTERS or not value.numel()), None
     )
     if odd is not None:
-        raise UserError(f"{shown(odd)} has no values, or a name of no end: the file is damaged", file=path)
+        raise UserError(f"{cut(odd)} has no values, or a name of no end: the file is damaged", file=path)
     weights = _without_prefixes(weights, notes)
     halves = sorted({_kind(value) for value in weights.values() if _is_float(value)} - {"float32"})
     if halves:
@@ -156,7 +156,7 @@ def _unwrap(content: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
             return content, notes
         beside = [str(other) for other in content if other != key]
         notes.append(
-            f"weights taken from {key!r}" + (f"; left aside: {shown(', '.join(beside))}" if beside else "")
+            f"weights taken from {key!r}" + (f"; left aside: {cut(', '.join(beside))}" if beside else "")
         )
         content = content[key]
     raise UserError("weights inside of themselves, as it seems: the file is damaged", fix=DAMAGED)
@@ -170,7 +170,7 @@ def _without_prefixes(weights: dict[str, torch.Tensor], notes: list[str]) -> dic
             return weights
         others = [name for name in weights if not name.startswith(prefix)]
         notes.append(
-            f"prefix {prefix!r} taken off" + (f"; left aside: {shown(', '.join(others))}" if others else "")
+            f"prefix {prefix!r} taken off" + (f"; left aside: {cut(', '.join(others))}" if others else "")
         )
         weights = {name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)}
 

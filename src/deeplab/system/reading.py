@@ -45,19 +45,26 @@ def foreign(path: str | os.PathLike[str], what: str = BROKEN, *, fix: str = DAMA
     except UserError as error:
         raise error.within(path) from error.__cause__
     except OSError as error:
-        raise UserError(f"cannot be read ({error.strerror or shown(error)})", fix=fix, file=path) from error
+        said = error.strerror or shown(error)
+        raise UserError(
+            f"cannot be read ({said})", fix="name a file that is there and can be read", file=path
+        ) from error
     except Exception as error:
         said = f"{type(error).__name__}: {shown(error)}".removesuffix(": ")
         raise UserError(f"{what} ({said})", fix=fix, file=path) from error
 
 
 def shown(value: object) -> str:
-    """What is said, or a foreign value, on one line and at a length that fits a sentence."""
+    """A foreign value as Python writes it, or what an error says, short enough for a sentence."""
     try:
-        text = str(value) if isinstance(value, str | BaseException) else repr(value)
+        return cut(str(value) if isinstance(value, BaseException) else repr(value))
     except (RecursionError, ValueError):
         # nested too deeply, or a number of more digits than Python prints
         return f"a {type(value).__name__} too large to show"
+
+
+def cut(text: str) -> str:
+    """A text on one line, cut off where a sentence has to end."""
     line = " ".join(text[: 2 * SHOWN].split())
     return line if len(line) <= SHOWN else f"{line[:SHOWN]}..."
 
