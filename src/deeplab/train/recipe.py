@@ -64,7 +64,7 @@ class Recipe(Strict):
     augment: AugmentRecipe = AugmentRecipe()
     loss: LossRecipe = LossRecipe()
     optimise: OptimiseRecipe
-    workers: Annotated[int, Field(ge=0)] = 1
+    workers: Annotated[int, Field(ge=0, le=256)] = 1
 
     @model_validator(mode="after")
     def _outputs_exist(self) -> Self:
