@@ -120,7 +120,7 @@ def test_parameters_by_name_or_file(tmp_path: Path) -> None:
             None,
             r"'.*own.json' is neither a known set of CRF parameters nor a file; allowed: v1, v2-resnet101",
         ),
-        ("{", r"own.json is not a readable JSON file \(Expecting"),
+        ("{", r"own.json: is not a readable JSON file \(JSONDecodeError: Expecting"),
         ("[1]", "own.json names no CRF parameters"),
         ("{}", "own.json names no CRF parameters"),
         ('{"w1": -1}', r"own.json: w1 = -1: .*greater than or equal to 0"),

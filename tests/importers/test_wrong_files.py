@@ -105,7 +105,7 @@ WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
         for protocol in range(6)
     },
     "checkpoint with code": (trapped_checkpoint, rf"holds Python objects \(.*mkdir\).*fix: .*{SAVED_ALONE}"),
-    "safetensors cut short": (short_safetensors, r"a damaged safetensors file .*fetch it again"),
+    "safetensors cut short": (short_safetensors, r"damaged or cut short \(SafetensorError.*fetch it again"),
     "other safetensors": (
         other_safetensors,
         r"1 arrays \(transformer\.wte\.weight.* of no known source; known",
@@ -128,7 +128,7 @@ WRONG: dict[str, tuple[Callable[[Path], None], str]] = {
         content(gzip.compress(b"hello" * 100)),
         r"is no \.tar\.gz archive: it seems to be text",
     ),
-    "pipe": (os.mkfifo, r"is a pipe or a device; give the path"),
+    "pipe": (os.mkfifo, r"is a pipe or a device; fix: give the path"),
 }
 
 

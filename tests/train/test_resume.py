@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -13,10 +14,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.training_runs import make_squares, squares_recipe, start_run
+from safetensors.torch import load as from_bytes
+from safetensors.torch import save as to_bytes
+from training_runs import make_squares, squares_recipe, start_run
 
 from deeplab.errors import UserError
-from deeplab.model.checkpoint import load
+from deeplab.train.checkpointing import BEFORE_NAME, CHECKPOINT_NAME, parse_checkpoint
+from deeplab.train.keeper import SILENT
 from deeplab.train.recipe import Recipe
 from deeplab.train.run import train
 from deeplab.train.run_folder.checkpointing import CHECKPOINT_NAME, parse_checkpoint
@@ -138,10 +142,11 @@ def test_two_runs_in_one_folder_are_refused(data: Path, tmp_path: Path) -> None:
 
 
 def test_resuming_a_finished_run_changes_nothing(unbroken: Path, data: Path) -> None:
-    before = tensors(unbroken)
-    train(small_recipe(data), unbroken, device="cpu", resume=True)
-    after = tensors(unbroken)
-    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    before = {path: path.read_bytes() for path in unbroken.rglob("*") if path.is_file()}
+    found = train(small_recipe(data), unbroken, device="cpu", resume=True)
+    assert before == {path: path.read_bytes() for path in unbroken.rglob("*") if path.is_file()}
+    result = json.loads((unbroken / "run.json").read_text())["validation"]
+    assert round(found.mean_iou(), 4) == result["mean IoU"]
 
 
 def test_best_is_the_best_validation(unbroken: Path) -> None:
@@ -169,7 +174,81 @@ def test_changed_data_are_refused(unbroken: Path, tmp_path: Path) -> None:
         train(small_recipe(other), unbroken, device="cpu", resume=True)
 
 
-def test_a_broken_checkpoint_is_named(data: Path, tmp_path: Path) -> None:
-    (tmp_path / CHECKPOINT_NAME).write_bytes(b"\x20" * 64)
-    with pytest.raises(UserError, match=f"{CHECKPOINT_NAME} is no training checkpoint"):
-        train(small_recipe(data), tmp_path, device="cpu", resume=True)
+def rewritten(path: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    """The file with changed tensors, and all else that it says as it was."""
+    stored = path.read_bytes()
+    metadata = json.loads(stored[8 : 8 + int.from_bytes(stored[:8], "little")])["__metadata__"]
+    tensors = from_bytes(stored)
+    change(tensors)
+    path.write_bytes(to_bytes(tensors, metadata=metadata))
+
+
+def flip(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 4
+    path.write_bytes(data)
+
+
+def name_of(tensors: dict[str, torch.Tensor], part: str) -> str:
+    return next(name for name in sorted(tensors) if name.startswith(part))
+
+
+HARMS: dict[str, Callable[[Path], object]] = {
+    "empty": lambda path: path.write_bytes(b""),
+    "short": lambda path: path.write_bytes(path.read_bytes()[:-5]),
+    "no checkpoint": lambda path: path.write_bytes(b"\x20" * 64),
+    "a bit of the header": lambda path: flip(path, 400),
+    "a bit of the weights": lambda path: flip(path, -1000),
+    "NaN": lambda path: rewritten(path, lambda t: t[name_of(t, "model/")].fill_(torch.nan)),
+    "no momentum": lambda path: rewritten(path, lambda t: t.pop(name_of(t, "optimiser/"))),
+    "another shape": lambda path: rewritten(
+        path, lambda t: t.update({name_of(t, "optimiser/"): torch.zeros(3, 1)})
+    ),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS)
+def test_of_a_damaged_checkpoint_the_one_before_is_used(
+    harm: Callable[[Path], object], data: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    folder, news = tmp_path / "run", []
+    shutil.copytree(unbroken, folder)
+    harm(folder / CHECKPOINT_NAME)
+    watcher = SILENT._replace(on_news=news.append)
+    train(small_recipe(data), folder, device="cpu", resume=True, watcher=watcher)
+    assert f"{folder / CHECKPOINT_NAME}: " in news[0] and news[0].endswith("is used, of step 10")
+    assert_same_run(folder, unbroken)
+
+
+@pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS)
+def test_without_a_whole_checkpoint_nothing_is_touched(
+    harm: Callable[[Path], object], data: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(unbroken, folder)
+    (folder / BEFORE_NAME).unlink()
+    harm(folder / CHECKPOINT_NAME)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=f"{CHECKPOINT_NAME}: .*--overwrite"):
+        train(small_recipe(data), folder, device="cpu", resume=True)
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_checkpoint_lost_between_two_renames_costs_its_steps_only(
+    data: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(unbroken, folder)
+    (folder / CHECKPOINT_NAME).unlink()
+    train(small_recipe(data), folder, device="cpu", resume=True)
+    assert_same_run(folder, unbroken)
+
+
+def test_a_run_is_overwritten_when_asked_for(data: Path, unbroken: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(unbroken, folder)
+    with pytest.raises(UserError, match="leave one of them out"):
+        train(small_recipe(data), folder, device="cpu", resume=True, overwrite=True)
+    train(small_recipe(data, steps=2, validate_every=0), folder, device="cpu", overwrite=True)
+    assert parse_checkpoint((folder / CHECKPOINT_NAME).read_bytes(), "it").step == 2
+    assert not (folder / "best").exists() and not (folder / BEFORE_NAME).exists()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from support.distributed_runs import gradients_of_batch, tiny_model
-from support.training_runs import make_squares, squares_recipe
+from distributed_runs import gradients_of_batch, tiny_model
+from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 
 from deeplab import DeepLab
@@ -26,9 +28,7 @@ from deeplab.train.learner import announce_progress, make_learner, make_objectiv
 from deeplab.train.loop import Objective, batch_loss, train_steps, update
 from deeplab.train.norms import training_mode
 from deeplab.train.optimiser import parameter_groups
-from deeplab.train.recipe import read_recipe
-from deeplab.train.recipe.loss import LossRecipe
-from deeplab.train.recipe.optimise import OptimiseRecipe
+from deeplab.train.recipe import Recipe, read_recipe
 from deeplab.train.recompute import PARTS, recompute_activations
 from deeplab.train.run import train
 
@@ -193,8 +193,54 @@ def test_a_batch_that_breaks_training_is_named_by_its_files(tmp_path: Path) -> N
     recipe = squares_recipe(data, steps=40, batch_size=2, learning_rate=1e30)
     with pytest.raises(
         UserError, match=r"loss became (nan|inf) at step \d+.*the batch: .*JPEGImages/photo\d"
+    ) as caught:
+        train(recipe, tmp_path / "run", device="cpu")
+    (saved,) = (tmp_path / "run").glob("batch-*.safetensors")
+    assert str(saved) in str(caught.value)
+    batch = load_file(saved)
+    assert batch["images.0"].shape == (2, 3, 49, 49) and batch["labels.0"].dtype == torch.uint8
+
+
+def test_what_no_memory_holds_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    data = make_squares(tmp_path / "data", side=40, photos=6)
+    recipe = squares_recipe(data, batch_size=65_000)
+    recipe = recipe.model_copy(
+        update={"augment": recipe.augment.model_copy(update={"crop": (20_000, 20_000)})}
+    )
+    with pytest.raises(
+        UserError, match=r"65000 photos of 20000 x 20000.*fix: a smaller model, optimise.batch_size"
     ):
         train(recipe, tmp_path / "run", device="cpu")
+    wide = squares_recipe(data).model_dump(mode="json")
+    wide["model"]["context"]["channels"] = 60_000
+    with pytest.raises(UserError, match=r"GiB of memory, .*: [\d,]{13,} weights"):
+        train(Recipe.model_validate(wide), tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run" / "recipe.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "optimise.batch_size=1000000000",
+        "workers=100000",
+        "augment.crop=[1000000,1000000]",
+        "optimise.learning_rate=.inf",
+        "optimise.learning_rate=.nan",
+        "model.context.channels=10000000",
+        "optimise.steps=1e99",
+    ],
+)
+def test_settings_beyond_reason_are_refused_by_key(setting: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=re.escape(setting.partition("=")[0])):
+        read_recipe("animals-whole", ["data.root=.", setting])
+
+
+def test_data_without_a_label_end_in_a_sentence(tmp_path: Path) -> None:
+    data = make_squares(tmp_path / "data", side=40, photos=6)
+    for mask in (data / "SegmentationClass").iterdir():
+        Image.fromarray(np.full((40, 40), 255, np.uint8)).save(mask)
+    with pytest.raises(UserError, match="the split val has no labelled pixel"):
+        train(squares_recipe(data, steps=1, batch_size=2), tmp_path / "run", device="cpu")
 
 
 def test_a_broken_photo_met_by_a_worker_is_told_without_a_traceback(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ def train(
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     device: str = "auto",
     resume: Annotated[bool, Parameter(negative="")] = False,
+    overwrite: Annotated[bool, Parameter(negative="")] = False,
     tensorboard: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Train a model by a recipe and measure it on the validation split.
@@ -33,6 +34,8 @@ def train(
     resume:
         Go on with the run in the output folder after its last checkpoint, as if it had never stopped; start
         one if there is none.
+    overwrite:
+        Start anew in a folder that holds a run; its checkpoints, model and record are lost.
     tensorboard:
         Also write the folder tensorboard/ (extra `tensorboard`).
     """
@@ -46,7 +49,7 @@ def train(
     device = own_device(device)
     plan = read_recipe(recipe, overrides)
     plan = plan.model_copy(update={"data": resolve(plan.data)})
-    options = {"device": device, "resume": resume, "tensorboard": tensorboard}
+    options = {"device": device, "resume": resume, "overwrite": overwrite, "tensorboard": tensorboard}
     if not is_main_process():
         run(plan, output, **options)
         return

@@ -27,7 +27,10 @@ Padding = Literal["same", "symmetric", "caffe", "block"]
 StrideUnit = Literal["last", "first", "first_1x1"]
 RateGrowth = Literal["next_unit", "unit", "next_stage"]
 ResizeRule = Literal["align_corners", "half_pixel", "legacy"]
-Positive = Annotated[int, Field(gt=0)]
+# numbers beyond what any network has are mistakes, or malice, and would be tried out with all memory
+Positive = Annotated[int, Field(gt=0, le=1 << 30)]
+Width = Annotated[int, Field(gt=0, le=1 << 16)]
+Rates = Annotated[tuple[Width, ...], Field(max_length=64)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0)]
@@ -36,9 +39,9 @@ ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 
 class Strict(BaseModel):
-    """Immutable, and unknown keys are errors."""
+    """Immutable; unknown keys, NaN and infinity are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class NormConfig(Strict):
@@ -51,7 +54,7 @@ class NormConfig(Strict):
 class NormedConfig(Strict):
     """What the backbones with batch norms share."""
 
-    in_channels: Positive = 3
+    in_channels: Width = 3
     norm: NormConfig = NormConfig()
 
 
@@ -62,8 +65,8 @@ class MobileNetConfig(NormedConfig):
     Their padding 'same' is TensorFlow's, 'symmetric' PyTorch's (fact 2.3).
     """
 
-    width: Fraction = 1.0
-    divisor: Positive | None = None
+    width: Annotated[float, Field(gt=0, le=64)] = 1.0
+    divisor: Width | None = None
 
 
 class MobileNetV2Config(MobileNetConfig):
@@ -78,7 +81,7 @@ class MobileNetV2Config(MobileNetConfig):
     """
 
     name: Literal["mobilenet_v2"] = "mobilenet_v2"
-    min_channels: Positive | None = None
+    min_channels: Width | None = None
     padding: Literal["same", "symmetric", "block"] = "same"
     rate_grows_at: RateGrowth = "next_unit"
     low_level_at: Literal["inside", "outputs"] = "inside"
@@ -104,7 +107,7 @@ class MobileNetEdgeTPUConfig(MobileNetConfig):
 
     name: Literal["mobilenet_edgetpu"] = "mobilenet_edgetpu"
     padding: Literal["same", "symmetric"] = "same"
-    last_channels: Positive | None = None
+    last_channels: Width | None = None
 
 
 class ResNetConfig(NormedConfig):
@@ -116,10 +119,10 @@ class ResNetConfig(NormedConfig):
     ResNet's own. padding: 'caffe' is 'symmetric' with poolings that round sizes up.
     """
 
-    multi_grid: tuple[Positive, ...] = ()
+    multi_grid: Rates = ()
     cascade: Annotated[int, Field(ge=0, le=3)] = 0
     rate_grows_at: Literal["next_unit", "unit"] = "next_unit"
-    stem: tuple[Positive, Positive, Positive] | None = None
+    stem: tuple[Width, Width, Width] | None = None
     padding: Literal["same", "symmetric", "caffe"] = "same"
 
 
@@ -141,7 +144,7 @@ class VGG16Config(Strict):
     """VGG-16; it has no norm. padding: 'caffe' is 'symmetric' with poolings that round sizes up."""
 
     name: Literal["vgg16"] = "vgg16"
-    in_channels: Positive = 3
+    in_channels: Width = 3
     padding: Literal["same", "symmetric", "caffe"] = "same"
 
 
@@ -158,7 +161,7 @@ class XceptionConfig(NormedConfig):
     """
 
     name: Literal["xception41", "xception65", "xception71"]
-    multi_grid: tuple[Positive, ...] = ()
+    multi_grid: Rates = ()
 
 
 class NASConfig(NormedConfig):
@@ -170,7 +173,7 @@ class NASConfig(NormedConfig):
     earlier in the network and in training it is nearer to 1.
     """
 
-    filters: Positive = 20
+    filters: Width = 20
     classification_head: bool = False
     remove_os32_stride: bool = False
     drop_path_keep: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -200,7 +203,7 @@ class TimmConfig(Strict):
     """A backbone of the timm library (extra `timm`), 'timm:<name>', with its strides, padding and norms."""
 
     name: Annotated[str, Field(pattern="^timm:.+", examples=["timm:<name>"])]
-    in_channels: Positive = 3
+    in_channels: Width = 3
 
 
 OwnBackboneConfig = Annotated[
@@ -244,8 +247,8 @@ class ConvBranch(Strict):
 
     op: Literal["conv"] = "conv"
     input: Annotated[int, Field(ge=-1)] = -1
-    kernel: Positive = 3
-    rate: tuple[Positive, Positive] = (1, 1)
+    kernel: Width = 3
+    rate: tuple[Width, Width] = (1, 1)
 
     @field_validator("kernel", mode="before")
     @classmethod
@@ -262,7 +265,7 @@ class PyramidBranch(Strict):
 
     op: Literal["pyramid_pooling"] = "pyramid_pooling"
     input: Annotated[int, Field(ge=-1)] = -1
-    grid_size: tuple[Positive, Positive]
+    grid_size: tuple[Width, Width]
 
 
 class NoContextConfig(Strict):
@@ -283,12 +286,12 @@ class ASPPConfig(Strict):
     """
 
     kind: Literal["aspp"] = "aspp"
-    channels: Positive = 256
-    rates: tuple[Positive, ...] = ()
+    channels: Width = 256
+    rates: Rates = ()
     separable: bool = True
     image_pooling: bool = True
-    image_pooling_crop: tuple[Positive, Positive] | None = None
-    image_pooling_stride: tuple[Positive, Positive] = (1, 1)
+    image_pooling_crop: tuple[Width, Width] | None = None
+    image_pooling_stride: tuple[Width, Width] = (1, 1)
     gate: Literal["sigmoid", "qsigmoid"] | None = None
     projection: bool = True
     projection_kernel: Literal[1, 3] = 1
@@ -317,9 +320,9 @@ class FullyConnectedConfig(Strict):
     """
 
     kind: Literal["fc"] = "fc"
-    channels: Positive = 256
-    rates: Annotated[tuple[Positive, ...], Field(min_length=1)]
-    kernel: Positive = 3
+    channels: Width = 256
+    rates: Annotated[Rates, Field(min_length=1)]
+    kernel: Width = 3
     smooth: bool = False
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
@@ -328,11 +331,12 @@ class DensePredictionCellConfig(Strict):
     """A dense prediction cell of `branches`, each `channels` wide; image_pooling_crop as in ASPP."""
 
     kind: Literal["dpc"] = "dpc"
-    channels: Positive = 256
-    image_pooling_crop: tuple[Positive, Positive] | None = None
+    channels: Width = 256
+    image_pooling_crop: tuple[Width, Width] | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     branches: Annotated[
-        tuple[Annotated[ConvBranch | PyramidBranch, Field(discriminator="op")], ...], Field(min_length=1)
+        tuple[Annotated[ConvBranch | PyramidBranch, Field(discriminator="op")], ...],
+        Field(min_length=1, max_length=64),
     ]
 
     @model_validator(mode="after")
@@ -370,8 +374,8 @@ class DecoderConfig(Strict):
     """
 
     strides: tuple[Literal[4, 8, 16], ...] = (4,)
-    channels: Positive = 256
-    low_level_channels: Positive = 48
+    channels: Width = 256
+    low_level_channels: Width = 48
     convs: Literal[1, 2] = 2
     separable: bool = True
     merge: Literal["concat", "sum"] = "concat"
@@ -412,13 +416,15 @@ class DeepLabConfig(Strict):
     backbone: BackboneConfig
     context: ContextConfig = ASPPConfig()
     decoder: DecoderConfig | None = None
-    multi_scale_features: Positive | None = None
-    num_classes: Positive
-    extra_outputs: dict[str, Positive] = {}
-    classifier_kernel: Positive = 1
-    classifier_rates: tuple[Positive, ...] = ()
+    multi_scale_features: Width | None = None
+    num_classes: Width
+    extra_outputs: Annotated[dict[str, Width], Field(max_length=64)] = {}
+    classifier_kernel: Width = 1
+    classifier_rates: Rates = ()
     output_stride: Literal[4, 8, 16, 32] = 16
-    image_pyramid: tuple[Fraction, ...] = (1.0,)
+    image_pyramid: Annotated[
+        tuple[Annotated[float, Field(gt=0, le=64)], ...], Field(min_length=1, max_length=16)
+    ] = (1.0,)
     pyramid_merge: Literal["max", "mean"] = "max"
     head_norm: NormConfig = NormConfig()
     resize: ResizeRule = "align_corners"

@@ -8,6 +8,11 @@ from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from deeplab.system.reading import shown
+
+# of the mistakes that are told at once
+MOST = 20
+
 
 def explain_validation(error: ValidationError, model: type[BaseModel], source: str) -> str:
     """One line per mistake, with the key's path, the value found, and for typos the nearest key.
@@ -15,7 +20,8 @@ def explain_validation(error: ValidationError, model: type[BaseModel], source: s
     Where a name chose one of several families of keys, the line names the family and says what it has.
     """
     lines = []
-    for item in error.errors():
+    found = error.errors(include_url=False)
+    for item in found[:MOST]:
         path, models, beside, family = _place(model, item["loc"])
         value, message = item["input"], item["msg"].removeprefix("Value error, ")
         message = f"{family}: {message}" if family else message
@@ -33,8 +39,10 @@ def explain_validation(error: ValidationError, model: type[BaseModel], source: s
             wrong = f"no such {key}" if "tag" in item["ctx"] else f"{key} is missing"
             path, value = [*path, key], item["ctx"].get("tag")
             message = f"{wrong}{_nearest(str(value), allowed)}; allowed: {', '.join(allowed)}"
-        lines.append(f"{source}: {'.'.join(path) or model.__name__} = {value!r}: {message}")
-    return "\n".join(lines)
+        lines.append(f"{source}: {'.'.join(path) or model.__name__} = {shown(value)}: {message}")
+    return "\n".join(
+        [*lines, f"{source}: {len(found) - MOST} more like these"] if len(found) > MOST else lines
+    )
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:

@@ -6,7 +6,6 @@ images, coarse to fine; 10 mean-field iterations throughout.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -15,6 +14,7 @@ from pydantic import Field, ValidationError
 from deeplab.config import Strict
 from deeplab.config.errors import explain_validation
 from deeplab.errors import UserError
+from deeplab.system.reading import foreign, parse_json, read_text
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -73,10 +73,8 @@ def crf_parameters(name: str) -> CRFConfig:
     allowed = f"allowed: {', '.join(CRF_PRESETS)}, or a JSON file as `deeplab crf search -o FILE` writes it"
     if not path.is_file():
         raise UserError(f"--crf {name!r} is neither a known set of CRF parameters nor a file; {allowed}")
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not a readable JSON file ({error}); {allowed}") from None
+    with foreign(path, "is not a readable JSON file", fix=f"give another; {allowed}"):
+        held = parse_json(read_text(path))
     fields = held.get("parameters", held) if isinstance(held, dict) else held
     if not isinstance(fields, dict) or not fields:
         raise UserError(f"{path} names no CRF parameters; {allowed}")

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field
 from torch.utils.data import Dataset
 
-from deeplab.config import Fraction, NonNegative, PixelConfig, Positive, Share, Strict
+from deeplab.config import NonNegative, PixelConfig, Share, Strict, Width
 from deeplab.data.augment import IGNORE_LABEL, TrainAugment
 from deeplab.data.copy_paste import CopyPaste, Photos
 from deeplab.data.crop_choice import CropChoice
@@ -17,13 +17,15 @@ from deeplab.data.dataset import Sample
 from deeplab.data.resize import ResizeToRange
 from deeplab.errors import UserError
 
+Scale = Annotated[float, Field(gt=0, le=64)]
+
 
 class ResizeRecipe(Strict):
     """A size for all photos before anything else; see `deeplab.data.resize.resize_to_range_size`."""
 
-    min_size: Positive
-    max_size: Positive | None = None
-    factor: Positive | None = None
+    min_size: Width
+    max_size: Width | None = None
+    factor: Width | None = None
     keep_aspect_ratio: bool = True
 
 
@@ -37,17 +39,17 @@ class AugmentRecipe(Strict):
     of samples into which what another photo shows of one of `copy_paste_classes` is laid.
     """
 
-    crop: tuple[Positive, Positive] = (513, 513)
+    crop: tuple[Width, Width] = (513, 513)
     resize: ResizeRecipe | None = None
-    scales: tuple[Fraction, Fraction] = (0.5, 2.0)
+    scales: tuple[Scale, Scale] = (0.5, 2.0)
     scale_step: NonNegative = 0.25
     flip: Share = 0.5
     rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
     jitter: tuple[Share, Share, Share] | None = None
     blur: Share = 0.0
-    blur_sigma: tuple[Fraction, Fraction] = (0.1, 2.0)
+    blur_sigma: tuple[Scale, Scale] = (0.1, 2.0)
     max_share: Annotated[float, Field(gt=0, le=1)] = 1.0
-    tries: Positive = 10
+    tries: Annotated[int, Field(gt=0, le=1000)] = 10
     rare: Share = 0.0
     rare_classes: tuple[str, ...] = ()
     copy_paste: Share = 0.0

@@ -97,6 +97,14 @@ class ConfusionMatrix:
         total.counts = self.counts + other.counts
         return total
 
+    def require_labelled(self, what: str) -> None:
+        """Raise UserError where no pixel was counted, as every measure of `what` would be nonsense."""
+        if not self.counts.any():
+            raise UserError(
+                f"{what} has no labelled pixel: all are {self.ignore_label}, which is ignored, so that nothing can be "
+                "measured; fix: correct the masks, or the names of the classes"
+            )
+
     def mean_iou(self, convention: Convention = "reference") -> float:
         """Mean IoU as `convention` averages (see the module); NaN where that has nothing to say.
 

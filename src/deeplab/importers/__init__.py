@@ -27,12 +27,12 @@ from deeplab.importers.tensorflow.deeplab import (
     import_folder,
     import_graph,
 )
-from deeplab.importers.tensorflow.graph import is_graph
-from deeplab.importers.tflite.deeplab import import_tflite
-from deeplab.importers.tflite.file import is_tflite
-from deeplab.importers.torch.deeplab import import_torch
-from deeplab.importers.torch.file import is_torch
-from deeplab.system.files.content import recognise
+from deeplab.importers.tensorflow_graph import is_graph
+from deeplab.importers.tflite_deeplab import import_tflite
+from deeplab.importers.tflite_file import is_tflite
+from deeplab.importers.torch_deeplab import import_torch
+from deeplab.importers.torch_file import is_torch
+from deeplab.system.reading import foreign, plain_file
 
 HEAD_BYTES = 4096
 SHOWN = 4
@@ -83,12 +83,11 @@ def import_weights(source: Path, hints: Hints = Hints()) -> Imported:  # noqa: B
 
 
 def _read(known: Format, source: Path, hints: Hints) -> Imported:
-    if known.takes_hints:
-        return known.read(source, hints)
-    if hints.given():
+    if hints.given() and not known.takes_hints:
         flags = ", ".join(map(flag, hints.given()))
         raise UserError(f"{known.name} says these things itself: leave {flags} away", file=source)
-    return known.read(source)
+    with foreign(source):
+        return known.read(source, hints) if known.takes_hints else known.read(source)
 
 
 def _from_folder(folder: Path, hints: Hints) -> Imported:
@@ -126,10 +125,8 @@ def _from_archive(archive: Path, hints: Hints) -> Imported:
 
 
 def _read_head(source: Path) -> bytes:
-    if source.exists() and not source.is_file():
-        raise UserError("this is a pipe or a device; give the path of a file with weights", file=source)
     try:
-        with source.open("rb") as file:
+        with plain_file(source) as file:
             return file.read(HEAD_BYTES)
     except OSError as error:
         raise UserError(

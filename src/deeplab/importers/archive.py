@@ -17,7 +17,8 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from deeplab.errors import UserError
-from deeplab.system.files.content import describe
+from deeplab.files.content import describe
+from deeplab.system.reading import RATIO, SMALL, foreign, plain_file
 
 GZIP = b"\x1f\x8b"
 USTAR = slice(257, 262)
@@ -46,15 +47,13 @@ def unpacked(archive: Path, *, largest: int = LARGEST) -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(prefix="deeplab-import-") as name:
         folder = Path(name)
-        try:
-            with archive.open("rb") as file:
-                _unpack(file, folder, largest)
-        except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise UserError(_explain(archive, error), file=archive) from None
-        except OSError as error:
-            raise UserError(f"cannot be unpacked ({error})", file=archive) from error
-        except UserError as error:
-            raise error.within(archive) from None
+        with foreign(archive, "this is no whole .tar.gz or .tar archive"), plain_file(archive) as file:
+            try:
+                _unpack(file, folder, min(largest, max(SMALL, RATIO * archive.stat().st_size)))
+            except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+                raise UserError(_explain(archive, error)) from None
+            except OSError as error:
+                raise UserError(f"cannot be unpacked ({error})") from error
         yield folder
 
 
@@ -102,6 +101,9 @@ def _unpack(file: BinaryIO, folder: Path, largest: int) -> None:
                 continue
             target = folder / member.name
             target.parent.mkdir(parents=True, exist_ok=True)
+            # a tar archive may state a size that it does not have, of zeros
+            if member.issparse():
+                raise UserError(f"its file {member.name!r} is stored with holes: not unpacked; {FIX}")
             with target.open("xb") as out:
                 shutil.copyfileobj(content, out)
 

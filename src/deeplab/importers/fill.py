@@ -1,4 +1,4 @@
-"""Put foreign weights into a model: nothing missing, nothing left over, shapes equal, values finite."""
+"""Put foreign weights into a model: nothing missing, nothing left over, shapes equal, values possible."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from deeplab.checkpoint import find_impossible
 from deeplab.errors import UserError
 
 SHOWN = 5
@@ -20,7 +21,7 @@ def fill(model: nn.Module, weights: Mapping[str, torch.Tensor], *, source: str) 
         source: the file's name, for errors.
 
     Raises:
-        UserError: missing or surplus keys, shapes that differ, NaN or infinity.
+        UserError: missing or surplus keys, shapes that differ, NaN or infinity, negative variances.
     """
     expected = model.state_dict()
     problems = [
@@ -30,8 +31,7 @@ def fill(model: nn.Module, weights: Mapping[str, torch.Tensor], *, source: str) 
     for key, value in weights.items():
         if key in expected and value.shape != expected[key].shape:
             problems.append(f"{key} is {_shape(value)} in the file and {_shape(expected[key])} in the model")
-        elif not torch.isfinite(value).all():
-            problems.append(f"{key} holds NaN or infinity: the file is damaged")
+    problems += [f"{impossible}: the file is damaged" for impossible in find_impossible(weights)]
     if problems:
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise UserError(f"the weights do not fit the model: {'; '.join(problems[:SHOWN])}{more}", file=source)

@@ -12,21 +12,22 @@ import json
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import nn
 
-from deeplab.config import DeepLabConfig, Strict, parse_config
-from deeplab.config.labels import LabelSpec
+from deeplab.config import DeepLabConfig, Strict, TimmConfig, parse_config
+from deeplab.eight_bit import EightBit, Grid
 from deeplab.errors import UserError, require
-from deeplab.model.eight_bit import EightBit, Grid
-from deeplab.model.network import DeepLab
+from deeplab.labels import LabelSpec
+from deeplab.model import DeepLab
+from deeplab.system.reading import cut, foreign, parse_json, read_text, shown
 from deeplab.system.writing import write_whole
 
 WEIGHTS_NAME = "model.safetensors"
@@ -124,22 +125,8 @@ def load(
     """
     hub = {"revision": revision, "cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
     path = _locate(name_or_path, hub)
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path} is not a readable safetensors file ({error}); allowed: a saved model"
-        ) from None
-    description = _description(path, metadata)
-    config = parse_config(DeepLabConfig, description.get("architecture", {}), f"{path}: architecture")
-    model = DeepLab(config, parse_config(LabelSpec, description.get("labels", {}), f"{path}: labels"))
-    model.provenance = description.get("provenance", {})
-    scales = {key: state.pop(key) for key in list(state) if key.startswith(WEIGHT_SCALE)}
-    _fill(model, state, path)
-    if "eight_bit" in description:
-        _take_eight_bit(model, description["eight_bit"], scales, path)
+    with foreign(path, "this is not a readable saved model"):
+        model = _read(path)
     if classes is not None and tuple(classes) != model.labels.classes:
         model = with_classes(model, classes)
     if output_stride is not None:
@@ -229,25 +216,43 @@ def _from_hub(name: str, hub: dict[str, Any]) -> Path:
         ) from error
 
 
+def _read(path: Path) -> DeepLab:
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    description = _description(path, metadata)
+    config = parse_config(DeepLabConfig, description.get("architecture", {}), f"{path}: architecture")
+    labels = parse_config(LabelSpec, description.get("labels", {}), f"{path}: labels")
+    # without memory, as the weights may not fit it; timm's backbones have values of their own that are not stored
+    with torch.device("cpu" if isinstance(config.backbone, TimmConfig) else "meta"):
+        model = DeepLab(config, labels)
+    model.provenance = description.get("provenance", {})
+    scales = {key: state.pop(key) for key in list(state) if key.startswith(WEIGHT_SCALE)}
+    _fill(model, state, path)
+    if "eight_bit" in description:
+        _take_eight_bit(model, description["eight_bit"], scales, path)
+    return model
+
+
 def _description(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     text = metadata.get(METADATA_KEY)
     if text is None:
         beside = path.parent / CONFIG_NAME
-        if not beside.is_file():
+        if not beside.exists():
             raise UserError(
                 f"{path} has no {METADATA_KEY!r} metadata and no {CONFIG_NAME} beside it: it was not saved by this "
                 f"package; fix: deeplab import {path} -o DIR"
             )
-        text = beside.read_text(encoding="utf-8")
-    try:
-        description = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: its description is not JSON ({error}); save the model again") from None
+        with foreign(beside, "cannot be read as a model's description"):
+            description = parse_json(read_text(beside))
+    else:
+        with foreign(path, "its description cannot be read", fix="save the model again"):
+            description = parse_json(text)
     if not isinstance(description, dict) or "architecture" not in description:
         raise UserError(f"{path}: its description has no 'architecture'; fix: deeplab import {path} -o DIR")
     if description.get("format") != FORMAT:
         raise UserError(
-            f"{path} has format {description.get('format')!r}; this version reads {FORMAT}: upgrade deeplab"
+            f"{path} has format {shown(description.get('format'))}; this version reads {FORMAT}: upgrade deeplab"
         )
     return description
 
@@ -258,10 +263,31 @@ def _fill(model: DeepLab, state: dict[str, torch.Tensor], path: Path) -> None:
     wrong = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
     if missing or unknown or wrong:
         raise UserError(
-            f"{path} does not fit its own description: missing {missing[:3]}, unknown {unknown[:3]}, "
+            f"{path} does not fit its own description: missing {missing[:3]}, unknown {cut(str(unknown[:3]))}, "
             f"of another shape {wrong[:3]}; the file was changed after it was saved"
         )
-    model.load_state_dict(state)
+    impossible = find_impossible(state)
+    if impossible:
+        raise UserError(
+            f"{impossible[0]}: with them every prediction would be nonsense",
+            fix="save the model again, or train from an earlier checkpoint",
+            file=path,
+        )
+    # copies: the file may change while the model lives
+    filled = {key: value.to(own[key].dtype, copy=True) for key, value in state.items()}
+    model.load_state_dict(filled, assign=True)
+    model.restore_pixels()
+
+
+def find_impossible(state: Mapping[str, torch.Tensor]) -> list[str]:
+    """What no weights and statistics of a network can be: NaN, infinity, negative variances; one text a tensor."""
+    found = [
+        f"{key} holds NaN or infinity" for key, value in state.items() if not torch.isfinite(value).all()
+    ]
+    variances = {key: value for key, value in state.items() if key.endswith("running_var")}
+    return found + [
+        f"{key} holds negative variances" for key, value in variances.items() if (value < 0).any()
+    ]
 
 
 def _take_eight_bit(

@@ -70,10 +70,15 @@ class DeepLab(nn.Module):
         self.multi_scale = _build_multi_scale(config)
         added = self.multi_scale.added_channels if self.multi_scale else 0
         self.classifiers = _build_classifiers(config, (self.decoder or self.context).out_channels + added)
-        self.register_buffer("pixel_mean", _per_channel(config, config.pixels.mean), persistent=False)
-        self.register_buffer("pixel_std", _per_channel(config, config.pixels.std), persistent=False)
+        self.restore_pixels()
         initialise(self)
         self.output_stride = config.output_stride
+
+    def restore_pixels(self) -> None:
+        """Set what pixels are normalised by, which the config says and no file of weights holds."""
+        pixels = self.config.pixels
+        self.register_buffer("pixel_mean", _per_channel(self.config, pixels.mean), persistent=False)
+        self.register_buffer("pixel_std", _per_channel(self.config, pixels.std), persistent=False)
 
     @property
     def output_stride(self) -> int:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
+from safetensors.torch import save as to_bytes
 
+from deeplab.config import TimmConfig
 from deeplab.errors import UserError
+from deeplab.model import DeepLab
+from deeplab.system.writing import write_whole
+from deeplab.train.distributed import World
+from deeplab.train.engine import Batch
 from deeplab.train.recipe import Recipe
 
 
@@ -25,6 +33,49 @@ def explained(recipe: Recipe) -> Iterator[None]:
         if advice is None:
             raise
         raise UserError(advice) from error
+
+
+def refuse_beyond_memory(recipe: Recipe, world: World) -> None:
+    """See that weights and photos alone fit into the memory, before anything starts.
+
+    Raises:
+        UserError: what a step holds at the very least is more than this machine has, or this GPU.
+    """
+    settings, config = recipe.optimise, recipe.model.config(len(recipe.data.classes))
+    weights = 0
+    if not isinstance(config.backbone, TimmConfig):
+        with torch.device("meta"):
+            weights = sum(value.numel() for value in DeepLab(config).parameters())
+    height, width = recipe.augment.crop
+    photos = -(-settings.batch_size // (world.size * settings.accumulate))
+    # float32 weights, gradients and momentum; uint8 photos and labels, and the photos as float32
+    least = weights * (16 if settings.average else 12) + photos * height * width * 16
+    if world.device.startswith("cuda"):
+        memory = torch.cuda.mem_get_info(world.device)[1]
+    else:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else least
+    if least > memory:
+        raise UserError(
+            f"a step needs more than {least >> 30} GiB of memory, of which there are {memory >> 30}: "
+            f"{weights:,} weights, and {photos} photos of {height} x {width} at a time",
+            fix="a smaller model, optimise.batch_size or augment.crop, or a larger optimise.accumulate",
+        )
+
+
+def save_batch(path: Path, parts: Sequence[Batch]) -> Path:
+    """Write a batch as the network saw it, with `images.N` uint8 [N, 3, H, W] and `labels.N` for its parts.
+
+    Returns:
+        the path written.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    tensors = {}
+    for number, (images, labels) in enumerate(parts):
+        tensors[f"images.{number}"] = images.cpu().contiguous()
+        tensors[f"labels.{number}"] = labels.cpu().contiguous()
+    return write_whole(path, to_bytes(tensors))
 
 
 def _memory_advice(error: RuntimeError, recipe: Recipe) -> str | None:

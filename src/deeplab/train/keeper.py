@@ -9,9 +9,11 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from deeplab.data.dataset import SegmentationDataset
-from deeplab.evaluation.metrics import ConfusionMatrix
-from deeplab.model.checkpoint import save
-from deeplab.system.processes import World
+from deeplab.metrics import ConfusionMatrix
+from deeplab.train.checkpointing import write_checkpoint
+from deeplab.train.distributed import World
+from deeplab.train.engine import StepReport
+from deeplab.train.folder import BEST_FOLDER
 from deeplab.train.learner import Learner, state_of
 from deeplab.train.loop import StepReport
 from deeplab.train.norms import training_mode
@@ -21,8 +23,6 @@ from deeplab.train.run_folder.log import RunLog, TensorBoardLog
 from deeplab.train.run_folder.record import write_record
 from deeplab.train.run_folder.samples import save_samples
 from deeplab.train.validation import summary, validate
-
-BEST_FOLDER = "best"
 
 
 class Watcher(NamedTuple):
@@ -108,6 +108,7 @@ class Keeper:
         """Measure the result after `done` updates; the best so far goes into `best/`."""
         result = self.learner.result
         confusion = validate(result, self.validation, world=self.world, on_photo=self.watcher.on_photo)
+        confusion.require_labelled(f"the split {self.recipe.data.val}")
         measured = summary(confusion, result.labels, self.recipe.data.val)
         for log in self._logs():
             log.validation(done, measured)

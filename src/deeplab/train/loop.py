@@ -104,7 +104,7 @@ def train_steps(
     channels_last: bool = True,
     before_step: Callable[[int], None] = lambda step: None,
     on_step: Callable[[StepReport], None] = lambda report: None,
-    describe: Callable[[int], str] = lambda step: "",
+    describe: Callable[[int, Sequence[Batch]], str] = lambda step, parts: "",
 ) -> None:
     """One update per `accumulate` batches until the batches end.
 
@@ -121,7 +121,7 @@ def train_steps(
         channels_last: memory layout of the images.
         before_step: told the step before its first pass.
         on_step: told after each update.
-        describe: the files behind a step's batches, for a message.
+        describe: told a step and its batches that gave no finite loss; what is said of them.
 
     Raises:
         UserError: there is no batch at all, or the loss is not finite; the message says what to change.
@@ -138,7 +138,9 @@ def train_steps(
         loss = accumulate_gradients(objective, parts, step=step, world=world, scaler=scaler)
         own, value = loss.item(), sum_over_processes(loss, world).item()
         if not math.isfinite(value):
-            raise UserError(_not_finite(value, step, rate, "" if math.isfinite(own) else describe(step)))
+            raise UserError(
+                _not_finite(value, step, rate, "" if math.isfinite(own) else describe(step, parts))
+            )
         update(optimiser, scaler=scaler, clip_norm=clip_norm)
         now = time.perf_counter()
         photos = sum(len(images) for images, _ in parts)
@@ -248,8 +250,8 @@ def _to_device(batch: Batch, model: DeepLab, *, channels_last: bool) -> Batch:
     return images.to(device, non_blocking=True, memory_format=layout), labels.to(device, non_blocking=True)
 
 
-def _not_finite(value: float, step: int, rate: float, files: str) -> str:
-    where = f"; the batch: {files}" if files else ""
+def _not_finite(value: float, step: int, rate: float, batch: str) -> str:
+    where = f"; the batch: {batch}" if batch else ""
     return (
         f"the loss became {value} at step {step} (learning rate {rate:.3g}); fix: a lower learning rate, "
         f"warm-up steps, clip_norm, or a larger batch{where}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,22 @@ from deeplab.config.labels import LabelSpec
 from deeplab.data.augment_recipe import train_transform, with_copy_paste
 from deeplab.data.dataset import SegmentationDataset
 from deeplab.data.opening import open_split, resolve
-from deeplab.evaluation.metrics import ConfusionMatrix
-from deeplab.model.network import DeepLab
-from deeplab.system.memory import keep_freed_memory
-from deeplab.system.processes import World, from_main, join_processes, own_device
-from deeplab.system.processor import has_bfloat16
+from deeplab.errors import UserError
+from deeplab.labels import LabelSpec
+from deeplab.metrics import ConfusionMatrix
+from deeplab.model import DeepLab
+from deeplab.processor import has_bfloat16
 from deeplab.train.batches import UpdateSampler, load_batches
-from deeplab.train.failures import explained
+from deeplab.train.checkpointing import (
+    CHECKPOINT_NAME,
+    TrainingState,
+    parse_checkpoint,
+    refuse_changes,
+)
+from deeplab.train.distributed import World, from_main, join_processes, own_device
+from deeplab.train.engine import Batch, train_steps
+from deeplab.train.failures import explained, refuse_beyond_memory, save_batch
+from deeplab.train.folder import claim_folder, hold_folder
 from deeplab.train.keeper import SILENT, Keeper, Watcher
 from deeplab.train.learner import (
     IMITATED,
@@ -30,16 +40,10 @@ from deeplab.train.learner import (
 from deeplab.train.loop import train_steps
 from deeplab.train.random_state import seed_all
 from deeplab.train.recipe import Recipe
-from deeplab.train.recipe.schedule import scheduled_rate
-from deeplab.train.run_folder.checkpointing import (
-    CHECKPOINT_NAME,
-    TrainingState,
-    parse_checkpoint,
-    refuse_changes,
-)
-from deeplab.train.run_folder.folder import claim_folder, hold_folder
-from deeplab.train.run_folder.record import data_fingerprint, describe_run, write_recipe
+from deeplab.train.record import RECORD_NAME, data_fingerprint, describe_run, write_recipe
+from deeplab.train.schedule_recipe import scheduled_rate
 from deeplab.train.start import start_from
+from deeplab.train.validation import validate
 
 
 def train(
@@ -49,12 +53,14 @@ def train(
     device: str = "auto",
     watcher: Watcher = SILENT,
     resume: bool = False,
+    overwrite: bool = False,
     tensorboard: bool = False,
 ) -> ConfusionMatrix:
     """Train, validate and save into `folder`; in all processes that torchrun started, if it did.
 
-    Writes `recipe.yaml` (resolved), `log.jsonl` (a line a step), `checkpoint.safetensors` with
-    `model.safetensors` and `config.json` (every `save_every` steps and at the end), `best/` (the model of
+    Writes `recipe.yaml` (resolved), `log.jsonl` (a line a step), `checkpoint.safetensors` and
+    `checkpoint-before.safetensors`, the one before, with `model.safetensors` and `config.json` (every `save_every`
+    steps and at the end), `best/` (the model of
     the best validation, with `validate_every`), `samples/` (with `samples_every`) and at the end `run.json`
     (what reproduces the run, with the result).
 
@@ -64,7 +70,8 @@ def train(
         device: auto (a CUDA GPU if there is one), cpu, cuda, cuda:1, mps.
         watcher: told in the main process only.
         resume: go on from the folder's checkpoint, to the very weights of an unbroken run; start where there
-            is none.
+            is none. A damaged checkpoint is refused, and the one before it used.
+        overwrite: start anew in a folder that holds a run, which is lost.
         tensorboard: also write `tensorboard/` (extra `tensorboard`).
 
     Returns:
@@ -74,6 +81,8 @@ def train(
         UserError: data, device, start weights or settings that are wrong, a folder with another run, a loss that
             is not finite, memory that ran out, or a process that was lost.
     """
+    if resume and overwrite:
+        raise UserError("--resume goes on with a run and --overwrite loses it; fix: leave one of them out")
     keep_freed_memory()
     device = own_device(device)
     known = {"data": resolve(recipe.data), "optimise": settled(recipe.optimise, device)}
@@ -81,12 +90,16 @@ def train(
     with ExitStack() as held, join_processes(device) as world, explained(recipe):
         own_watcher = watcher if world.is_main else SILENT
 
-        def claim() -> bytes | None:
+        def claim() -> tuple[bytes, list[str]] | None:
             held.enter_context(hold_folder(folder))
-            return claim_folder(folder, resume=resume)
+            return claim_folder(folder, resume=resume, overwrite=overwrite)
 
-        stored = from_main(claim, world)
-        state = parse_checkpoint(stored, str(folder / CHECKPOINT_NAME)) if stored else None
+        claimed = from_main(claim, world)
+        state = None
+        if claimed is not None:
+            state = parse_checkpoint(claimed[0], str(folder / CHECKPOINT_NAME))
+            for line in claimed[1]:
+                own_watcher.on_news(line)
         return _train(recipe, folder, state, world=world, watcher=own_watcher, tensorboard=tensorboard)
 
 
@@ -105,6 +118,7 @@ def _train(
     watcher: Watcher,
     tensorboard: bool,
 ) -> ConfusionMatrix:
+    refuse_beyond_memory(recipe, world)
     dataset, validation = training_set(recipe), open_split(recipe.data, recipe.data.val)
     # what every checkpoint says beside its tensors
     kept = {"recipe": recipe.model_dump(mode="json"), "data": data_fingerprint(dataset.source)}
@@ -115,6 +129,9 @@ def _train(
         kept["resumed"].append(state.step)
         watcher.on_news(_resumption(state, recipe, world))
     learner = _make_learner(recipe, state, kept, world)
+    if state and state.step == recipe.optimise.steps and from_main((folder / RECORD_NAME).exists, world):
+        watcher.on_news("the run is finished: it is measured again, and nothing is written")
+        return validate(learner.result, validation, world=world, on_photo=watcher.on_photo)
     if recipe.optimise.precision == "bfloat16" and not has_bfloat16(world.device):
         watcher.on_news(IMITATED)
     for difference in () if state else kept["started"].get("differs", ()):
@@ -186,6 +203,12 @@ def _updates(
         steps=settings.steps,
         world=world,
     )
+
+    def describe(step: int, parts: Sequence[Batch]) -> str:
+        files = ", ".join(dataset.source.files(index)[0] for index, _ in sampler.keys_of_step(step))
+        saved = save_batch(keeper.folder / f"batch-{step}.safetensors", parts)
+        return f"{files}; as it was after augmentation, saved in {saved}"
+
     train_steps(
         make_objective(learner, settings, recipe.loss, world),
         load_batches(samples, sampler, workers=recipe.workers, device=world.device),
@@ -201,7 +224,5 @@ def _updates(
         channels_last=settings.channels_last,
         before_step=lambda step: announce_progress(learner.model, step, settings.steps),
         on_step=keeper.after_step,
-        describe=lambda step: ", ".join(
-            dataset.source.files(index)[0] for index, _ in sampler.keys_of_step(step)
-        ),
+        describe=describe,
     )

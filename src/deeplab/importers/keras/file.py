@@ -7,10 +7,7 @@ Needs h5py (extra `keras`).
 
 from __future__ import annotations
 
-import io
-import json
 import re
-import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deeplab.errors import UserError, require
+from deeplab.errors import UserError
+from deeplab.files.hdf5 import Group, read_hdf5
+from deeplab.system.reading import cut, foreign, parse_json, plain_file, read_bytes, read_member, zip_archive
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 ZIP_SIGNATURE = b"PK\x03\x04"
@@ -58,39 +57,37 @@ def read_keras(path: Path) -> list[KerasLayer]:
     Raises:
         UserError: the extra `keras` is not installed, or the file is damaged or is no Keras model.
     """
-    h5py = require("h5py", extra="keras")
-    try:
-        if path.read_bytes()[:4] == ZIP_SIGNATURE:
-            with zipfile.ZipFile(path) as archive:
-                config = json.loads(archive.read("config.json"))
-                weights = io.BytesIO(archive.read(WEIGHTS))
-            with h5py.File(weights) as file:
-                layers = list(_by_config(file, config["config"]["layers"]))
+    with foreign(path, "cannot be read as a Keras model", fix=f"give {ALLOWED}"):
+        with plain_file(path) as file:
+            zipped = file.read(4) == ZIP_SIGNATURE
+        if zipped:
+            with zip_archive(path) as archive:
+                size = path.stat().st_size
+                config = parse_json(read_member(archive, "config.json", size=size))
+                root = read_hdf5(read_member(archive, WEIGHTS, size=size))
+            layers = list(_by_config(root, config["config"]["layers"]))
         else:
-            with h5py.File(path) as file:
-                layers = list(_by_class(file)) if "layers" in file else list(_by_name(file))
-    except UserError as error:
-        raise error.within(path) from None
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"cannot be read as a Keras model ({error})", allowed=ALLOWED, file=path) from error
+            root = read_hdf5(read_bytes(path))
+            layers = list(_by_class(root)) if "layers" in root.groups else list(_by_name(root))
     found = [layer for layer in layers if layer.arrays]
     if not found:
         raise UserError("has no layers with weights", allowed=ALLOWED, file=path)
     return found
 
 
-def _by_name(file: Any) -> Iterator[KerasLayer]:
+def _by_name(file: Group) -> Iterator[KerasLayer]:
     """Keras 1 and 2: attributes name the layers, and each layer's arrays."""
-    root = file.get("model_weights", file)
-    if "layer_names" not in root.attrs:
-        held = ", ".join(list(file)[:5]) or "nothing"
+    root = file.groups.get("model_weights", file)
+    if "layer_names" not in root.lists:
+        held = cut(", ".join([*file.groups, *file.arrays][:5])) or "nothing"
         raise UserError(f"an HDF5 file without Keras's layers (it holds: {held})", allowed=ALLOWED)
-    for group in _texts(root.attrs["layer_names"]):
+    for group in root.lists["layer_names"]:
         found: dict[str, dict[str, np.ndarray]] = {}
-        for full in _texts(root[group].attrs["weight_names"]):
+        inside = root.within(group)
+        for full in inside.lists["weight_names"]:
             parent, _, leaf = full.rpartition("/")
             layer = parent.rpartition("/")[2]
-            found.setdefault(layer, {})[_array_name(leaf, group)] = np.asarray(root[group][full], np.float32)
+            found.setdefault(layer, {})[_array_name(leaf, group)] = inside.array(full)
         for layer, arrays in found.items():
             # a nested model is one group, whose weights carry their layers' names
             yield KerasLayer(layer if len(found) > 1 else group, _kind(arrays), arrays)
@@ -112,31 +109,32 @@ def _kind(arrays: dict[str, np.ndarray]) -> str:
     return "batch_normalization" if "moving_mean" in arrays else "other"
 
 
-def _by_config(group: Any, layers: list[dict[str, Any]]) -> Iterator[KerasLayer]:
+def _by_config(group: Group, layers: list[dict[str, Any]]) -> Iterator[KerasLayer]:
     """Keras 3 with its config: layers of a class are numbered in the config's order."""
     seen: Counter[str] = Counter()
     for layer in layers:
         kind = _snake(layer["class_name"])
         key = f"{kind}_{seen[kind]}" if seen[kind] else kind
         seen[kind] += 1
-        if key not in group["layers"]:
+        if key not in group.groups["layers"].groups:
             continue
-        inside = group["layers"][key]
+        inside = group.groups["layers"].groups[key]
         if "layers" in layer["config"]:
             yield from _by_config(inside, layer["config"]["layers"])
         else:
-            yield KerasLayer(layer["config"]["name"], kind, _numbered(inside, kind))
+            yield KerasLayer(layer["config"]["name"], kind, _numbered(inside, key, kind))
 
 
-def _by_class(group: Any) -> Iterator[KerasLayer]:
+def _by_class(group: Group) -> Iterator[KerasLayer]:
     """Keras 3 without a config: classes and numbers only, nested models first."""
-    keys = sorted(group["layers"], key=_numbered_name)
+    layers = group.groups["layers"].groups
+    keys = sorted(layers, key=_numbered_name)
     for key in keys:
-        if "layers" in group["layers"][key]:
-            yield from _by_class(group["layers"][key])
+        if "layers" in layers[key].groups:
+            yield from _by_class(layers[key])
     for key in keys:
         kind = _numbered_name(key)[0]
-        yield KerasLayer(key, kind, _numbered(group["layers"][key], kind))
+        yield KerasLayer(key, kind, _numbered(layers[key], key, kind))
 
 
 def _numbered_name(key: str) -> tuple[str, int]:
@@ -144,20 +142,14 @@ def _numbered_name(key: str) -> tuple[str, int]:
     return (kind, int(number)) if kind and number.isdigit() else (key, 0)
 
 
-def _numbered(group: Any, kind: str) -> dict[str, np.ndarray]:
-    arrays = group.get("vars", {})
+def _numbered(group: Group, key: str, kind: str) -> dict[str, np.ndarray]:
+    arrays = group.groups["vars"].arrays if "vars" in group.groups else {}
     names = ARRAYS.get(kind, ())
     if kind in ARRAYS and len(arrays) > len(names):
-        raise UserError(f"{group.name} has {len(arrays)} arrays; a {kind} has at most {len(names)}")
-    return {
-        name: np.asarray(arrays[str(index)], np.float32) for index, name in enumerate(names[: len(arrays)])
-    }
+        raise UserError(f"{key} has {len(arrays)} arrays; a {kind} has at most {len(names)}")
+    return {name: arrays[str(index)] for index, name in enumerate(names[: len(arrays)])}
 
 
 def _snake(name: str) -> str:
     # Conv2D -> conv2d, BatchNormalization -> batch_normalization, ReLU -> re_lu
     return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])", "_", name).lower()
-
-
-def _texts(values: Any) -> list[str]:
-    return [value.decode() if isinstance(value, bytes) else str(value) for value in values]

@@ -6,14 +6,14 @@ models, and the reference's default where it hardly matters. What is still open 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from deeplab.errors import UserError
 from deeplab.importers.hints import Hints, flag
-from deeplab.importers.tensorflow.options import Structure
-from deeplab.importers.tensorflow.published import published_facts
+from deeplab.importers.tensorflow_options import Structure
+from deeplab.importers.tensorflow_published import published_facts
+from deeplab.system.reading import foreign, parse_json, read_text
 
 # hint -> option of the reference
 OPTION_OF = {
@@ -76,10 +76,8 @@ def _option(hint: str, value: Any) -> Any:
     if hint == "gate":
         return value == "qsigmoid"
     if hint == "cell":
-        try:
-            branches = json.loads(value.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{value} is no readable JSON file ({error})") from None
+        with foreign(value, "this is no JSON file", fix="give the JSON file of a dense prediction cell"):
+            branches = parse_json(read_text(value))
         if not isinstance(branches, list) or not all(map(_is_branch, branches)):
             raise UserError(f"{value} is no dense prediction cell: a list of branches with 'op' and 'input'")
         return branches

@@ -1,29 +1,27 @@
 """PyTorch weight files (.pth, .pt, .bin, .safetensors) as tensors by name.
 
-Pickled files are read by PyTorch's weights-only reader, so nothing in them is ever run; a file that holds
-more than tensors and plain values is refused. Training checkpoints wrap the weights in dictionaries, data
+Pickled files are read as plain values (`deeplab.importers.torch_pickle`), so nothing in them is ever run; a file
+that holds more than tensors and plain values is refused. Training checkpoints wrap the weights in dictionaries, data
 parallelism and compilation put prefixes before the names, and some files are in half precision: all of that
 comes off here.
 """
 
 from __future__ import annotations
 
-import argparse
-import collections
-import pathlib
-import pickle
-import re
-import zipfile
-from collections.abc import Mapping
+import io
+import os
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import ZipFile
 
-import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from deeplab.errors import UserError
-from deeplab.model.checkpoint import METADATA_KEY
+from deeplab.importers.torch_pickle import SAVE_WEIGHTS, Stored, read_old_file, read_pickle
+from deeplab.system.reading import DAMAGED, cut, plain_file, read_member, zip_archive
 
 # names that training scripts give the weights inside a checkpoint, the more telling first
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params")
@@ -33,7 +31,11 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
 MOST = 0.9
 # the number that files of PyTorch before 1.6 begin with, as pickles store it
 LEGACY_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"
-SAVE_WEIGHTS = "fix: where it was made, torch.save(model.state_dict(), 'weights.pth')"
+ZIP = b"PK\x03\x04"
+# of a name; the longest of published weights has 120
+MOST_CHARACTERS = 512
+# times that weights may be more than what is stored of them: those that are shared are views of one storage
+SHARED = 4
 
 
 class TorchFile(NamedTuple):
@@ -51,7 +53,7 @@ class TorchFile(NamedTuple):
 
 def is_torch(head: bytes) -> bool:
     """Whether a file that begins with `head` (4 KiB) is PyTorch's or safetensors'."""
-    if head.startswith(b"PK\x03\x04"):
+    if head.startswith(ZIP):
         return b"data.pkl" in head
     return head[2:].startswith(LEGACY_MAGIC) or _is_safetensors(head)
 
@@ -67,18 +69,30 @@ def read_torch_file(path: Path) -> TorchFile:
         UserError: damaged, no weights in it, a model of this package already, or more than weights (says
             which object, and how to save the weights alone).
     """
-    with path.open("rb") as file:
-        safe = _is_safetensors(file.read(9))
-    content = _read_safetensors(path) if safe else _read_pickle(path)
-    if not isinstance(content, Mapping):
-        raise UserError(
-            f"holds a {type(content).__name__}, not weights by name; give a state dict", file=path
-        )
-    found, notes = _unwrap(content)
-    weights = {str(name): value for name, value in found.items() if isinstance(value, torch.Tensor)}
+    with plain_file(path) as file, ExitStack() as opened:
+        head, size = file.read(9), os.fstat(file.fileno()).st_size
+        if _is_safetensors(head):
+            content, read = _read_safetensors(path), None
+        elif head.startswith(ZIP):
+            content, read = _read_archive(opened.enter_context(zip_archive(path)), size)
+        else:
+            file.seek(0)
+            content, data = read_old_file(file, size)
+            read = data.__getitem__
+        if not isinstance(content, Mapping):
+            raise UserError(
+                f"holds a {type(content).__name__}, not weights by name", fix="give a state dict", file=path
+            )
+        found, notes = _unwrap(content)
+        weights = dict(found) if read is None else _tensors(found, read, size)
     if not weights:
-        keys = ", ".join(map(str, list(content)[:5])) or "nothing"
+        keys = cut(", ".join(map(str, list(content)[:5]))) or "nothing"
         raise UserError(f"has no weights under any known key (it has: {keys}); give a state dict", file=path)
+    odd = next(
+        (name for name, value in weights.items() if len(name) > MOST_CHARACTERS or not value.numel()), None
+    )
+    if odd is not None:
+        raise UserError(f"{cut(odd)} has no values, or a name of no end: the file is damaged", file=path)
     weights = _without_prefixes(weights, notes)
     halves = sorted({_kind(value) for value in weights.values() if _is_float(value)} - {"float32"})
     if halves:
@@ -89,65 +103,62 @@ def read_torch_file(path: Path) -> TorchFile:
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            if METADATA_KEY in (file.metadata() or {}):
-                raise UserError(
-                    "this is a model of this package already: use it as it is, without import", file=path
-                )
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except SafetensorError as error:
-        raise UserError(f"this is a damaged safetensors file ({error}); fetch it again", file=path) from None
+    with safe_open(path, framework="pt") as file:
+        if METADATA_KEY in (file.metadata() or {}):
+            raise UserError(
+                "this is a model of this package already: use it as it is, without import", file=path
+            )
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
 
 
-def _read_pickle(path: Path) -> Any:
-    if _is_program(path):
-        raise UserError(f"this is a TorchScript archive, a program, not weights; {SAVE_WEIGHTS}", file=path)
-    try:
-        with torch.serialization.safe_globals(_plain_types()):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, LookupError) as error:
-        raise UserError(_explain(str(error)), file=path) from None
+def _read_archive(archive: ZipFile, size: int) -> tuple[Any, Callable[[str], bytearray]]:
+    """The content of a .pth of `size` bytes, its tensors `Stored`, and what reads a storage by its key."""
+    names = archive.namelist()
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise UserError("this is a TorchScript archive, a program, not weights", fix=SAVE_WEIGHTS)
+    folder = next((name.removesuffix("data.pkl") for name in names if name.endswith("/data.pkl")), None)
+    if folder is None:
+        raise UserError("this archive lists no weights: it is damaged or cut short", fix=DAMAGED)
+    if folder + "byteorder" in names and read_member(archive, folder + "byteorder", size=size) != b"little":
+        raise UserError("written on a big-endian machine", fix=SAVE_WEIGHTS)
+    content = read_pickle(io.BytesIO(read_member(archive, folder + "data.pkl", size=size)), {})
+    return content, lambda key: bytearray(read_member(archive, f"{folder}data/{key}", size=size))
 
 
-def _is_program(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+def _tensors(
+    found: Mapping[Any, Any], read: Callable[[str], bytearray], size: int
+) -> dict[str, torch.Tensor]:
+    """The tensors among the values of `found`, those of one storage views of the same bytes.
 
-
-def _plain_types() -> list[Any]:
-    """Types beyond tensors that training scripts store and that hold nothing but values."""
-    rebuild = np.float64(0).__reduce__()[0]
-    # the module of that function was renamed in NumPy 2; files have either name
-    renamed = [(rebuild, f"numpy.{package}.multiarray.scalar") for package in ("core", "_core")]
-    dtypes = [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "?")]
-    plain = [argparse.Namespace, collections.defaultdict, dict, list, pathlib.PosixPath, np.dtype]
-    return [*renamed, *dtypes, *plain]
-
-
-def _explain(error: str) -> str:
-    blocked = re.search(r"GLOBAL ([\w.]+)", error)
-    if blocked:
-        return (
-            f"holds Python objects ({blocked[1]}), not weights alone, and loading them would run code from "
-            f"the file; {SAVE_WEIGHTS}"
-        )
-    first = error.partition("\n")[0].partition(" (Could")[0].rstrip(" .")
-    return f"this is damaged or cut short ({first or 'unreadable'}); fetch it again"
+    Raises:
+        UserError: they are more than a file of `size` bytes can hold.
+    """
+    stored = {str(name): value for name, value in found.items() if isinstance(value, Stored)}
+    claimed = sum(value.count for value in stored.values())
+    if claimed > SHARED * size:
+        raise UserError(f"weights of {claimed} values in {size} bytes: the file is damaged", fix=DAMAGED)
+    data: dict[str, bytearray] = {}
+    for value in stored.values():
+        if value.storage.key not in data:
+            data[value.storage.key] = read(value.storage.key)
+        if sum(map(len, data.values())) > SHARED * size:
+            raise UserError(f"weights that unpack to more than {SHARED} times its size", fix=SAVE_WEIGHTS)
+    return {name: value.of(data[value.storage.key]) for name, value in stored.items()}
 
 
 def _unwrap(content: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
     """The innermost dictionary of weights, and notes on what was beside it."""
     notes: list[str] = []
-    while True:
+    while len(notes) < len(WRAPPERS):
         key = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping) and content[key]), None)
         if key is None:
             return content, notes
         beside = [str(other) for other in content if other != key]
-        notes.append(f"weights taken from {key!r}" + (f"; left aside: {', '.join(beside)}" if beside else ""))
+        notes.append(
+            f"weights taken from {key!r}" + (f"; left aside: {cut(', '.join(beside))}" if beside else "")
+        )
         content = content[key]
+    raise UserError("weights inside of themselves, as it seems: the file is damaged", fix=DAMAGED)
 
 
 def _without_prefixes(weights: dict[str, torch.Tensor], notes: list[str]) -> dict[str, torch.Tensor]:
@@ -158,7 +169,7 @@ def _without_prefixes(weights: dict[str, torch.Tensor], notes: list[str]) -> dic
             return weights
         others = [name for name in weights if not name.startswith(prefix)]
         notes.append(
-            f"prefix {prefix!r} taken off" + (f"; left aside: {', '.join(others)}" if others else "")
+            f"prefix {prefix!r} taken off" + (f"; left aside: {cut(', '.join(others))}" if others else "")
         )
         weights = {name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)}
 

@@ -7,7 +7,6 @@ output stride (8 for the published models), the class names, and whether the pad
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,13 @@ from deeplab.config import ASPPConfig, BackboneConfig, DeepLabConfig, NormConfig
 from deeplab.errors import UserError
 from deeplab.importers.hints import Hints
 from deeplab.importers.new_head import NOTE, new_head
-from deeplab.importers.torch.backbones import mobilenet_v2_config, with_options
-from deeplab.importers.torch.file import TorchFile
-from deeplab.importers.torch.heads import CLASSIFIER, NEW_HEAD
-from deeplab.importers.torch.layers import Draft, Layer, Weights, size
-from deeplab.model.network import DeepLab
-from deeplab.presets.reference import MOBILE_NORM, UNIT_PIXELS
+from deeplab.importers.torch_backbones import mobilenet_v2_config, with_options
+from deeplab.importers.torch_file import TorchFile
+from deeplab.importers.torch_heads import CLASSIFIER, NEW_HEAD
+from deeplab.importers.torch_layers import Draft, Layer, Weights, size
+from deeplab.model import DeepLab
+from deeplab.reference import MOBILE_NORM, UNIT_PIXELS
+from deeplab.system.reading import foreign, parse_json, read_text
 
 STEM = "conv_stem.first_conv.convolution.weight"
 HEAD_NORM = NormConfig(eps=1e-5, momentum=0.003)
@@ -96,10 +96,11 @@ def _layer(module: str) -> Layer:
 
 def _stated(path: Path) -> dict[str, Any]:
     """The config.json beside the file, if it describes this kind of network."""
-    try:
-        config = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    beside = path.parent / "config.json"
+    if not beside.exists():
         return {}
+    with foreign(beside, "this is no config of transformers", fix="fetch it again, or take it away"):
+        config = parse_json(read_text(beside))
     return config if isinstance(config, dict) and config.get("model_type") == "mobilenet_v2" else {}
 
 

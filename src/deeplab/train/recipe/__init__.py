@@ -13,15 +13,16 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-import yaml
 from pydantic import Field, create_model, model_validator
 
 from deeplab.config import DeepLabConfig, Strict, parse_config
 from deeplab.data.augment_recipe import AugmentRecipe
 from deeplab.data.recipe import DataRecipe
 from deeplab.errors import UserError
-from deeplab.train.recipe.loss import LossRecipe
-from deeplab.train.recipe.optimise import OptimiseRecipe
+from deeplab.system.reading import cut, foreign, read_text, shown
+from deeplab.system.yaml_settings import parse_yaml
+from deeplab.train.loss_recipe import LossRecipe
+from deeplab.train.optimise_recipe import OptimiseRecipe
 
 FOLDER = Path(str(resources.files("deeplab") / "recipes"))
 
@@ -30,8 +31,13 @@ class Architecture(Strict):
     """What `ModelRecipe` can do beside holding `DeepLabConfig`'s keys."""
 
     def config(self, num_classes: int) -> DeepLabConfig:
-        """The architecture for that many classes."""
-        return DeepLabConfig(num_classes=num_classes, **self.model_dump())
+        """The architecture for that many classes.
+
+        Raises:
+            UserError: parts that do not go with so many.
+        """
+        values = {"num_classes": num_classes, **self.model_dump()}
+        return parse_config(DeepLabConfig, values, f"model, for {num_classes} classes")
 
 
 # all that DeepLabConfig says, without the number of classes, which the data give
@@ -58,7 +64,7 @@ class Recipe(Strict):
     augment: AugmentRecipe = AugmentRecipe()
     loss: LossRecipe = LossRecipe()
     optimise: OptimiseRecipe
-    workers: Annotated[int, Field(ge=0)] = 1
+    workers: Annotated[int, Field(ge=0, le=256)] = 1
 
     @model_validator(mode="after")
     def _outputs_exist(self) -> Self:
@@ -125,22 +131,22 @@ def recipe_keys(path: Path, *, extended_by: tuple[Path, ...] = ()) -> dict[str, 
     Raises:
         UserError: unreadable file, wrong YAML, or files that extend each other.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read as a recipe: {error}") from None
+    with foreign(path, "cannot be read as a recipe", fix="correct that place"):
+        values = parse_yaml(read_text(path))
     if not isinstance(values, dict):
         raise UserError(f"{path} holds {type(values).__name__}, a recipe is a mapping of keys to values")
     if "extends" not in values:
         return values
     base, seen = values.pop("extends"), (*extended_by, path.resolve())
     if not isinstance(base, str):
-        raise UserError(f"{path}: extends = {base!r}; allowed: a recipe's name, or a file beside this one")
+        raise UserError(
+            f"{path}: extends = {shown(base)}; allowed: a recipe's name, or a file beside this one"
+        )
     # beside the file that says it, wherever the command is called; a name is one of the package's everywhere
     located = path.parent / locate_recipe(base)
     if located.resolve() in seen:
         raise UserError(
-            f"{path}: extends = {base!r} leads back to a recipe that extends this one; leave it out"
+            f"{path}: extends = {shown(base)} leads back to a recipe that extends this one; leave it out"
         )
     return _merged(recipe_keys(located, extended_by=seen), values)
 
@@ -164,7 +170,7 @@ def _override(values: dict[str, Any], override: str) -> None:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
             raise UserError(f"override {override!r}: {parent} holds a value, not keys")
-    try:
-        values[leaf] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"override {override!r}: {text!r} is not YAML: {error}") from None
+    with foreign(
+        f"override {cut(override)!r}", "its value is not YAML", fix="correct it, or set it in quotes"
+    ):
+        values[leaf] = parse_yaml(text)

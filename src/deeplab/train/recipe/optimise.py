@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from deeplab.config import Fraction, NonNegative, Positive, Share, Strict
+from deeplab.config import Fraction, NonNegative, Positive, Share, Strict, Width
 from deeplab.train.norms import FreezeNorm
 from deeplab.train.recipe.schedule import ScheduleRecipe
 
 SHORT_FORMS = {"power": "power", "warmup_steps": "slow_start_steps"}
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=1 << 30)]
 
 
 class OptimiseRecipe(Strict):
@@ -38,8 +38,8 @@ class OptimiseRecipe(Strict):
     """
 
     steps: Positive
-    batch_size: Positive = 16
-    accumulate: Positive = 1
+    batch_size: Width = 16
+    accumulate: Width = 1
     learning_rate: NonNegative = 0.007
     head_multiplier: NonNegative = 1.0
     last_layers_contain_logits_only: bool = False

@@ -2,30 +2,34 @@
 
 It holds the weights, their moving average, the optimiser's state, the random generators of every process, the
 number of updates done (and with it the position in the data and the schedule), the best validation so
-far, and the recipe. It is always a whole one.
+far, and the recipe. It is always a whole one: every tensor has a checksum, and so has the list of them with all
+else that is said. The one before is kept, and used where the last one is damaged.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
 from torch import nn
 
 from deeplab.errors import UserError
-from deeplab.system.writing import write_whole
+from deeplab.system.reading import foreign, read_bytes
+from deeplab.system.writing import whole_file
 from deeplab.train.random_state import RandomState
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
-METADATA_KEY = "deeplab.training"
-FORMAT = 1
+BEFORE_NAME = "checkpoint-before.safetensors"
+METADATA_KEY, CHECKSUM_KEY = "deeplab.training", "deeplab.sha256"
+FORMAT = 2
+START_ANEW = "train into another folder, or start anew here with --overwrite"
 # may change between the two halves of a run without changing its result
 FREE_KEYS = ("data.root", "workers")
 
@@ -45,38 +49,85 @@ class TrainingState(NamedTuple):
 
 
 def write_checkpoint(folder: Path, state: TrainingState) -> None:
-    """Write `checkpoint.safetensors` into `folder`, complete or not at all.
+    """Write `checkpoint.safetensors` into `folder`, complete or not at all; the one there becomes the one before.
 
     Raises:
         UserError: it cannot be written.
     """
-    description = json.dumps({"format": FORMAT, "step": state.step, **state.values})
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.tensors.items()}
-    write_whole(folder / CHECKPOINT_NAME, to_bytes(tensors, metadata={METADATA_KEY: description}))
-
-
-def read_checkpoint(folder: Path) -> bytes | None:
-    """The checkpoint in `folder` as it is stored; None if there is none."""
+    checksums = {name: _checksum(value) for name, value in tensors.items()}
+    description = json.dumps({"format": FORMAT, "step": state.step, **state.values, "checksums": checksums})
+    metadata = {METADATA_KEY: description, CHECKSUM_KEY: hashlib.sha256(description.encode()).hexdigest()}
     path = folder / CHECKPOINT_NAME
-    return path.read_bytes() if path.is_file() else None
+    with whole_file(path) as file:
+        file.write(to_bytes(tensors, metadata=metadata))
+        file.flush()
+        os.fsync(file.fileno())
+        if path.exists():
+            os.replace(path, folder / BEFORE_NAME)
+
+
+def read_checkpoint(folder: Path) -> tuple[bytes, list[str]] | None:
+    """The last whole checkpoint in `folder` as it is stored, and what is wrong with a later one; None for none.
+
+    Raises:
+        UserError: there are checkpoints, and all are damaged.
+    """
+    faults: list[UserError] = []
+    for name in (CHECKPOINT_NAME, BEFORE_NAME):
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            stored = read_bytes(path)
+            step = parse_checkpoint(stored, str(path)).step
+        except UserError as error:
+            faults.append(error)
+            continue
+        if name == BEFORE_NAME and not faults:
+            faults.append(UserError("is missing", file=folder / CHECKPOINT_NAME))
+        return stored, [f"{fault}; the one before is used, of step {step}" for fault in faults]
+    if faults:
+        raise faults[0]
+    return None
 
 
 def parse_checkpoint(stored: bytes, source: str) -> TrainingState:
     """The state in a stored checkpoint.
 
     Raises:
-        UserError: not one of ours, or of another version; it names `source`.
+        UserError: not one of ours, of another version, or not as it was written; it names `source`.
     """
-    try:
+    with foreign(source, "this is no whole training checkpoint", fix=START_ANEW):
         tensors = from_bytes(stored)
         size = int.from_bytes(stored[:8], "little")
-        metadata = json.loads(stored[8 : 8 + size]).get("__metadata__", {})
-        values = json.loads(metadata[METADATA_KEY])
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise UserError(f"{source} is no training checkpoint ({error}); fix: start anew elsewhere") from None
-    if values.pop("format") != FORMAT:
-        raise UserError(f"{source} was written by another version; fix: resume with that one, or start anew")
-    return TrainingState(values.pop("step"), tensors, values)
+        metadata = json.loads(stored[8 : 8 + size])["__metadata__"]
+        description = metadata[METADATA_KEY]
+        values = json.loads(description)
+        if values.pop("format") != FORMAT:
+            raise UserError("was written by another version", fix="resume with that one, or start anew")
+        if hashlib.sha256(description.encode()).hexdigest() != metadata[CHECKSUM_KEY]:
+            raise UserError("its description is not what was written: it is damaged", fix=START_ANEW)
+        checksums = values.pop("checksums")
+        changed = sorted(checksums.keys() ^ tensors.keys())
+        changed += [
+            name
+            for name, value in tensors.items()
+            if name in checksums and _checksum(value) != checksums[name]
+        ]
+        changed = changed or [name for name, value in tensors.items() if not torch.isfinite(value).all()]
+        if changed:
+            raise UserError(
+                f"{changed[0]} is missing, is not what was written, or is NaN: it is damaged", fix=START_ANEW
+            )
+        return TrainingState(values.pop("step"), tensors, values)
+
+
+def _checksum(value: torch.Tensor) -> str:
+    """Of a tensor's type, shape and bytes."""
+    digest = hashlib.sha256(f"{value.dtype} {list(value.shape)}".encode())
+    digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def collect_tensors(
@@ -107,25 +158,42 @@ def fill(
     *,
     average: nn.Module | None,
 ) -> None:
-    """Put weights, moving average and the optimiser's state back."""
-    model.load_state_dict(part_of(state.tensors, "model"))
-    if average is not None:
-        average.load_state_dict(part_of(state.tensors, "average"))
+    """Put weights, moving average and the optimiser's state back.
+
+    Raises:
+        UserError: they are of another model or optimiser.
+    """
+    for prefix, module in (("model", model), *([("average", average)] if average is not None else [])):
+        given = part_of(state.tensors, prefix)
+        _refuse_misfit(prefix, given, {name: value.shape for name, value in module.state_dict().items()})
+        module.load_state_dict(given)
     stored = part_of(state.tensors, "optimiser")
     numbers = {id(p): n for n, p in enumerate(p for g in optimiser.param_groups for p in g["params"])}
     states: dict[int, dict[str, torch.Tensor]] = {}
     for name, parameter in model.named_parameters():
         own = part_of(stored, name)
         if own:
+            _refuse_misfit(f"optimiser/{name}", own, dict.fromkeys(own, parameter.shape))
             states[numbers[id(parameter)]] = {
                 key: _laid_out_as(parameter, value) for key, value in own.items()
             }
     optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
+def _refuse_misfit(prefix: str, given: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Size]) -> None:
+    wrong = sorted(given.keys() ^ wanted.keys())
+    wrong += [name for name, value in given.items() if name in wanted and value.shape != wanted[name]]
+    if wrong:
+        raise UserError(
+            f"{prefix}/{wrong[0]} is missing, or of another shape than in this run",
+            fix=START_ANEW,
+            file=CHECKPOINT_NAME,
+        )
+
+
 def _laid_out_as(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """In the parameter's memory layout, as in an unbroken run: kernels may round otherwise in another."""
-    return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
+    return torch.empty_like(parameter).copy_(value)
 
 
 def random_of_rank(state: TrainingState, rank: int) -> RandomState | None:

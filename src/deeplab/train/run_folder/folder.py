@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,29 +10,50 @@ from pathlib import Path
 from deeplab.errors import UserError
 from deeplab.model.checkpoint import WEIGHTS_NAME
 from deeplab.system.writing import cannot_write, remove_remains
-from deeplab.train.run_folder.checkpointing import CHECKPOINT_NAME, read_checkpoint
+from deeplab.train.checkpointing import BEFORE_NAME, CHECKPOINT_NAME, read_checkpoint
+from deeplab.train.record import RECORD_NAME
 
-RUN_FILES = (CHECKPOINT_NAME, WEIGHTS_NAME, "run.json")
+BEST_FOLDER = "best"
+RUN_FILES = (CHECKPOINT_NAME, BEFORE_NAME, WEIGHTS_NAME, RECORD_NAME)
 LOCK_NAME = ".lock"
 
 
-def claim_folder(folder: Path, *, resume: bool) -> bytes | None:
-    """The checkpoint to go on from, as it is stored; None where a run starts.
+def claim_folder(folder: Path, *, resume: bool, overwrite: bool) -> tuple[bytes, list[str]] | None:
+    """The checkpoint to go on from, as it is stored, and what is to be said of it; None where a run starts.
+
+    Args:
+        folder: of the run.
+        resume: go on with the run there, if there is one.
+        overwrite: start anew where there is one, whose files are removed.
 
     Raises:
-        UserError: a run is there and is not to be resumed, or cannot be.
+        UserError: a run is there and is not to be resumed or overwritten, or cannot be.
     """
-    stored = read_checkpoint(folder)
     held = [name for name in RUN_FILES if (folder / name).exists()]
-    if resume and stored is None and WEIGHTS_NAME in held:
-        raise UserError(
-            f"{folder} holds a model but no {CHECKPOINT_NAME} to resume from; fix: name another folder"
-        )
+    if overwrite:
+        for name in held:
+            _remove(folder / name)
+        shutil.rmtree(folder / BEST_FOLDER, ignore_errors=True)
+        return None
     if held and not resume:
         raise UserError(
-            f"{folder} holds a run already ({', '.join(held)}); fix: --resume to go on with it, or name another folder"
+            f"{folder} holds a run already ({', '.join(held)}); fix: --resume to go on with it, --overwrite to "
+            "start anew in its place, or name another folder"
         )
-    return stored
+    found = read_checkpoint(folder)
+    if held and found is None:
+        raise UserError(
+            f"{folder} holds {held[0]} but no {CHECKPOINT_NAME} to resume from; fix: --overwrite to start anew in its "
+            "place, or name another folder"
+        )
+    return found
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink()
+    except OSError as error:
+        raise cannot_write(path, error, "name another folder") from error
 
 
 @contextmanager

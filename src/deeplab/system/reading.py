@@ -1,0 +1,155 @@
+"""Files that others made, read within limits: what they claim is compared with what is there, before it is allocated.
+
+What is no plain file is refused unread, as a pipe would be waited for and a device never ends. Whatever a reader
+stumbles over ends in one `UserError` that names the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+from zipfile import ZipFile
+
+from deeplab.errors import UserError
+
+BROKEN = "this is damaged or cut short"
+DAMAGED = "fetch it again, or write it again where it was made"
+# published weights end at 1.1 GB
+LARGEST = 8 << 30
+# of a text with settings; the largest that this package writes is a hundredth of it
+LARGEST_TEXT = 1 << 20
+LARGEST_INTEGER = 1 << 63
+# that a compressed part of a small file may unpack to; of a larger file, so many times its size
+SMALL, RATIO = 16 << 20, 20
+SHOWN = 240
+
+
+@contextmanager
+def foreign(path: str | os.PathLike[str], what: str = BROKEN, *, fix: str = DAMAGED) -> Iterator[None]:
+    """A block that reads a file of somebody's: whatever goes wrong in it is the file's fault.
+
+    Args:
+        path: the file, for the message.
+        what: what is wrong with it then.
+        fix: what its owner can do.
+
+    Raises:
+        UserError: in the place of every exception, with the file where it named none.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise error.within(path) from error.__cause__
+    except OSError as error:
+        said = error.strerror or shown(error)
+        raise UserError(
+            f"cannot be read ({said})", fix="name a file that is there and can be read", file=path
+        ) from error
+    except Exception as error:
+        said = f"{type(error).__name__}: {shown(error)}".removesuffix(": ")
+        raise UserError(f"{what} ({said})", fix=fix, file=path) from error
+
+
+def shown(value: object) -> str:
+    """A foreign value as Python writes it, or what an error says, short enough for a sentence."""
+    try:
+        return cut(str(value) if isinstance(value, BaseException) else repr(value))
+    except (RecursionError, ValueError):
+        # nested too deeply, or a number of more digits than Python prints
+        return f"a {type(value).__name__} too large to show"
+
+
+def cut(text: str) -> str:
+    """A text on one line, cut off where a sentence has to end."""
+    line = " ".join(text[: 2 * SHOWN].split())
+    return line if len(line) <= SHOWN else f"{line[:SHOWN]}..."
+
+
+@contextmanager
+def plain_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """The file at `path`, open for reading bytes.
+
+    Raises:
+        UserError: a folder, a pipe or a device, which is not waited for.
+        OSError: it cannot be opened.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(handle, "rb") as file:
+        mode = os.fstat(handle).st_mode
+        if not stat.S_ISREG(mode):
+            found = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+            raise UserError(f"this is {found}", fix="give the path of a file", file=path)
+        yield file
+
+
+def read_bytes(path: str | os.PathLike[str], *, largest: int = LARGEST) -> bytes:
+    """All of a plain file.
+
+    Raises:
+        UserError: it is no plain file, or has more than `largest` bytes.
+        OSError: it cannot be read.
+    """
+    with plain_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > largest:
+            raise UserError(f"has {size} bytes", allowed=f"up to {largest} in such a file", file=path)
+        return file.read(largest)
+
+
+def read_text(path: str | os.PathLike[str], *, largest: int = LARGEST_TEXT) -> str:
+    """A plain file as UTF-8; raises as `read_bytes`, and UnicodeDecodeError."""
+    return read_bytes(path, largest=largest).decode("utf-8")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """JSON of settings: no NaN, no infinity, no integer beyond 64 bits, no text beyond `LARGEST_TEXT`.
+
+    Raises:
+        UserError: what is not allowed.
+        ValueError, RecursionError: no JSON, or nested too deeply.
+    """
+    if len(text) > LARGEST_TEXT:
+        raise UserError(f"a description of {len(text)} bytes", allowed=f"up to {LARGEST_TEXT}")
+    return json.loads(text, parse_constant=_refuse_constant, parse_int=_integer)
+
+
+def read_member(archive: ZipFile, name: str, *, size: int) -> bytes:
+    """A file in a zip archive of `size` bytes.
+
+    Raises:
+        UserError: it unpacks to more than such an archive can hold.
+        Exception: whatever `zipfile` raises for damaged archives.
+    """
+    allowed = max(SMALL, RATIO * size)
+    with archive.open(name) as file:
+        data = file.read(allowed + 1)
+    if len(data) > allowed:
+        raise UserError(f"its {name} unpacks to more than {allowed} bytes, from {size}")
+    return data
+
+
+@contextmanager
+def zip_archive(path: str | os.PathLike[str]) -> Iterator[ZipFile]:
+    """The plain file at `path` as a zip archive.
+
+    Raises:
+        UserError: it is no plain file.
+        Exception: whatever `zipfile` raises for damaged archives.
+    """
+    with plain_file(path) as file, ZipFile(file) as archive:
+        yield archive
+
+
+def _refuse_constant(name: str) -> float:
+    raise UserError(f"{name} where a number should be")
+
+
+def _integer(digits: str) -> int:
+    value = int(digits) if len(digits) < 21 else LARGEST_INTEGER
+    if not -LARGEST_INTEGER <= value < LARGEST_INTEGER:
+        raise UserError(f"an integer of {len(digits.lstrip('-'))} digits", allowed="up to 64 bits")
+    return value

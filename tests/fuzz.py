@@ -1,0 +1,499 @@
+"""Mutants of good files, given to every reader of weights, configs and recipes: python tests/fuzz.py [READER ...]
+
+Each must end in success or in one UserError that names its file, within 10 seconds and 2 GB. A reader runs in a
+process of its own, so that one that ends or hangs is seen too. What went wrong is kept in fuzz-found/READER/, and the
+exit status is 1. `make fuzz` runs the seeds that are committed; for hours: --minutes 600 --seed N.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import random
+import resource
+import select
+import signal
+import struct
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import yaml
+from safetensors.torch import save as safetensors
+
+from deeplab.checkpoint import load
+from deeplab.config import ASPPConfig, DecoderConfig, DeepLabConfig, backbone_config
+from deeplab.crf.config import crf_parameters
+from deeplab.data.tfrecord import decode_example, encode_example, read_record, record_places, write_records
+from deeplab.errors import UserError
+from deeplab.importers import import_weights
+from deeplab.importers.hints import Hints
+from deeplab.model import DeepLab
+from deeplab.train.checkpointing import TrainingState, parse_checkpoint, write_checkpoint
+from deeplab.train.recipe import FOLDER, read_recipe
+
+SEED, COUNT = 1, 150
+SECONDS, MEGABYTES = 10, 2048
+KEPT = Path("fuzz-found")
+Random = random.Random
+NUMBERS = [0, 1, -1, 127, 255, 256, 32767, 65535, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1]
+TEXTS = [
+    b"9" * 5000, b"1e999", b"-1", b"NaN", b"null", b"true", b"{}", b"[]", b'""', b"2024-13-45", b"[" * 2000, b"{" * 2000,
+    b"99999999999", b"0.0000001", b"\xff\xfe", b"\x00", b"&a [*a]", b"*a", b"<<: *a", b"!!binary x", b"!!timestamp y",
+    b"0x" + b"f" * 5000, b"../../x", b"/dev/zero", b"\xed\xa0\x80", b"2147483648", b"9223372036854775808",
+]  # fmt: skip
+
+
+class Target(NamedTuple):
+    """A reader: `make` writes a good file into a folder, whole or from mutated parts; `read` reads what it wrote."""
+
+    make: Callable[[Path, Callable[[bytes], bytes]], Path]
+    read: Callable[[Path], object]
+
+
+def binary(data: bytes, chance: Random) -> bytes:
+    """A few changes of a kind that damage and malice make."""
+    changed = bytearray(data)
+    for _ in range(chance.choice((1, 1, 2, 4, 16))):
+        if not changed:
+            return bytes(changed)
+        place, kind = chance.randrange(len(changed)), chance.randrange(8)
+        if kind <= 1:
+            changed[place] ^= 1 << chance.randrange(8)
+        elif kind == 2:
+            changed[place] = chance.randrange(256)
+        elif kind == 3:
+            width = chance.choice((1, 2, 4, 8))
+            number = chance.choice(NUMBERS) & (1 << 8 * width) - 1
+            changed[place : place + width] = number.to_bytes(width, chance.choice(("little", "big")))
+        elif kind == 4:
+            del changed[place : place + chance.choice((1, 4, 64, len(changed)))]
+        elif kind == 5:
+            start = chance.randrange(len(changed))
+            changed[place:place] = changed[start : start + chance.choice((1, 8, 64, 512))]
+        elif kind == 6:
+            changed[place : place + chance.choice((4, 16, 64))] = bytes([chance.choice((0, 255))]) * 16
+        else:
+            changed[place:place] = chance.choice(TEXTS)[:64]
+    return bytes(changed)
+
+
+def words(data: bytes, chance: Random) -> bytes:
+    """Changes of a text's words, numbers and lines."""
+    if chance.random() < 0.2:
+        return binary(data, chance)
+    for _ in range(chance.choice((1, 1, 2, 3))):
+        tokens = [(found.start(), found.end()) for found in TOKEN.finditer(data)]
+        if not tokens:
+            return data
+        start, end = chance.choice(tokens)
+        if chance.random() < 0.8:
+            other = chance.choice((chance.choice(TEXTS), str(chance.choice(NUMBERS)).encode()))
+        else:
+            first, last = chance.choice(tokens)
+            other = data[first:last]
+        data = data[:start] + other + data[end:]
+    return data
+
+
+import re  # noqa: E402 - beside what needs it
+
+TOKEN = re.compile(rb'"[^"]*"|[\w.+-]+|[\[\]{}]|\n')
+
+
+def whole(name: str, content: Callable[[], bytes]) -> Callable[[Path, Callable[[bytes], bytes]], Path]:
+    """A maker of one file, all of whose bytes are mutated."""
+
+    def make(folder: Path, mutate: Callable[[bytes], bytes]) -> Path:
+        path = folder / name
+        path.write_bytes(mutate(content()))
+        return path
+
+    return make
+
+
+def small_model() -> DeepLab:
+    torch.manual_seed(0)
+    return DeepLab(
+        DeepLabConfig(
+            backbone=backbone_config("mobilenet_v2", width=0.25),
+            context=ASPPConfig(channels=8),
+            decoder=DecoderConfig(channels=8, low_level_channels=4),
+            num_classes=3,
+        )
+    )
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    return {
+        "module.conv1.weight": torch.rand(4, 3, 3, 3),
+        "module.bn1.running_var": torch.rand(4),
+        "module.bn1.num_batches_tracked": torch.tensor(3),
+        "module.layer1.0.conv1.weight": torch.rand(4, 4, 1, 1).half(),
+    }
+
+
+def pth(**options: Any) -> bytes:
+    file = io.BytesIO()
+    torch.save({"state_dict": tensors(), "epoch": 3, "best": np.float64(0.5), "args": [1, "a"]}, file, **options)
+    return file.getvalue()
+
+
+def rezipped(
+    data: bytes, member: str, name: str, stored: int = zipfile.ZIP_STORED
+) -> Callable[[Path, Callable[[bytes], bytes]], Path]:
+    """A maker of a zip archive of which one member is mutated, its checksum made anew."""
+
+    def make(folder: Path, mutate: Callable[[bytes], bytes]) -> Path:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive, zipfile.ZipFile(folder / name, "w", stored) as out:
+            for each in archive.namelist():
+                content = archive.read(each)
+                out.writestr(each, mutate(content) if each.endswith(member) else content)
+        return folder / name
+
+    return make
+
+
+def keras_h5() -> bytes:
+    import h5py
+
+    file = io.BytesIO()
+    with h5py.File(file, "w") as out:
+        out.attrs["layer_names"] = [b"block1_conv1", b"block1_conv2", b"bn"]
+        for name in ("block1_conv1", "block1_conv2"):
+            group = out.create_group(name)
+            group.attrs["weight_names"] = [f"{name}/kernel:0".encode(), f"{name}/bias:0".encode()]
+            group[f"{name}/kernel:0"] = np.ones((3, 3, 3, 4), np.float32)
+            group[f"{name}/bias:0"] = np.ones(4, np.float32)
+        group = out.create_group("bn")
+        group.attrs["weight_names"] = [b"bn/gamma:0"]
+        group.create_dataset("bn/gamma:0", data=np.ones(40, np.float32), chunks=(8,), compression="gzip")
+    return file.getvalue()
+
+
+def keras_zip() -> bytes:
+    import h5py
+
+    weights, file = io.BytesIO(), io.BytesIO()
+    with h5py.File(weights, "w") as out:
+        out["layers/conv2d/vars/0"] = np.ones((3, 3, 3, 4), np.float32)
+        out["layers/conv2d/vars/1"] = np.ones(4, np.float32)
+    layer = {"class_name": "Conv2D", "config": {"name": "block1_conv1", "filters": 4}}
+    config = {"class_name": "Functional", "config": {"name": "vgg16", "layers": [layer]}}
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("metadata.json", "{}")
+        archive.writestr("config.json", json.dumps(config))
+        archive.writestr("model.weights.h5", weights.getvalue())
+    return file.getvalue()
+
+
+def caffemodel() -> bytes:
+    from caffe_writer import Network, Style, encode
+
+    network = Network()
+    network.conv("conv1_1", "data", (3, 4), kernel=3, pad=1)
+    return encode(network.layers, Style())
+
+
+def tflite() -> bytes:
+    from tflite_writer import graph_of, to_bytes
+
+    config = DeepLabConfig(
+        backbone=backbone_config("mobilenet_v2", width=0.25), context=ASPPConfig(channels=8), num_classes=5, folded=True
+    )
+    return to_bytes(graph_of(DeepLab(config).eval(), (33, 49)))
+
+
+def graph() -> bytes:
+    from tensorflow_files import GraphWriter
+
+    writer = GraphWriter()
+    writer.node("ImageTensor", "Placeholder")
+    x = writer.conv("MobilenetV2/Conv/weights", "ImageTensor", stride=2)
+    x = writer.norm("MobilenetV2/Conv", x, epsilon=1e-3)
+    x = writer.pool("pool", x, (3, 3))
+    writer.resize("ResizeBilinear", x, (33, 33))
+    return writer.data
+
+
+ARRAYS = {
+    "MobilenetV2/Conv/weights": np.ones((3, 3, 3, 8), np.float32),
+    "MobilenetV2/Conv/BatchNorm/gamma": np.ones(8, np.float32),
+    "global_step": np.array(7, np.int64),
+}
+
+
+def bundle(folder: Path, mutate: Callable[[bytes], bytes]) -> Path:
+    """The index, its checksums valid for what was mutated before."""
+    import tensorflow_files as writer
+
+    index, made = writer.write_checkpoint(folder / "model.ckpt", ARRAYS), writer._block
+    try:
+        writer._block = lambda pairs: mutate(made(pairs)) if pairs else made(pairs)
+        return writer.write_checkpoint(folder / "model.ckpt", ARRAYS)
+    finally:
+        writer._block = made
+        assert index.exists()
+
+
+def damaged_bundle(folder: Path, mutate: Callable[[bytes], bytes]) -> Path:
+    from tensorflow_files import write_checkpoint as write
+
+    index = write(folder / "model.ckpt", ARRAYS)
+    path = index if random.random() < 0.5 else Path(str(index).replace(".index", ".data-00000-of-00001"))
+    path.write_bytes(mutate(path.read_bytes()))
+    return index
+
+
+def tar(content: Callable[[], bytes], mode: str) -> Callable[[], bytes]:
+    def make() -> bytes:
+        file = io.BytesIO()
+        with tarfile.open(fileobj=file, mode=mode) as archive:
+            member = tarfile.TarInfo("model/weights.pth")
+            data = content()
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+        return file.getvalue()
+
+    return make
+
+
+def gzipped(folder: Path, mutate: Callable[[bytes], bytes]) -> Path:
+    import gzip
+
+    path = folder / "model.tar.gz"
+    path.write_bytes(gzip.compress(mutate(tar(pth, "w")())))
+    return path
+
+
+def own_model(folder: Path, mutate: Callable[[bytes], bytes]) -> Path:
+    """model.safetensors without a description, and config.json, mutated, beside it."""
+    model = small_model()
+    model.save_pretrained(folder)
+    (folder / "model.safetensors").write_bytes(safetensors(model.state_dict()))
+    (folder / "config.json").write_bytes(mutate((folder / "config.json").read_bytes()))
+    return folder
+
+
+def header_of(stored: Callable[[Path], bytes], name: str) -> Callable[[Path, Callable[[bytes], bytes]], Path]:
+    """A maker of a safetensors file whose header is mutated, its length made anew."""
+
+    def make(folder: Path, mutate: Callable[[bytes], bytes]) -> Path:
+        data = stored(folder)
+        size = int.from_bytes(data[:8], "little")
+        header = mutate(data[8 : 8 + size])
+        (folder / name).write_bytes(struct.pack("<Q", len(header)) + header + data[8 + size :])
+        return folder / name
+
+    return make
+
+
+def stored_model(folder: Path) -> bytes:
+    small_model().save_pretrained(folder)
+    return (folder / "model.safetensors").read_bytes()
+
+
+def stored_checkpoint(folder: Path) -> bytes:
+    state = TrainingState(3, {"model/w": torch.rand(3), "optimiser/w/momentum_buffer": torch.rand(3)}, VALUES)
+    write_checkpoint(folder, state)
+    return (folder / "checkpoint.safetensors").read_bytes()
+
+
+VALUES: dict[str, Any] = {"recipe": {"a": 1}, "data": "x", "best": None, "random": [], "resumed": [], "seconds": 1.0}
+
+
+def read_checkpoint_file(path: Path) -> object:
+    return parse_checkpoint(path.read_bytes(), str(path))
+
+
+RECIPE: dict[str, Any] = {
+    "name": "a", "workers": 1, "data": {"root": ".", "layout": "voc", "classes": ["a", "b"]},
+    "model": {"backbone": {"name": "mobilenet_v2", "width": 0.5}, "decoder": {"channels": 19, "strides": [4]}},
+    "optimise": {"steps": 10, "batch_size": 4, "learning_rate": 1e-3}, "augment": {"crop": [65, 65]},
+}  # fmt: skip
+
+
+def recipe_text() -> bytes:
+    names = sorted(FOLDER.glob("*.yaml"))
+    return random.choice([yaml.safe_dump(RECIPE).encode(), *(path.read_bytes() for path in names)])
+
+
+def read_recipe_file(path: Path) -> object:
+    recipe = read_recipe(path, ["data.root=."])
+    return recipe.model.config(len(recipe.data.classes) or 2)
+
+
+def records(folder: Path, mutate: Callable[[bytes], bytes]) -> Path:
+    example = encode_example({"image/encoded": b"\x89PNG" * 9, "image/height": 4, "image/filename": b"a.png"})
+    write_records(folder / "a.tfrecord", [mutate(example)])
+    return folder / "a.tfrecord"
+
+
+def read_records(path: Path) -> object:
+    return [decode_example(read_record(path, start, length)) for start, length in record_places(path).tolist()]
+
+
+def crf_text() -> bytes:
+    return json.dumps({"parameters": {"w1": 4.5, "sigma_alpha": 65, "sigma_beta": 4, "w2": 3, "iterations": 5}}).encode()
+
+
+def cell_checkpoint(folder: Path, mutate: Callable[[bytes], bytes]) -> Path:
+    """A checkpoint that needs a dense prediction cell, and the cell's JSON."""
+    cell = [{"op": "conv", "input": -1, "kernel": 1, "rate": [1, 6]}, {"op": "conv", "input": 0, "kernel": 3}]
+    (folder / "cell.json").write_bytes(mutate(json.dumps(cell).encode()))
+    from tensorflow_files import write_checkpoint as write
+
+    return write(folder / "model.ckpt", ARRAYS)
+
+
+def read_with_cell(path: Path) -> object:
+    return import_weights(path, Hints(cell=path.parent / "cell.json"))
+
+
+TARGETS: dict[str, Target] = {
+    "pth": Target(whole("w.pth", pth), import_weights),
+    "pth before 1.6": Target(whole("w.pth", lambda: pth(_use_new_zipfile_serialization=False)), import_weights),
+    "pth, its pickle": Target(rezipped(pth(), "data.pkl", "w.pth"), import_weights),
+    "pth, compressed": Target(rezipped(pth(), "data.pkl", "w.pth", zipfile.ZIP_DEFLATED), import_weights),
+    "safetensors": Target(whole("w.safetensors", lambda: safetensors(tensors())), import_weights),
+    "safetensors, its header": Target(header_of(lambda _: safetensors(tensors()), "w.safetensors"), import_weights),
+    "own model": Target(header_of(stored_model, "model.safetensors"), load),
+    "own config.json": Target(own_model, load),
+    "training checkpoint": Target(header_of(stored_checkpoint, "checkpoint.safetensors"), read_checkpoint_file),
+    "recipe": Target(whole("r.yaml", recipe_text), read_recipe_file),
+    "crf parameters": Target(whole("c.json", crf_text), lambda path: crf_parameters(str(path))),
+    "cell": Target(cell_checkpoint, read_with_cell),
+    "tensorflow bundle": Target(damaged_bundle, import_weights),
+    "tensorflow bundle, checksums": Target(bundle, import_weights),
+    "tensorflow graph": Target(whole("g.pb", graph), import_weights),
+    "tar.gz": Target(whole("m.tar.gz", tar(pth, "w:gz")), import_weights),
+    "tar.gz, the tar": Target(gzipped, import_weights),
+    "caffemodel": Target(whole("w.caffemodel", caffemodel), import_weights),
+    "tflite": Target(whole("m.tflite", tflite), import_weights),
+    "h5": Target(whole("w.h5", keras_h5), import_weights),
+    "keras": Target(whole("w.keras", keras_zip), import_weights),
+    "keras, its config": Target(rezipped(keras_zip(), "config.json", "w.keras"), import_weights),
+    "keras, its weights": Target(rezipped(keras_zip(), "weights.h5", "w.keras"), import_weights),
+    "tfrecord": Target(records, read_records),
+}  # fmt: skip
+TEXTUAL = {"own config.json", "recipe", "crf parameters", "cell", "keras, its config", "safetensors, its header", "own model"}
+
+
+def outcome_of(name: str, number: int, seed: int, folder: Path) -> str:
+    """What became of mutant `number`: "success", "refused", or what went wrong."""
+    target, chance = TARGETS[name], Random(f"{name} {seed} {number}")
+    random.seed(f"{name} {seed} {number}")
+    change = words if name in TEXTUAL else binary
+    path = target.make(folder, lambda data: change(data, chance))
+    try:
+        target.read(path)
+    except UserError as error:
+        return "refused" if str(folder) in str(error) else f"UserError without the file: {error}"
+    except BaseException as error:
+        return f"{type(error).__name__}: {error}"[:500]
+    return "success"
+
+
+def work(name: str, seed: int, first: int, count: int, folder: Path) -> None:
+    """Say what became of each mutant, a line each; a process of its own."""
+    resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
+    began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for number in range(first, first + count):
+        with tempfile.TemporaryDirectory(dir=folder) as inside:
+            print(json.dumps([number, inside]), flush=True)
+            outcome = outcome_of(name, number, seed, Path(inside))
+            most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+            if most > MEGABYTES + began // 1024:
+                outcome = f"memory: {most} MB"
+            print(json.dumps([number, outcome]), flush=True)
+        if outcome.startswith("memory"):
+            return
+
+
+def run(name: str, seed: int, count: int, until: float) -> Counter[str]:
+    """All outcomes of `count` mutants; what went wrong is made again in `KEPT`."""
+    outcomes: Counter[str] = Counter()
+    number = 0
+    while number < count and time.monotonic() < until:
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, __file__, "--work", name, str(seed), str(number), str(count - number), folder]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+                number = _watch(process, name, seed, number, outcomes, until)
+    return outcomes
+
+
+def _watch(
+    process: subprocess.Popen[bytes], name: str, seed: int, number: int, outcomes: Counter[str], until: float
+) -> int:
+    """Follow one process to its end, or to the mutant that ends it; returns the next mutant's number."""
+    assert process.stdout is not None
+    patience, begun = 120.0, False
+    while time.monotonic() < until:
+        ready = select.select([process.stdout], [], [], patience)[0]
+        line = process.stdout.readline() if ready else b""
+        if not line:
+            process.kill()
+            if not begun and ready:
+                return 1 << 60 if process.wait() == 0 else _wrong(name, seed, number, "does not start", outcomes)
+            what = f"ended by signal {-process.wait()}" if ready else f"slow: more than {SECONDS} s"
+            return _wrong(name, seed, number, what, outcomes) if begun else number
+        number, said = json.loads(line)
+        begun = not begun
+        patience = SECONDS if begun else 120.0
+        if begun:
+            continue
+        if said not in ("success", "refused"):
+            _wrong(name, seed, number, said, outcomes)
+        else:
+            outcomes[said] += 1
+        number += 1
+    process.send_signal(signal.SIGKILL)
+    return number
+
+
+def _wrong(name: str, seed: int, number: int, what: str, outcomes: Counter[str]) -> int:
+    outcomes["wrong"] += 1
+    folder = KEPT / name.replace(" ", "_").replace(",", "") / f"{seed}-{number}"
+    folder.mkdir(parents=True, exist_ok=True)
+    chance = Random(f"{name} {seed} {number}")
+    random.seed(f"{name} {seed} {number}")
+    change = words if name in TEXTUAL else binary
+    TARGETS[name].make(folder, lambda data: change(data, chance))
+    print(f"  {name}: mutant {number} of seed {seed}: {what}; kept in {folder}")
+    return number + 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("readers", nargs="*", default=list(TARGETS), metavar="READER")
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--count", type=int, default=COUNT, help="mutants a reader")
+    parser.add_argument("--minutes", type=float, default=60.0, help="stop after this long")
+    options = parser.parse_args()
+    until, wrong = time.monotonic() + 60 * options.minutes, 0
+    print(f"{'reader':32}{'inputs':>8}{'success':>9}{'refused':>9}{'wrong':>7}{'seconds':>9}")
+    for name in options.readers:
+        began = time.monotonic()
+        found = run(name, options.seed, options.count, until)
+        cells = [found.total(), found["success"], found["refused"], found["wrong"], round(time.monotonic() - began)]
+        print(f"{name:32}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, (8, 9, 9, 7, 9), strict=True)), flush=True)
+        wrong += found["wrong"]
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--work"]:
+        reader, *numbers, inside = sys.argv[2:]
+        work(reader, *map(int, numbers), Path(inside))
+    else:
+        main()
