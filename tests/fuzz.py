@@ -31,16 +31,16 @@ import torch
 import yaml
 from safetensors.torch import save as safetensors
 
-from deeplab.checkpoint import load
 from deeplab.config import ASPPConfig, DecoderConfig, DeepLabConfig, backbone_config
 from deeplab.crf.config import crf_parameters
 from deeplab.data.tfrecord import decode_example, encode_example, read_record, record_places, write_records
 from deeplab.errors import UserError
 from deeplab.importers import import_weights
 from deeplab.importers.hints import Hints
-from deeplab.model import DeepLab
-from deeplab.train.checkpointing import TrainingState, parse_checkpoint, write_checkpoint
+from deeplab.model.checkpoint import load
+from deeplab.model.network import DeepLab
 from deeplab.train.recipe import FOLDER, read_recipe
+from deeplab.train.run_folder.checkpointing import TrainingState, parse_checkpoint, write_checkpoint
 
 SEED, COUNT = 1, 150
 SECONDS, MEGABYTES = 10, 2048
@@ -48,7 +48,8 @@ KEPT = Path("fuzz-found")
 Random = random.Random
 NUMBERS = [0, 1, -1, 127, 255, 256, 32767, 65535, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1]
 TEXTS = [
-    b"9" * 5000, b"1e999", b"-1", b"NaN", b"null", b"true", b"{}", b"[]", b'""', b"2024-13-45", b"[" * 2000, b"{" * 2000,
+    b"9" * 5000, b"1e999", b"-1", b"NaN", b"null", b"true", b"{}", b"[]", b'""', b"2024-13-45", b"[" * 2000, b"{" *
+    2000,
     b"99999999999", b"0.0000001", b"\xff\xfe", b"\x00", b"&a [*a]", b"*a", b"<<: *a", b"!!binary x", b"!!timestamp y",
     b"0x" + b"f" * 5000, b"../../x", b"/dev/zero", b"\xed\xa0\x80", b"2147483648", b"9223372036854775808",
 ]  # fmt: skip
@@ -145,7 +146,9 @@ def tensors() -> dict[str, torch.Tensor]:
 
 def pth(**options: Any) -> bytes:
     file = io.BytesIO()
-    torch.save({"state_dict": tensors(), "epoch": 3, "best": np.float64(0.5), "args": [1, "a"]}, file, **options)
+    torch.save(
+        {"state_dict": tensors(), "epoch": 3, "best": np.float64(0.5), "args": [1, "a"]}, file, **options
+    )
     return file.getvalue()
 
 
@@ -198,7 +201,7 @@ def keras_zip() -> bytes:
 
 
 def caffemodel() -> bytes:
-    from caffe_writer import Network, Style, encode
+    from support.caffe_writer import Network, Style, encode
 
     network = Network()
     network.conv("conv1_1", "data", (3, 4), kernel=3, pad=1)
@@ -206,16 +209,19 @@ def caffemodel() -> bytes:
 
 
 def tflite() -> bytes:
-    from tflite_writer import graph_of, to_bytes
+    from support.tflite_writer import graph_of, to_bytes
 
     config = DeepLabConfig(
-        backbone=backbone_config("mobilenet_v2", width=0.25), context=ASPPConfig(channels=8), num_classes=5, folded=True
+        backbone=backbone_config("mobilenet_v2", width=0.25),
+        context=ASPPConfig(channels=8),
+        num_classes=5,
+        folded=True,
     )
     return to_bytes(graph_of(DeepLab(config).eval(), (33, 49)))
 
 
 def graph() -> bytes:
-    from tensorflow_files import GraphWriter
+    from support.tensorflow_files import GraphWriter
 
     writer = GraphWriter()
     writer.node("ImageTensor", "Placeholder")
@@ -235,7 +241,7 @@ ARRAYS = {
 
 def bundle(folder: Path, mutate: Callable[[bytes], bytes]) -> Path:
     """The index, its checksums valid for what was mutated before."""
-    import tensorflow_files as writer
+    from support import tensorflow_files as writer
 
     index, made = writer.write_checkpoint(folder / "model.ckpt", ARRAYS), writer._block
     try:
@@ -247,7 +253,7 @@ def bundle(folder: Path, mutate: Callable[[bytes], bytes]) -> Path:
 
 
 def damaged_bundle(folder: Path, mutate: Callable[[bytes], bytes]) -> Path:
-    from tensorflow_files import write_checkpoint as write
+    from support.tensorflow_files import write_checkpoint as write
 
     index = write(folder / "model.ckpt", ARRAYS)
     path = index if random.random() < 0.5 else Path(str(index).replace(".index", ".data-00000-of-00001"))
@@ -309,7 +315,14 @@ def stored_checkpoint(folder: Path) -> bytes:
     return (folder / "checkpoint.safetensors").read_bytes()
 
 
-VALUES: dict[str, Any] = {"recipe": {"a": 1}, "data": "x", "best": None, "random": [], "resumed": [], "seconds": 1.0}
+VALUES: dict[str, Any] = {
+    "recipe": {"a": 1},
+    "data": "x",
+    "best": None,
+    "random": [],
+    "resumed": [],
+    "seconds": 1.0,
+}
 
 
 def read_checkpoint_file(path: Path) -> object:
@@ -340,18 +353,22 @@ def records(folder: Path, mutate: Callable[[bytes], bytes]) -> Path:
 
 
 def read_records(path: Path) -> object:
-    return [decode_example(read_record(path, start, length)) for start, length in record_places(path).tolist()]
+    return [
+        decode_example(read_record(path, start, length)) for start, length in record_places(path).tolist()
+    ]
 
 
 def crf_text() -> bytes:
-    return json.dumps({"parameters": {"w1": 4.5, "sigma_alpha": 65, "sigma_beta": 4, "w2": 3, "iterations": 5}}).encode()
+    return json.dumps(
+        {"parameters": {"w1": 4.5, "sigma_alpha": 65, "sigma_beta": 4, "w2": 3, "iterations": 5}}
+    ).encode()
 
 
 def cell_checkpoint(folder: Path, mutate: Callable[[bytes], bytes]) -> Path:
     """A checkpoint that needs a dense prediction cell, and the cell's JSON."""
     cell = [{"op": "conv", "input": -1, "kernel": 1, "rate": [1, 6]}, {"op": "conv", "input": 0, "kernel": 3}]
     (folder / "cell.json").write_bytes(mutate(json.dumps(cell).encode()))
-    from tensorflow_files import write_checkpoint as write
+    from support.tensorflow_files import write_checkpoint as write
 
     return write(folder / "model.ckpt", ARRAYS)
 
@@ -386,7 +403,15 @@ TARGETS: dict[str, Target] = {
     "keras, its weights": Target(rezipped(keras_zip(), "weights.h5", "w.keras"), import_weights),
     "tfrecord": Target(records, read_records),
 }  # fmt: skip
-TEXTUAL = {"own config.json", "recipe", "crf parameters", "cell", "keras, its config", "safetensors, its header", "own model"}
+TEXTUAL = {
+    "own config.json",
+    "recipe",
+    "crf parameters",
+    "cell",
+    "keras, its config",
+    "safetensors, its header",
+    "own model",
+}
 
 
 def outcome_of(name: str, number: int, seed: int, folder: Path) -> str:
@@ -426,7 +451,16 @@ def run(name: str, seed: int, count: int, until: float) -> Counter[str]:
     number = 0
     while number < count and time.monotonic() < until:
         with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, __file__, "--work", name, str(seed), str(number), str(count - number), folder]
+            command = [
+                sys.executable,
+                __file__,
+                "--work",
+                name,
+                str(seed),
+                str(number),
+                str(count - number),
+                folder,
+            ]
             with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
                 number = _watch(process, name, seed, number, outcomes, until)
     return outcomes
@@ -444,7 +478,9 @@ def _watch(
         if not line:
             process.kill()
             if not begun and ready:
-                return 1 << 60 if process.wait() == 0 else _wrong(name, seed, number, "does not start", outcomes)
+                return (
+                    1 << 60 if process.wait() == 0 else _wrong(name, seed, number, "does not start", outcomes)
+                )
             what = f"ended by signal {-process.wait()}" if ready else f"slow: more than {SECONDS} s"
             return _wrong(name, seed, number, what, outcomes) if begun else number
         number, said = json.loads(line)
@@ -485,8 +521,18 @@ def main() -> None:
     for name in options.readers:
         began = time.monotonic()
         found = run(name, options.seed, options.count, until)
-        cells = [found.total(), found["success"], found["refused"], found["wrong"], round(time.monotonic() - began)]
-        print(f"{name:32}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, (8, 9, 9, 7, 9), strict=True)), flush=True)
+        cells = [
+            found.total(),
+            found["success"],
+            found["refused"],
+            found["wrong"],
+            round(time.monotonic() - began),
+        ]
+        print(
+            f"{name:32}"
+            + "".join(f"{cell:>{width}}" for cell, width in zip(cells, (8, 9, 9, 7, 9), strict=True)),
+            flush=True,
+        )
         wrong += found["wrong"]
     sys.exit(1 if wrong else 0)
 

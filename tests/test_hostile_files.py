@@ -18,7 +18,7 @@ from torch import nn
 
 from deeplab.errors import UserError
 from deeplab.importers import import_weights
-from deeplab.importers.torch_file import read_torch_file
+from deeplab.importers.torch.file import read_torch_file
 
 SHARED = torch.arange(24, dtype=torch.float32)
 PLAIN = {

@@ -239,7 +239,9 @@ def test_other_systems_change_nothing(
 ) -> None:
     accented = {"train": ("é", "b"), "val": ("ü", "d")}
     monkeypatch.setattr("support.every_layout.NAMES", accented)
-    monkeypatch.setattr("support.every_layout.PAIRS", [(split, each) for split in NAMES for each in accented[split]])
+    monkeypatch.setattr(
+        "support.every_layout.PAIRS", [(split, each) for split in NAMES for each in accented[split]]
+    )
     root = tmp_path / "data"
     SETS[name](root)
     split = find(root, Expected()).splits["train"]

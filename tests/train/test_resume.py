@@ -16,14 +16,14 @@ import pytest
 import torch
 from safetensors.torch import load as from_bytes
 from safetensors.torch import save as to_bytes
-from training_runs import make_squares, squares_recipe, start_run
+from support.training_runs import make_squares, squares_recipe, start_run
 
 from deeplab.errors import UserError
-from deeplab.train.checkpointing import BEFORE_NAME, CHECKPOINT_NAME, parse_checkpoint
+from deeplab.model.checkpoint import load
 from deeplab.train.keeper import SILENT
 from deeplab.train.recipe import Recipe
 from deeplab.train.run import train
-from deeplab.train.run_folder.checkpointing import CHECKPOINT_NAME, parse_checkpoint
+from deeplab.train.run_folder.checkpointing import BEFORE_NAME, CHECKPOINT_NAME, parse_checkpoint
 
 STEPS = 12
 PATIENCE = 120.0

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from distributed_runs import gradients_of_batch, tiny_model
 from PIL import Image
 from safetensors.torch import load_file
+from support.distributed_runs import gradients_of_batch, tiny_model
+from support.training_runs import make_squares, squares_recipe
 from torch import nn
 
 from deeplab import DeepLab
@@ -29,6 +30,8 @@ from deeplab.train.loop import Objective, batch_loss, train_steps, update
 from deeplab.train.norms import training_mode
 from deeplab.train.optimiser import parameter_groups
 from deeplab.train.recipe import Recipe, read_recipe
+from deeplab.train.recipe.loss import LossRecipe
+from deeplab.train.recipe.optimise import OptimiseRecipe
 from deeplab.train.recompute import PARTS, recompute_activations
 from deeplab.train.run import train
 

@@ -27,11 +27,12 @@ from deeplab.importers.tensorflow.deeplab import (
     import_folder,
     import_graph,
 )
-from deeplab.importers.tensorflow_graph import is_graph
-from deeplab.importers.tflite_deeplab import import_tflite
-from deeplab.importers.tflite_file import is_tflite
-from deeplab.importers.torch_deeplab import import_torch
-from deeplab.importers.torch_file import is_torch
+from deeplab.importers.tensorflow.graph import is_graph
+from deeplab.importers.tflite.deeplab import import_tflite
+from deeplab.importers.tflite.file import is_tflite
+from deeplab.importers.torch.deeplab import import_torch
+from deeplab.importers.torch.file import is_torch
+from deeplab.system.files.content import recognise
 from deeplab.system.reading import foreign, plain_file
 
 HEAD_BYTES = 4096

@@ -23,10 +23,10 @@ from safetensors.torch import save as to_bytes
 from torch import nn
 
 from deeplab.config import DeepLabConfig, Strict, TimmConfig, parse_config
-from deeplab.eight_bit import EightBit, Grid
+from deeplab.config.labels import LabelSpec
 from deeplab.errors import UserError, require
-from deeplab.labels import LabelSpec
-from deeplab.model import DeepLab
+from deeplab.model.eight_bit import EightBit, Grid
+from deeplab.model.network import DeepLab
 from deeplab.system.reading import cut, foreign, parse_json, read_text, shown
 from deeplab.system.writing import write_whole
 

@@ -9,16 +9,15 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from deeplab.data.dataset import SegmentationDataset
-from deeplab.metrics import ConfusionMatrix
-from deeplab.train.checkpointing import write_checkpoint
-from deeplab.train.distributed import World
-from deeplab.train.engine import StepReport
-from deeplab.train.folder import BEST_FOLDER
+from deeplab.evaluation.metrics import ConfusionMatrix
+from deeplab.model.checkpoint import save
+from deeplab.system.processes import World
 from deeplab.train.learner import Learner, state_of
 from deeplab.train.loop import StepReport
 from deeplab.train.norms import training_mode
 from deeplab.train.recipe import Recipe
 from deeplab.train.run_folder.checkpointing import write_checkpoint
+from deeplab.train.run_folder.folder import BEST_FOLDER
 from deeplab.train.run_folder.log import RunLog, TensorBoardLog
 from deeplab.train.run_folder.record import write_record
 from deeplab.train.run_folder.samples import save_samples

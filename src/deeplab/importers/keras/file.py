@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deeplab.errors import UserError
-from deeplab.files.hdf5 import Group, read_hdf5
+from deeplab.system.files.hdf5 import Group, read_hdf5
 from deeplab.system.reading import cut, foreign, parse_json, plain_file, read_bytes, read_member, zip_archive
 
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"

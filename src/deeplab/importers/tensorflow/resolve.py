@@ -11,8 +11,8 @@ from typing import Any
 
 from deeplab.errors import UserError
 from deeplab.importers.hints import Hints, flag
-from deeplab.importers.tensorflow_options import Structure
-from deeplab.importers.tensorflow_published import published_facts
+from deeplab.importers.tensorflow.options import Structure
+from deeplab.importers.tensorflow.published import published_facts
 from deeplab.system.reading import foreign, parse_json, read_text
 
 # hint -> option of the reference

@@ -1,6 +1,6 @@
 """PyTorch weight files (.pth, .pt, .bin, .safetensors) as tensors by name.
 
-Pickled files are read as plain values (`deeplab.importers.torch_pickle`), so nothing in them is ever run; a file
+Pickled files are read as plain values (`deeplab.importers.torch.pickled`), so nothing in them is ever run; a file
 that holds more than tensors and plain values is refused. Training checkpoints wrap the weights in dictionaries, data
 parallelism and compilation put prefixes before the names, and some files are in half precision: all of that
 comes off here.
@@ -20,7 +20,8 @@ import torch
 from safetensors import safe_open
 
 from deeplab.errors import UserError
-from deeplab.importers.torch_pickle import SAVE_WEIGHTS, Stored, read_old_file, read_pickle
+from deeplab.importers.torch.pickled import SAVE_WEIGHTS, Stored, read_old_file, read_pickle
+from deeplab.model.checkpoint import METADATA_KEY
 from deeplab.system.reading import DAMAGED, cut, plain_file, read_member, zip_archive
 
 # names that training scripts give the weights inside a checkpoint, the more telling first

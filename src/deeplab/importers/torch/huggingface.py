@@ -14,12 +14,12 @@ from deeplab.config import ASPPConfig, BackboneConfig, DeepLabConfig, NormConfig
 from deeplab.errors import UserError
 from deeplab.importers.hints import Hints
 from deeplab.importers.new_head import NOTE, new_head
-from deeplab.importers.torch_backbones import mobilenet_v2_config, with_options
-from deeplab.importers.torch_file import TorchFile
-from deeplab.importers.torch_heads import CLASSIFIER, NEW_HEAD
-from deeplab.importers.torch_layers import Draft, Layer, Weights, size
-from deeplab.model import DeepLab
-from deeplab.reference import MOBILE_NORM, UNIT_PIXELS
+from deeplab.importers.torch.backbones import mobilenet_v2_config, with_options
+from deeplab.importers.torch.file import TorchFile
+from deeplab.importers.torch.heads import CLASSIFIER, NEW_HEAD
+from deeplab.importers.torch.layers import Draft, Layer, Weights, size
+from deeplab.model.network import DeepLab
+from deeplab.presets.reference import MOBILE_NORM, UNIT_PIXELS
 from deeplab.system.reading import foreign, parse_json, read_text
 
 STEM = "conv_stem.first_conv.convolution.weight"

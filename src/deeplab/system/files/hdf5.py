@@ -56,7 +56,7 @@ def read_hdf5(data: bytes) -> Group:
     """
     require("h5py", extra="keras")
     unpacked = max(SMALL, RATIO * len(data))
-    program = f"from deeplab.files.hdf5 import tell; tell({unpacked})"
+    program = f"from deeplab.system.files.hdf5 import tell; tell({unpacked})"
     surroundings = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
     }  # fmt: skip

@@ -21,8 +21,8 @@ from deeplab.data.recipe import DataRecipe
 from deeplab.errors import UserError
 from deeplab.system.reading import cut, foreign, read_text, shown
 from deeplab.system.yaml_settings import parse_yaml
-from deeplab.train.loss_recipe import LossRecipe
-from deeplab.train.optimise_recipe import OptimiseRecipe
+from deeplab.train.recipe.loss import LossRecipe
+from deeplab.train.recipe.optimise import OptimiseRecipe
 
 FOLDER = Path(str(resources.files("deeplab") / "recipes"))
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from deeplab.errors import UserError
 from deeplab.model.checkpoint import WEIGHTS_NAME
 from deeplab.system.writing import cannot_write, remove_remains
-from deeplab.train.checkpointing import BEFORE_NAME, CHECKPOINT_NAME, read_checkpoint
-from deeplab.train.record import RECORD_NAME
+from deeplab.train.run_folder.checkpointing import BEFORE_NAME, CHECKPOINT_NAME, read_checkpoint
+from deeplab.train.run_folder.record import RECORD_NAME
 
 BEST_FOLDER = "best"
 RUN_FILES = (CHECKPOINT_NAME, BEFORE_NAME, WEIGHTS_NAME, RECORD_NAME)
