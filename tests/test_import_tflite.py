@@ -232,11 +232,6 @@ class TestRefusals:
         with pytest.raises(UserError, match="skip connections"):
             import_graph(replace(graph, ops=ops))
 
-    def test_branches_in_another_order(self, import_graph) -> None:
-        graph = graph_of(random_model(small_config()), SIZE, Style(reverse_concat=True))
-        with pytest.raises(UserError, match=r"order \['1x1', 'image pooling'\]; known: image pooling, 1x1"):
-            import_graph(graph)
-
     def test_two_resize_rules(self, import_graph) -> None:
         graph = graph_of(random_model(small_config(decoder=DecoderConfig(channels=8))), SIZE)
         number = last(graph, "RESIZE_BILINEAR").number

@@ -182,6 +182,7 @@ def test_scales_too_far_apart_leave_floating_point(quantised_graph: Graph, impor
     [
         ("deeplabv3_mnv2_pascal_quant", "published_voc_mnv2_os16_513_uint8", ("coffee", "astronaut")),
         ("deeplabv3_mnv2_ade20k_int8", "published_ade32_mnv2_v3plus_512_int8", ("coffee",)),
+        ("deeplabv3_mnv2_ade20k_uint8", "published_ade32_mnv2_v3plus_512_uint8", ("coffee",)),
     ],
 )
 def test_published_labels_are_reproduced(

@@ -4,7 +4,7 @@ A real value stands on a grid: scale * (stored - zero point), stored in 8 bits (
 quantisation specification). All here works on steps = stored - zero point. Networks amplify roundings: that
 a half goes up in one operation and to the even number in another is visible in the labels, so each rule is
 XNNPACK's own: 'fp32' requantisation behind convolutions, fixed point for sums and changes of grid, weights
-of 11 bits for resizing.
+of 11 bits for resizing. Concatenations that change grids are TensorFlow Lite's own: XNNPACK has none.
 """
 
 from __future__ import annotations
@@ -124,6 +124,17 @@ def to_grid(x: QuantisedMap, grid: Grid) -> QuantisedMap:
         return x
     ratio = np.float32(1 << QUANTISE_BITS) * np.float32(x.grid.scale) / np.float32(grid.scale)
     steps = _shift(x.steps.int() * int(np.rint(ratio)), QUANTISE_BITS)
+    return QuantisedMap(steps.clamp(*grid.bounds), grid)
+
+
+def rescale(x: QuantisedMap, grid: Grid) -> QuantisedMap:
+    """The same values on another grid, as uint8 concatenations do it: a float32 product, halves away from zero."""
+    if x.grid == grid:
+        return x
+    ratio = float(np.float32(x.grid.scale) * (np.float32(1) / np.float32(grid.scale)))
+    offset = float(np.float32(-x.grid.zero_point) * np.float32(ratio))
+    value = (x.steps + x.grid.zero_point) * ratio + offset
+    steps = value.sign() * (value.abs() + 0.5).floor()
     return QuantisedMap(steps.clamp(*grid.bounds), grid)
 
 
