@@ -138,12 +138,19 @@ def rescale(x: QuantisedMap, grid: Grid) -> QuantisedMap:
     return QuantisedMap(steps.clamp(*grid.bounds), grid)
 
 
-def mean(x: QuantisedMap) -> QuantisedMap:
-    """Mean over the map, [N, C, 1, 1] on the same grid; halves of stored values away from zero."""
+def mean(x: QuantisedMap, grid: Grid) -> QuantisedMap:
+    """Mean over the map, [N, C, 1, 1] on `grid`.
+
+    On the same grid halves of stored values go away from zero; on another it is a float32 product, half to even.
+    """
     count = x.steps.shape[-2] * x.steps.shape[-1]
-    total = x.steps.long().sum((2, 3), keepdim=True) + count * x.grid.zero_point
+    total = x.steps.long().sum((2, 3), keepdim=True)
+    if x.grid != grid:
+        factor = float(np.float32(x.grid.scale) / (np.float32(grid.scale) * np.float32(count)))
+        return QuantisedMap(torch.round(total.float() * factor).clamp(*grid.bounds), grid)
+    total = total + count * grid.zero_point
     stored = total.sign() * ((2 * total.abs() + count) // (2 * count))
-    return QuantisedMap((stored - x.grid.zero_point).float(), x.grid)
+    return QuantisedMap((stored - grid.zero_point).float(), grid)
 
 
 def resize(x: QuantisedMap, size: tuple[int, int], rule: ResizeRule) -> QuantisedMap:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 INPUT = "input"
 CLASSIFIER = "classifiers.semantic.convs.0"
 CONTEXT = "context"
+POOLING = "context.image_pooling"
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class EightBit:
 
     Attributes:
         grids: of what comes out, by module path: each convolution; each inverted residual with a skip, its
-            sum; 'context' and each decoder stage, their concatenation; and 'input', normalised pixels.
+            sum; 'context' and each decoder stage, their concatenation; the image pooling, its mean; and
+            'input', normalised pixels.
         weight_scales: float32 [out] or [1], the scale of each convolution's weights, by module path.
         rescaled: paths of the concatenations that bring maps to their own grid; before the others it is an
             operation of its own, which rounds otherwise.
@@ -99,7 +101,8 @@ class _Pass:
             return x
         context, branches = self.model.context, []
         if context.image_pooling is not None:
-            pooled = self._conv(f"{CONTEXT}.image_pooling.project", mean(x))
+            pooled = mean(x, self._grid(POOLING))
+            pooled = self._conv(f"{POOLING}.project", pooled)
             branches.append(resize(pooled, tuple(x.steps.shape[-2:]), self.model.config.resize))
         branches.append(self._conv(f"{CONTEXT}.pointwise", x))
         branches += [self._spatial(f"{CONTEXT}.atrous.{index}", x) for index in range(len(context.rates))]

@@ -10,10 +10,10 @@ import torch
 from pydantic import ValidationError
 
 from deeplab.eight_bit import EightBit, Grid
-from deeplab.eight_bit.network import INPUT
+from deeplab.eight_bit.network import INPUT, POOLING
 from deeplab.errors import UserError
 from deeplab.importers.tflite_file import Tensor
-from deeplab.importers.tflite_layers import Add, Concat, Conv, Layer, Network, Pool, Resize, Tail
+from deeplab.importers.tflite_layers import Add, Concat, Conv, Layer, Network, Resize, Tail
 from deeplab.importers.tflite_walk import STEM, Found
 
 LOWEST = {"uint8": 0, "int8": -128}
@@ -33,6 +33,8 @@ def eight_bit_of(network: Network, found: Found) -> EightBit:
         raise UserError("image pooling over windows is not computed in 8 bits here")
     numbers = {INPUT: found.convs[STEM].raw[0], **found.sums, **found.joins}
     numbers |= {path: conv.output for path, conv in found.convs.items()}
+    if found.pooling:
+        numbers[POOLING] = found.pooling.output
     for layer in network.layers:
         if not isinstance(layer, Tail):
             _check(network, layer)
@@ -65,7 +67,7 @@ def _check(network: Network, layer: Layer) -> None:
         changes = 0 if source == network.source else len(network.grids[raw]) - 1
         if isinstance(layer, Concat) and _grid(network.tensor(raw)) == own:
             changes -= 1
-        kept = not isinstance(layer, Pool | Resize) or _grid(network.tensor(source)) == own
+        kept = not isinstance(layer, Resize) or _grid(network.tensor(source)) == own
         if changes > 0 or not kept:
             kind = type(layer).__name__.upper()
             raise UserError(f"operation {layer.op} ({kind}) re-quantises {network.name(source)}")

@@ -12,7 +12,7 @@ computes the same:
 - means over the whole map as AVERAGE_POOL_2D or as MEAN over one axis or two, axes kept or dropped;
 - one value spread over a map by RESIZE_BILINEAR, RESIZE_NEAREST_NEIGHBOR, TILE, BROADCAST_TO, a CONCATENATION of
   copies, ADD of zeros or MUL by ones;
-- concatenations of concatenations, of one map, with a fused activation;
+- concatenations of concatenations, or of one map;
 - what changes no value: RESHAPE, SQUEEZE, EXPAND_DIMS, QUANTIZE, DEQUANTIZE, resizes to the same size.
 
 Whatever is left and not known is an error that names the operation: nothing is skipped in silence.
@@ -205,7 +205,7 @@ class _Simplifier:
         self.unfinished: set[int] = set()
         self.structure: set[int] = set()
         self.reordered: list[str] = []
-        self.readers = Counter([*(number for op in graph.ops for number in op.inputs), *graph.outputs])
+        self.readers = Counter([*(number for op in graph.ops for number in set(op.inputs)), *graph.outputs])
         # tensors whose values other operations read too, under another number
         self.shared: set[int] = set()
         self.channels_first: set[int] = set()
@@ -533,6 +533,9 @@ class _Simplifier:
     def _concat(self, op: Op) -> None:
         rank = len(self.tensors[op.outputs[0]].shape)
         sources = tuple(self._resolve(number) for number in op.inputs)
+        if _fused(op):
+            # the runtime takes no notice of it
+            raise _refusal(op, "has a fused activation; known: none")
         if op.options["Axis"] not in (-1, rank - 1):
             if len(set(sources)) > 1:
                 raise _refusal(op, "concatenates along another axis than channels")
@@ -541,8 +544,6 @@ class _Simplifier:
             self._nothing(op)
         else:
             self._put_concat(op, sources)
-        if _fused(op):
-            self._clip_behind(op)
 
     def _put_concat(self, op: Op, sources: tuple[int, ...]) -> None:
         raw: list[int] = []
@@ -557,14 +558,6 @@ class _Simplifier:
             else:
                 raw.append(number)
         self._put(Concat(op.number, tuple(map(self._resolve, raw)), op.outputs[0], tuple(raw)))
-
-    def _clip_behind(self, op: Op) -> None:
-        # the activation that an operation fuses, as if another read what it makes
-        output = op.outputs[0]
-        readers = self.readers[output]
-        self.readers[output] = 1
-        self._clip(op, output, CLIPS[_fused(op)])
-        self.readers[output] = readers
 
     def _pool(self, op: Op) -> None:
         window = (op.options["FilterHeight"], op.options["FilterWidth"])
@@ -609,7 +602,7 @@ class _Simplifier:
     def _resize(self, op: Op) -> None:
         source, output = self._resolve(op.inputs[0]), op.outputs[0]
         nearest = op.kind == "RESIZE_NEAREST_NEIGHBOR"
-        if isinstance(self.layers.get(source), Tail):
+        if nearest and isinstance(self.layers.get(source), Tail):
             self._tail(op)
             return
         self._constant(op, 1)
@@ -651,8 +644,11 @@ class _Simplifier:
             return
         for position in range(1, len(op.inputs)):
             self._constant(op, position)
-        if source == self.source and len(self.tensors[source].shape) != 4 and len(shape) == 4:
-            self.maps[source] = shape[1:]
+        if source == self.source and source not in self.maps and len(self.tensors[source].shape) != 4:
+            if len(shape) == 4:
+                self.maps[source] = shape[1:]
+            self._nothing(op)
+            return
         kept = self._map(source)
         # only axes of length 1 come and go, or the map is one long row of the same channels
         same = [side for side in shape if side > 1] == [side for side in kept if side > 1]

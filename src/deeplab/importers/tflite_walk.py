@@ -276,8 +276,8 @@ class _Walk:
             if isinstance(layer, Tail):
                 self.found.tail.append(layer.kind)
             else:
-                self.found.late += behind
                 self.found.resizes.append(layer)
+            self.found.late += behind and (isinstance(layer, Resize) or layer.kind.startswith("RESIZE"))
             self._end(self._meet(layer), behind=behind or isinstance(layer, Tail))
 
     def _take(self, path: str, source: int, *, kernel: Pair, linear: bool, depthwise: bool = False) -> int:
