@@ -25,6 +25,7 @@ PUBLISHED = {
     "deeplabv3_257_mv_gpu.tflite": "published_voc_mnv2_dm05_os8_257_float.npz",
     "deeplabv3_mnv2_pascal_quant.tflite": "published_voc_mnv2_os16_513_uint8.npz",
     "deeplabv3_mnv2_ade20k_int8.tflite": "published_ade32_mnv2_v3plus_512_int8.npz",
+    "deeplabv3_mnv2_ade20k_uint8.tflite": "published_ade32_mnv2_v3plus_512_uint8.npz",
 }
 
 

@@ -26,7 +26,8 @@ from deeplab.errors import UserError
 
 pytest.importorskip("tflite", reason="reading .tflite files needs the extra `tflite`")
 
-from support.tflite_writer import Style, graph_of, int8_scales, quantised, to_bytes, uint8_scale
+from tflite_rewrites import FORMS, drawn, rewritten
+from tflite_writer import Style, graph_of, int8_scales, quantised, to_bytes, uint8_scale
 
 from deeplab import importers
 from deeplab.cli.app import main
@@ -93,6 +94,16 @@ ROUND_TRIPS = {
     ),
     "1x1 alone": (small_config(context=ASPPConfig(channels=8, image_pooling=False)), Style()),
     "no context": (small_config(context=NoContextConfig(), output_stride=32), Style()),
+    "MobileNet-EdgeTPU, slim": (
+        small_config(backbone=backbone_config("mobilenet_edgetpu", width=0.25, last_channels=1280)),
+        Style(),
+    ),
+    "MobileNet-EdgeTPU, dilated": (
+        small_config(
+            backbone=backbone_config("mobilenet_edgetpu", width=0.35, padding="symmetric"), output_stride=8
+        ),
+        Style(own_activation=True, labels=True),
+    ),
     "unusual width and divisor": (
         small_config(backbone=backbone_config("mobilenet_v2", width=0.5, divisor=8)),
         Style(),
@@ -126,6 +137,53 @@ def test_pooling_window_smaller_than_the_map_becomes_a_crop(import_graph) -> Non
     model, _ = import_graph(replace(graph, ops=tuple(ops)))
     assert model.config.context.image_pooling_crop == (33, 49)  # windows of 3 and 4 at stride 16
     assert model.config.context.image_pooling_stride == (2, 1)
+
+
+@pytest.fixture(scope="module")
+def model() -> DeepLab:
+    context, decoder = ASPPConfig(channels=8, rates=(2, 3)), DecoderConfig(channels=12, low_level_channels=6)
+    return random_model(small_config(context=context, decoder=decoder))
+
+
+class TestEquivalentForms:
+    """A graph is known by what it computes, not by how a converter writes it; `tflite_rewrites` lists how."""
+
+    # even sides tell TensorFlow's padding from PyTorch's
+    size = (34, 50)
+
+    def check(self, graph: Graph, model: DeepLab, import_graph) -> None:
+        imported, _ = import_graph(graph)
+        assert imported.config == model.config
+        ours, theirs = imported.state_dict(), model.state_dict()
+        assert ours.keys() == theirs.keys()
+        # constants that are joined to weights are rounded once more
+        for key, value in theirs.items():
+            torch.testing.assert_close(ours[key], value, rtol=0, atol=1e-6)
+
+    @pytest.mark.parametrize("form", FORMS)
+    def test_alone(self, form: str, model: DeepLab, import_graph) -> None:
+        self.check(rewritten(graph_of(model, self.size), form), model, import_graph)
+
+    @pytest.mark.parametrize("seed", range(16))
+    def test_together(self, seed: int, model: DeepLab, import_graph) -> None:
+        self.check(rewritten(graph_of(model, self.size), *drawn(seed)), model, import_graph)
+
+    def test_weights_follow_maps_that_are_joined_in_another_order_without_projection(
+        self, import_graph
+    ) -> None:
+        context, decoder = ASPPConfig(channels=8, rates=(2,), projection=False), DecoderConfig(channels=12)
+        model = random_model(small_config(context=context, decoder=decoder))
+        self.check(rewritten(graph_of(model, self.size), "concatenations reversed"), model, import_graph)
+
+    def test_labels_that_are_made_before_the_resize_are_noted(self, import_graph) -> None:
+        graph = graph_of(random_model(small_config()), SIZE)
+        resize = last(graph, "RESIZE_BILINEAR")
+        low = graph.tensors[resize.inputs[0]]
+        soft = Op(len(graph.ops), "SOFTMAX", resize.inputs[:1], (len(graph.tensors),), {"Beta": 1})
+        ops = [*graph.ops[: resize.number], soft, replace(resize, inputs=(*soft.outputs, resize.inputs[1]))]
+        ops[-1] = replace(ops[-1], number=len(ops) - 1)
+        _, report = import_graph(replace(graph, tensors=(*graph.tensors, low), ops=tuple(ops)))
+        assert any("the file resizes what softmax makes of the logits" in note for note in report.notes)
 
 
 class TestScaling:
@@ -232,10 +290,24 @@ class TestRefusals:
         with pytest.raises(UserError, match="skip connections"):
             import_graph(replace(graph, ops=ops))
 
-    def test_branches_in_another_order(self, import_graph) -> None:
-        graph = graph_of(random_model(small_config()), SIZE, Style(reverse_concat=True))
-        with pytest.raises(UserError, match=r"order \['1x1', 'image pooling'\]; known: image pooling, 1x1"):
-            import_graph(graph)
+    def test_labels_along_another_axis(self, import_graph) -> None:
+        graph = graph_of(random_model(small_config()), SIZE, Style(labels=True))
+        axis = last(graph, "ARG_MAX").inputs[1]
+        tensors = list(graph.tensors)
+        tensors[axis] = replace(tensors[axis], data=np.array(2, np.int32))
+        with pytest.raises(
+            UserError, match=r"ARG_MAX\) takes the largest along axis 2; known: 3, the classes"
+        ):
+            import_graph(replace(graph, tensors=tuple(tensors)))
+
+    def test_activation_of_one_reader_among_several(self, graph: Graph, import_graph) -> None:
+        linear = last(graph, "ADD").inputs[0]
+        relu = Op(len(graph.ops), "RELU", (linear,), (len(graph.tensors),), {})
+        tensors = (*graph.tensors, replace(graph.tensors[linear], name="spare"))
+        with pytest.raises(
+            UserError, match=r"\(RELU\) does not follow a convolution that nothing else reads"
+        ):
+            import_graph(replace(graph, tensors=tensors, ops=(*graph.ops, relu)))
 
     def test_two_resize_rules(self, import_graph) -> None:
         graph = graph_of(random_model(small_config(decoder=DecoderConfig(channels=8))), SIZE)

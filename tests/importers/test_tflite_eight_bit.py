@@ -12,13 +12,14 @@ import torch
 from support.shared_folder import shared
 
 from deeplab import DeepLab, Segmenter
-from deeplab.config import ASPPConfig, DecoderConfig
+from deeplab.config import ASPPConfig, DecoderConfig, backbone_config
 from deeplab.errors import UserError
 
 pytest.importorskip("tflite", reason="reading .tflite files needs the extra `tflite`")
 
-from support.tflite_writer import Style, graph_of, to_bytes
-from test_tflite import SIZE, last, random_model, small_config
+from test_import_tflite import SIZE, last, random_model, small_config
+from tflite_rewrites import rewritten
+from tflite_writer import Style, graph_of, to_bytes
 
 from deeplab import importers
 from deeplab.importers.tflite.file import Graph, Quantisation
@@ -34,12 +35,12 @@ def import_graph(tmp_path: Path) -> Callable[[Graph], importers.Imported]:
     return run
 
 
-def lively(model: DeepLab) -> DeepLab:
+def lively(model: DeepLab, gain: float = 1.5) -> DeepLab:
     """`model` with weights that keep values from fading over its many layers."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("weight"):
-                parameter.normal_(0, (1.5 / parameter[0].numel()) ** 0.5)
+                parameter.normal_(0, (gain / parameter[0].numel()) ** 0.5)
     return model
 
 
@@ -89,6 +90,72 @@ def test_is_on_and_can_be_switched(quantised_graph: Graph, import_graph) -> None
     assert torch.equal(steps, steps.round()) and steps.abs().max() <= 128
     assert not torch.equal(plain, rounded)
     assert_equal_up_to_rounding(rounded, plain)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        *(
+            "spread by TILE",
+            "spread by TILE TILE",
+            "spread by CONCATENATION",
+            "spread by RESIZE_NEAREST_NEIGHBOR",
+        ),
+        *(
+            "spread by TILE before the convolution",
+            "pooled by SAME",
+            "pooled by MEAN",
+            "pooled by MEAN RESHAPE",
+        ),
+        *("pooled convolution as FULLY_CONNECTED", "concatenations reversed", "concatenations nested"),
+        *("activations as operations", "sums swapped", "axes squeezed in between", "operations shuffled"),
+    ],
+)
+def test_equivalent_forms_keep_the_arithmetic(form: str, quantised_graph: Graph, import_graph) -> None:
+    base, _ = import_graph(quantised_graph)
+    model, _ = import_graph(rewritten(quantised_graph, form))
+    assert model.eight_bit
+    with torch.inference_mode():
+        assert torch.equal(model(photo(*SIZE)), base(photo(*SIZE)))
+
+
+def test_grids_that_clip_are_activations(quantised_graph: Graph, import_graph) -> None:
+    """As older converters write it: no activation is left, the grid of 0..6 or 0..n takes its place."""
+    tensors, ops = list(quantised_graph.tensors), []
+    for op in quantised_graph.ops:
+        code = op.options.get("FusedActivationFunction", 0)
+        if code:
+            scale = 6 / 255 if code == 3 else 2.0**-4
+            q = Quantisation(np.array([scale]), np.array([0]), 0)
+            tensors[op.outputs[0]] = replace(tensors[op.outputs[0]], quantisation=q)
+        ops.append(replace(op, options=op.options | {"FusedActivationFunction": 0}) if code else op)
+    # what spreads the pooled features stays on their grid
+    for op in ops:
+        if op.kind == "RESIZE_BILINEAR":
+            q = tensors[op.inputs[0]].quantisation
+            tensors[op.outputs[0]] = replace(tensors[op.outputs[0]], quantisation=q)
+    model, _ = import_graph(replace(quantised_graph, tensors=tuple(tensors), ops=tuple(ops)))
+    plain, _ = import_graph(quantised_graph)
+    assert model.config == plain.config and model.eight_bit
+    # the concatenations change grids themselves
+    assert model.eight_bit_tables.rescaled == {"context", "decoder.stages.0"}
+    assert all(torch.equal(value, plain.state_dict()[key]) for key, value in model.state_dict().items())
+
+
+def test_edgetpu_networks_compute_in_8_bits_too(import_graph) -> None:
+    """As the published slim Cityscapes file: this backbone, pooled features spread by TILE."""
+    config = small_config(
+        backbone=backbone_config("mobilenet_edgetpu", width=0.25, last_channels=64), output_stride=32
+    )
+    style = Style(weights="uint8", input="uint8", labels=True)
+    graph = in_8_bits(graph_of(lively(random_model(config), gain=1.2), SIZE, style))
+    model, report = import_graph(rewritten(graph, "spread by TILE"))
+    assert model.config.backbone == config.backbone and model.eight_bit
+    assert report.facts["network"] == "DeepLabv3 on MobileNet-EdgeTPU"
+    with torch.inference_mode():
+        rounded = model(photo(*SIZE))
+        model.eight_bit = False
+        assert_equal_up_to_rounding(rounded, model(photo(*SIZE)))
 
 
 def test_training_is_in_floating_point(quantised_graph: Graph, import_graph) -> None:
@@ -182,6 +249,7 @@ def test_scales_too_far_apart_leave_floating_point(quantised_graph: Graph, impor
     [
         ("deeplabv3_mnv2_pascal_quant", "published_voc_mnv2_os16_513_uint8", ("coffee", "astronaut")),
         ("deeplabv3_mnv2_ade20k_int8", "published_ade32_mnv2_v3plus_512_int8", ("coffee",)),
+        ("deeplabv3_mnv2_ade20k_uint8", "published_ade32_mnv2_v3plus_512_uint8", ("coffee",)),
     ],
 )
 def test_published_labels_are_reproduced(

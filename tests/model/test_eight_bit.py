@@ -23,6 +23,7 @@ from deeplab.model.eight_bit.arithmetic import (
     mean,
     nearest,
     requantise,
+    rescale,
     resize,
     to_grid,
 )
@@ -128,7 +129,18 @@ def test_means_take_halves_of_stored_values_away_from_zero(
     low: int, zero_point: int, stored: tuple[int, int], expected: int
 ) -> None:
     x = steps(*(value - zero_point for value in stored), on=grid(1.0, zero_point, low))
-    assert flat(mean(x)) == [expected - zero_point]
+    assert flat(mean(x, x.grid)) == [expected - zero_point]
+
+
+def test_means_on_another_grid_are_products_and_halves_go_to_the_even_number() -> None:
+    assert flat(mean(steps(0, 1, on=grid(1.0)), grid(0.25))) == [2]
+    assert flat(mean(steps(2, 4, on=grid(1.0)), grid(2.0))) == [2]
+    assert flat(mean(steps(4, 6, on=grid(1.0)), grid(2.0))) == [2]
+
+
+def test_concatenations_change_grids_by_products_and_halves_go_away_from_zero() -> None:
+    assert flat(rescale(steps(9, 200, on=grid(1.0, low=0)), grid(3.0, low=0))) == [3, 67]
+    assert flat(rescale(steps(1, 3, -1, -3, on=grid(1.0, 4, 0)), grid(2.0, 2, 0))) == [1, 2, -1, -2]
 
 
 class TestResize:

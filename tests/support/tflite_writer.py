@@ -23,7 +23,12 @@ OPTION_TABLES = {
     "CONV_2D": "Conv2DOptions",
     "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions",
     "AVERAGE_POOL_2D": "Pool2DOptions",
+    "ARG_MAX": "ArgMaxOptions",
+    "FULLY_CONNECTED": "FullyConnectedOptions",
+    "MEAN": "ReducerOptions",
     "RESIZE_BILINEAR": "ResizeBilinearOptions",
+    "RESIZE_NEAREST_NEIGHBOR": "ResizeNearestNeighborOptions",
+    "SOFTMAX": "SoftmaxOptions",
     "CONCATENATION": "ConcatenationOptions",
     "ADD": "AddOptions",
     "SUB": "SubOptions",
@@ -189,7 +194,7 @@ def quantised(value: np.ndarray, q: Quantisation, dtype: str) -> np.ndarray:
 
 
 def graph_of(model: DeepLab, size: tuple[int, int], style: Style = Style()) -> Graph:
-    """`model` (MobileNetV2, folded norms) for images of `size` as one graph."""
+    """`model` (MobileNetV2 or -EdgeTPU, folded norms) for images of `size` as one graph."""
     writer = GraphWriter(style)
     source = writer.tensor((1, *size, 3))
     x, taps = _backbone(writer, model, _scaled(writer, source))
@@ -197,7 +202,7 @@ def graph_of(model: DeepLab, size: tuple[int, int], style: Style = Style()) -> G
     x = writer.conv(model.classifiers["semantic"].convs[0], x)
     x = writer.resize(x, size, model.config.resize)
     if style.labels:
-        x = writer.op("ARG_MAX", [x, writer.constant(3)], (1, *size))
+        x = writer.op("ARG_MAX", [x, writer.constant(3)], (1, *size), OutputType=4)
     return Graph(tuple(writer.tensors), tuple(writer.ops), (source,), (x,), "written by a test")
 
 
@@ -219,10 +224,14 @@ def _backbone(writer: GraphWriter, model: DeepLab, x: int) -> tuple[int, dict[in
     taps = {}
     x = writer.conv(model.backbone.stem, x)
     for index, block in enumerate(model.backbone.blocks):
-        hidden = x if isinstance(block.expand, nn.Identity) else writer.conv(block.expand, x)
-        hidden = taps[index] = writer.conv(block.depthwise, hidden)
+        hidden = x
+        for layer in (block.expand, getattr(block, "depthwise", None)):
+            hidden = writer.conv(layer, hidden) if isinstance(layer, ConvNormAct) else hidden
+        taps[index] = hidden
         out = writer.conv(block.project, hidden)
         x = writer.op("ADD", [out, x], writer.shape(x), FusedActivationFunction=0) if block.skip else out
+    if isinstance(model.backbone.last, ConvNormAct):
+        x = writer.conv(model.backbone.last, x)
     # decoder end points by stride: 3rd, 6th and 13th bottleneck (tf-reference 2.4)
     return x, {4: taps[2], 8: taps[5], 16: taps[12]}
 
@@ -343,4 +352,8 @@ def _op(builder: flatbuffers.Builder, op: Op, code: int) -> int:
 
 def _code(builder: flatbuffers.Builder, kind: str) -> int:
     code = getattr(schema.BuiltinOperator, kind)
-    return _table(builder, "OperatorCode", BuiltinCode=code, DeprecatedBuiltinCode=min(code, 127))
+    # the runtime knows BROADCAST_TO from its second version on
+    version = 2 if kind == "BROADCAST_TO" else 1
+    return _table(
+        builder, "OperatorCode", BuiltinCode=code, DeprecatedBuiltinCode=min(code, 127), Version=version
+    )

@@ -33,6 +33,10 @@ FILES: dict[str, Published] = {
     "3960571f5e2de1cec771a8f7a15b86f31b94cceccac8d993addbc1e29829de6a": Published(
         "MLPerf Mobile segmentation (DeepLabv3+, MobileNetV2 1.0, ADE20K, Apache-2.0)", ADE20K_31_CLASSES
     ),
+    "2d58c681d81b5e181816b81cc815b82edf3daad905b4d7d35afade80aee93b5f": Published(
+        "MLPerf Mobile segmentation, uint8 (DeepLabv3+, MobileNetV2 1.0, ADE20K, Apache-2.0)",
+        ADE20K_31_CLASSES,
+    ),
 }
 
 

@@ -45,10 +45,11 @@ WEIGHT_SCALE = "weight_scale:"
 
 
 class EightBitDescription(Strict):
-    """`DeepLab.eight_bit`, and the grids of its tables."""
+    """`DeepLab.eight_bit`, and its tables but for the scales of weights."""
 
     on: bool
     grids: dict[str, Grid]
+    rescaled: tuple[str, ...] = ()
 
 
 def describe(model: DeepLab) -> dict[str, Any]:
@@ -60,7 +61,10 @@ def describe(model: DeepLab) -> dict[str, Any]:
         "provenance": model.provenance,
     }
     if model.eight_bit_tables is not None:
-        eight_bit = EightBitDescription(on=model.eight_bit, grids=dict(model.eight_bit_tables.grids))
+        tables = model.eight_bit_tables
+        eight_bit = EightBitDescription(
+            on=model.eight_bit, grids=dict(tables.grids), rescaled=tuple(sorted(tables.rescaled))
+        )
         description["eight_bit"] = eight_bit.model_dump(mode="json")
     return description
 
@@ -301,5 +305,5 @@ def _take_eight_bit(
     if convs != weight_scales.keys() or not convs < stated.grids.keys():
         odd = sorted((convs ^ weight_scales.keys()) | (convs - stated.grids.keys()))[:3]
         raise UserError(f"{path}: its 8-bit scales do not fit the model: {odd}; fix: import the file again")
-    model.eight_bit_tables = EightBit(stated.grids, weight_scales)
+    model.eight_bit_tables = EightBit(stated.grids, weight_scales, frozenset(stated.rescaled))
     model.eight_bit = stated.on

@@ -1,6 +1,6 @@
 """A TensorFlow Lite file as a DeepLab: everything inferred from the graph, then checked against the model.
 
-Width, classes, rates, output stride, resize rule and input scaling are read off what `tflite_walk` met; a
+Backbone, width, classes, rates, output stride, resize rule and input scaling are read off what `tflite_walk` met; a
 model is built from them; every convolution of it must then agree with the file's in stride, rate, padding,
 activation and skips, and every stored array must have been used. Norms are folded in these files.
 """
@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from deeplab.backbones.mobilenet_v2 import STAGES, MobileNetV2, channels_at
+from deeplab.backbones.mobilenet import MobileNet
 from deeplab.config import (
     ASPPConfig,
     DecoderConfig,
     DeepLabConfig,
+    MobileNetEdgeTPUConfig,
     MobileNetV2Config,
     NoContextConfig,
+    Padding,
     PixelConfig,
     ResizeRule,
 )
@@ -28,17 +31,28 @@ from deeplab.errors import UserError
 from deeplab.importers.fill import fill
 from deeplab.importers.published import labels_for
 from deeplab.importers.report import Imported, ImportReport
-from deeplab.importers.tflite.eight_bit import eight_bit_of
-from deeplab.importers.tflite.file import read_tflite
-from deeplab.importers.tflite.layers import Conv, Network, Resize, network_of
-from deeplab.importers.tflite.walk import CLASSIFIER, Found, follow
+from deeplab.importers.tflite_eight_bit import eight_bit_of
+from deeplab.importers.tflite_file import read_tflite
+from deeplab.importers.tflite_layers import CLIPS, Network, Resize, network_of
+from deeplab.importers.tflite_walk import (
+    CLASSIFIER,
+    LAST,
+    NAMES,
+    STEM,
+    Family,
+    Found,
+    follow,
+    template,
+)
 from deeplab.layers.activations import make_activation
 from deeplab.layers.conv import AtrousConv2d, ConvNormAct
 from deeplab.model.network import DeepLab
 
-# of published MobileNetV2 files; any other is tried as last channels / 320
+# of published files; any other is tried as the last block's channels over those at width 1
 WIDTHS = (1.0, 0.5, 0.75, 1.4, 0.35, 0.25, 1.3)
 DIVISORS = (None, 8, 4, 2)
+# whose activation is the bounded models' ReLU6
+HEADS = ("context.pointwise", "context.projection")
 
 
 def import_tflite(path: Path) -> Imported:
@@ -85,44 +99,52 @@ def _config(network: Network, found: Found) -> DeepLabConfig:
         raise UserError(
             f"the backbone's strides multiply to {output_stride}; known output strides: 4, 8, 16, 32"
         )
-    paddings = {conv.padding for path, conv in convs.items() if path.startswith("backbone.")} - {None}
-    if len(paddings) > 1:
-        raise UserError("the backbone pads some strided convolutions SAME and others symmetrically")
-    width, divisor = _width(network, found)
-    heads = [
-        conv.activation for path, conv in convs.items() if path in ("context.pointwise", "context.projection")
-    ]
+    heads = [found.convs[path] for path in HEADS if path in found.convs]
     return DeepLabConfig(
-        backbone=MobileNetV2Config(
-            in_channels=network.tensor(convs["backbone.stem"].weight).shape[3],
-            width=width,
-            divisor=divisor,
-            padding=paddings.pop() if paddings else "same",
-        ),
+        backbone=_backbone(found),
         context=_context(network, found, output_stride),
-        decoder=_decoder(network, found),
-        num_classes=_channels(network, convs[CLASSIFIER]),
+        decoder=_decoder(found),
+        num_classes=len(convs[CLASSIFIER].kernel),
         output_stride=output_stride,
-        resize=_resize_rule(network, found),
+        resize=_resize_rule(found),
         pixels=network.pixels or PixelConfig(),
         folded=True,
-        bounded="relu6" in heads,
+        bounded=any(conv.clip == CLIPS["relu6"] for conv in heads),
     )
 
 
-def _channels(network: Network, conv: Conv) -> int:
-    return network.tensor(conv.weight).shape[3 if conv.depthwise else 0]
+def _padding(found: Found) -> Padding:
+    allowed = [conv.paddings for path, conv in found.convs.items() if path.startswith("backbone.")]
+    strided = [paddings for paddings in allowed if paddings]
+    common = [rule for rule in (strided or [("same",)])[0] if all(rule in paddings for paddings in strided)]
+    if not common:
+        raise UserError("the backbone pads some strided convolutions SAME and others symmetrically")
+    return common[0]
 
 
-def _width(network: Network, found: Found) -> tuple[float, int | None]:
-    linear = [conv for path, conv in found.convs.items() if path.endswith(".project") and "blocks" in path]
-    seen = [_channels(network, conv) for conv in (found.convs["backbone.stem"], *linear)]
-    bases = [32, *(channels for _, channels, repeats, _ in STAGES for _ in range(repeats))]
-    for width in (*WIDTHS, seen[-1] / bases[-1]):
-        for divisor in DIVISORS:
-            if seen == [channels_at(base, width, divisor) for base in bases]:
-                return width, divisor
-    raise UserError(f"no width gives the backbone's channels {seen}; at width 1 they are {bases}")
+def _backbone(found: Found) -> MobileNetV2Config | MobileNetEdgeTPUConfig:
+    channels = {path: len(conv.kernel) for path, conv in found.convs.items() if path.startswith("backbone.")}
+    last = channels.pop(LAST, None)
+    known = {"in_channels": found.convs[STEM].kernel.shape[1], "padding": _padding(found)}
+    for config in _widths(found.family, channels):
+        backbone = template(config)
+        ours = {
+            path: backbone.get_submodule(path.removeprefix("backbone.")).conv.out_channels
+            for path in channels
+        }
+        if ours == channels:
+            extra = {} if last in (None, backbone.out_channels) else {"last_channels": last}
+            return config.model_copy(update={**known, **extra})
+    raise UserError(
+        f"no width of {NAMES[found.family]} gives the backbone's channels {list(channels.values())}"
+    )
+
+
+def _widths(family: Family, channels: dict[str, int]) -> Iterator[MobileNetV2Config | MobileNetEdgeTPUConfig]:
+    guess = channels[list(channels)[-1]] / template(family()).blocks[-1].out_channels
+    for width in (*WIDTHS, guess):
+        for divisor in DIVISORS if family is MobileNetV2Config else (None,):
+            yield family(width=width, divisor=divisor)
 
 
 def _context(network: Network, found: Found, output_stride: int) -> ASPPConfig | NoContextConfig:
@@ -133,7 +155,7 @@ def _context(network: Network, found: Found, output_stride: int) -> ASPPConfig |
         crop = tuple((side - 1) * output_stride + 1 for side in pool.window)
         stride = pool.stride
     return ASPPConfig(
-        channels=_channels(network, found.convs["context.pointwise"]),
+        channels=len(found.convs["context.pointwise"].kernel),
         rates=tuple(found.rates),
         separable="context.atrous.0" not in found.convs,
         image_pooling=pool is not None,
@@ -143,7 +165,7 @@ def _context(network: Network, found: Found, output_stride: int) -> ASPPConfig |
     )
 
 
-def _decoder(network: Network, found: Found) -> DecoderConfig | None:
+def _decoder(found: Found) -> DecoderConfig | None:
     if not found.decoder_strides:
         return None
     stage = "decoder.stages.0"
@@ -151,22 +173,22 @@ def _decoder(network: Network, found: Found) -> DecoderConfig | None:
     last = found.convs[f"{stage}.convs.1.pointwise" if separable else f"{stage}.convs.1"]
     return DecoderConfig(
         strides=tuple(found.decoder_strides),
-        channels=_channels(network, last),
-        low_level_channels=_channels(network, found.convs[f"{stage}.project"]),
+        channels=len(last.kernel),
+        low_level_channels=len(found.convs[f"{stage}.project"].kernel),
         separable=separable,
     )
 
 
-def _resize_rule(network: Network, found: Found) -> ResizeRule:
-    rules = {resize.rule for resize in _visible_resizes(network, found)}
+def _resize_rule(found: Found) -> ResizeRule:
+    rules = {resize.rule for resize in _visible_resizes(found)}
     if len(rules) > 1:
         raise UserError(f"resizes by different rules in one file: {', '.join(sorted(rules))}")
     return rules.pop() if rules else "align_corners"
 
 
-def _visible_resizes(network: Network, found: Found) -> list[Resize]:
+def _visible_resizes(found: Found) -> list[Resize]:
     # spreading one value over a map is the same by every rule
-    return [resize for resize in found.resizes if network.size(resize.sources[0]) != (1, 1)]
+    return [resize for resize in found.resizes if resize.rule]
 
 
 def _check(model: DeepLab, found: Found) -> None:
@@ -177,36 +199,36 @@ def _check(model: DeepLab, found: Found) -> None:
         module = modules[path]
         layer = module.conv if isinstance(module, ConvNormAct) else module
         assert isinstance(layer, AtrousConv2d)
-        ours = {
+        ours: dict[str, object] = {
             "stride": layer.stride[0],
-            "rate": layer.dilation if conv.kernel != (1, 1) else conv.rate,
-            "padding": layer.padding_rule if conv.padding else None,
+            "rate": layer.dilation if conv.window != (1, 1) else conv.rate,
         }
-        theirs = {"stride": conv.stride, "rate": conv.rate, "padding": conv.padding}
+        theirs: dict[str, object] = {"stride": conv.stride, "rate": conv.rate}
+        if conv.paddings and layer.padding_rule not in conv.paddings:
+            ours["padding"], theirs["padding"] = layer.padding_rule, " or ".join(conv.paddings)
         if isinstance(module, ConvNormAct):
+            alike = [type(make_activation(kind)).__name__ for kind in CLIPS if conv.acts_as(kind)]
             ours["activation"] = type(module.activation).__name__
-            theirs["activation"] = type(make_activation(conv.activation)).__name__
+            theirs["activation"] = ours["activation"] if ours["activation"] in alike else " or ".join(alike)
         if ours != theirs:
             raise UserError(
                 f"{path} (operation {conv.op}) has {theirs} in the file; the reference has {ours}"
             )
-    assert isinstance(model.backbone, MobileNetV2)
+    assert isinstance(model.backbone, MobileNet)
     skips = [block.skip for block in model.backbone.blocks]
     if skips != found.skips:
         raise UserError(f"skip connections of the file are {found.skips}; the reference has {skips}")
 
 
 def _variables(found: Found) -> Counter[int]:
-    return Counter(
-        number for conv in found.convs.values() for number in (conv.weight, conv.bias) if number >= 0
-    )
+    return Counter(number for conv in found.convs.values() for number in conv.stored)
 
 
 def _weights(
     model: DeepLab, network: Network, found: Found
 ) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
     used = _variables(found)
-    stored = {number for number, tensor in enumerate(network.graph.tensors) if tensor.data is not None}
+    stored = {number for number, tensor in enumerate(network.tensors) if tensor.data is not None}
     idle = sorted(stored - set(used) - network.structure)
     if idle:
         names = ", ".join(network.tensor(number).name for number in idle[:3])
@@ -217,15 +239,10 @@ def _weights(
     weights = {}
     for path, conv in found.convs.items():
         key = f"{path}.conv" if isinstance(model.get_submodule(path), ConvNormAct) else path
-        kernel = network.tensor(conv.weight).real()
-        # [out, kh, kw, in] and depthwise [1, kh, kw, out] -> [out, in, kh, kw]
-        kernel = kernel.transpose((3, 0, 1, 2) if conv.depthwise else (0, 3, 1, 2))
-        weights[f"{key}.weight"] = torch.from_numpy(np.ascontiguousarray(kernel))
-        if conv.bias < 0:
+        weights[f"{key}.weight"] = torch.from_numpy(np.ascontiguousarray(conv.kernel))
+        weights[f"{key}.bias"] = torch.from_numpy(conv.bias.copy())
+        if len(conv.stored) == 1 and not conv.bias.any():
             notes.append(f"{path} has no bias in the file: filled with zeros")
-            weights[f"{key}.bias"] = torch.zeros(len(kernel))
-        else:
-            weights[f"{key}.bias"] = torch.from_numpy(network.tensor(conv.bias).real().copy())
     return weights, tuple(notes)
 
 
@@ -239,7 +256,7 @@ def _facts(network: Network, found: Found, config: DeepLabConfig) -> dict[str, s
         head = f"{' + '.join(found.branches)}{rates}; {context.channels} channels"
         head += "" if context.projection else ", not projected"
     return {
-        "network": f"DeepLabv3{'+' if decoder else ''} on MobileNetV2",
+        "network": f"DeepLabv3{'+' if decoder else ''} on {NAMES[found.family]}",
         "width": f"{config.backbone.width:g}{divisor}",
         "classes": str(config.num_classes),
         "context": head,
@@ -255,7 +272,7 @@ def _facts(network: Network, found: Found, config: DeepLabConfig) -> dict[str, s
 
 
 def _storage(network: Network, found: Found) -> str:
-    tensors = [network.tensor(conv.weight) for conv in found.convs.values()]
+    tensors = [network.tensor(conv.stored[0]) for conv in found.convs.values()]
     kinds = "/".join(sorted({tensor.dtype for tensor in tensors}))
     scales = [len(tensor.quantisation.scale) for tensor in tensors if tensor.quantisation]
     if not scales:
@@ -269,8 +286,13 @@ def _assumptions(network: Network, found: Found) -> list[str]:
         notes.append(
             "the file does not say how its input is scaled: the reference's pixel / 127.5 - 1 is used"
         )
-    if not _visible_resizes(network, found):
+    if not _visible_resizes(found):
         notes.append("nothing in the file shows the resize rule: align_corners, the reference's, is used")
+    if found.late:
+        notes.append(
+            f"the file resizes what {found.tail[0].lower()} makes of the logits, this model the logits: labels along "
+            "borders may differ"
+        )
     return notes
 
 

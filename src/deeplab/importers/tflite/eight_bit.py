@@ -9,15 +9,14 @@ from __future__ import annotations
 import torch
 from pydantic import ValidationError
 
+from deeplab.eight_bit import EightBit, Grid
+from deeplab.eight_bit.network import INPUT, POOLING
 from deeplab.errors import UserError
-from deeplab.importers.tflite.file import Tensor
-from deeplab.importers.tflite.layers import Add, Concat, Conv, Layer, Network, Pool, Resize
-from deeplab.importers.tflite.walk import Found
-from deeplab.model.eight_bit import EightBit, Grid
-from deeplab.model.eight_bit.network import INPUT
+from deeplab.importers.tflite_file import Tensor
+from deeplab.importers.tflite_layers import Add, Concat, Conv, Layer, Network, Resize, Tail
+from deeplab.importers.tflite_walk import STEM, Found
 
 LOWEST = {"uint8": 0, "int8": -128}
-STEM = "backbone.stem"
 # beyond these ratios of scales the runtime's fixed-point products are not used
 RATIOS = (2.0**-8, 2.0**7)
 
@@ -28,34 +27,50 @@ def eight_bit_of(network: Network, found: Found) -> EightBit:
     Raises:
         UserError: values that are not in 8 bits, or an operation that is computed otherwise here.
     """
+    if network.reordered:
+        raise UserError(network.reordered[0])
     if found.pooling and found.pooling.window != network.size(found.features):
         raise UserError("image pooling over windows is not computed in 8 bits here")
-    pixels = network.graph.ops[found.convs[STEM].op].inputs[0]
-    numbers = {INPUT: pixels, **found.sums, **found.joins}
+    numbers = {INPUT: found.convs[STEM].raw[0], **found.sums, **found.joins}
     numbers |= {path: conv.output for path, conv in found.convs.items()}
+    if found.pooling:
+        numbers[POOLING] = found.pooling.output
     for layer in network.layers:
-        if isinstance(layer, Add | Conv | Pool | Resize):
+        if not isinstance(layer, Tail):
             _check(network, layer)
         if isinstance(layer, Add | Concat):
             _check_ratios(network, layer)
     return EightBit(
         grids={path: _grid(network.tensor(number)) for path, number in numbers.items()},
         weight_scales={path: _weight_scale(network, conv) for path, conv in found.convs.items()},
+        rescaled=frozenset(path for path, number in found.joins.items() if _rescales(network, number)),
     )
 
 
+def _rescales(network: Network, join: int) -> bool:
+    layer = next(layer for layer in network.layers if layer.output == join)
+    grids = [network.grids[raw] for raw in layer.raw]
+    own = _grid(network.tensor(join))
+    others = [_grid(network.tensor(raw)) != own for raw in layer.raw]
+    if any(others) and (own.low or any(len(grid) > 1 for grid in grids)):
+        raise UserError(
+            f"operation {layer.op} (CONCAT) joins maps of several grids in a way that is not known"
+        )
+    return any(others)
+
+
 def _check(network: Network, layer: Layer) -> None:
-    op = network.graph.ops[layer.op]
-    # photos may come in another type than the first convolution reads
-    pairs = [pair for pair in zip(op.inputs, layer.sources, strict=False) if pair[1] != network.source]
-    pairs.append((op.outputs[0], layer.output))
-    if isinstance(layer, Pool | Resize):
-        pairs.append((layer.output, layer.sources[0]))
-    for stored, known in pairs:
-        if _grid(network.tensor(stored)) != _grid(network.tensor(known)):
-            raise UserError(
-                f"operation {op.number} ({op.kind}) re-quantises {network.tensor(known).name.split(';')[0]}"
-            )
+    own = _grid(network.tensor(layer.output))
+    for raw, source in zip(layer.raw, layer.sources, strict=True):
+        # photos may come in another type than the first convolution reads, and a map be brought to the grid of those
+        # that it joins; from other changes of grid on, nothing here rounds as the file does
+        changes = 0 if source == network.source else len(network.grids[raw]) - 1
+        if isinstance(layer, Concat) and _grid(network.tensor(raw)) == own:
+            changes -= 1
+        kept = not isinstance(layer, Resize) or _grid(network.tensor(source)) == own
+        if changes > 0 or not kept:
+            kind = type(layer).__name__.upper()
+            raise UserError(f"operation {layer.op} ({kind}) re-quantises {network.name(source)}")
 
 
 def _check_ratios(network: Network, layer: Layer) -> None:
@@ -79,7 +94,6 @@ def _grid(tensor: Tensor) -> Grid:
 
 
 def _weight_scale(network: Network, conv: Conv) -> torch.Tensor:
-    weight = network.tensor(conv.weight)
-    if weight.dtype not in LOWEST or weight.quantisation is None:
-        raise UserError(f"{weight.name.split(';')[0]} ({weight.dtype}) is not in 8 bits")
-    return torch.from_numpy(weight.quantisation.scale).float()
+    if conv.scales is None:
+        raise UserError(f"{network.name(conv.stored[0])} is not in 8 bits")
+    return torch.from_numpy(conv.scales).float()

@@ -42,6 +42,7 @@ _ARITHMETIC = ("FusedActivationFunction",)
 OPTIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "CONV_2D": ("Conv2DOptions", (*_WINDOW, *_DILATION)),
     "DEPTHWISE_CONV_2D": ("DepthwiseConv2DOptions", (*_WINDOW, *_DILATION, "DepthMultiplier")),
+    "FULLY_CONNECTED": ("FullyConnectedOptions", _ARITHMETIC),
     "AVERAGE_POOL_2D": ("Pool2DOptions", (*_WINDOW, "FilterHeight", "FilterWidth")),
     "RESIZE_BILINEAR": ("ResizeBilinearOptions", ("AlignCorners", "HalfPixelCenters")),
     "CONCATENATION": ("ConcatenationOptions", ("Axis", "FusedActivationFunction")),

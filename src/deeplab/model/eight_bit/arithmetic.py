@@ -4,7 +4,7 @@ A real value stands on a grid: scale * (stored - zero point), stored in 8 bits (
 quantisation specification). All here works on steps = stored - zero point. Networks amplify roundings: that
 a half goes up in one operation and to the even number in another is visible in the labels, so each rule is
 XNNPACK's own: 'fp32' requantisation behind convolutions, fixed point for sums and changes of grid, weights
-of 11 bits for resizing.
+of 11 bits for resizing. Concatenations that change grids are TensorFlow Lite's own: XNNPACK has none.
 """
 
 from __future__ import annotations
@@ -127,12 +127,30 @@ def to_grid(x: QuantisedMap, grid: Grid) -> QuantisedMap:
     return QuantisedMap(steps.clamp(*grid.bounds), grid)
 
 
-def mean(x: QuantisedMap) -> QuantisedMap:
-    """Mean over the map, [N, C, 1, 1] on the same grid; halves of stored values away from zero."""
+def rescale(x: QuantisedMap, grid: Grid) -> QuantisedMap:
+    """The same values on another grid, as uint8 concatenations do it: a float32 product, halves away from zero."""
+    if x.grid == grid:
+        return x
+    ratio = float(np.float32(x.grid.scale) * (np.float32(1) / np.float32(grid.scale)))
+    offset = float(np.float32(-x.grid.zero_point) * np.float32(ratio))
+    value = (x.steps + x.grid.zero_point) * ratio + offset
+    steps = value.sign() * (value.abs() + 0.5).floor()
+    return QuantisedMap(steps.clamp(*grid.bounds), grid)
+
+
+def mean(x: QuantisedMap, grid: Grid) -> QuantisedMap:
+    """Mean over the map, [N, C, 1, 1] on `grid`.
+
+    On the same grid halves of stored values go away from zero; on another it is a float32 product, half to even.
+    """
     count = x.steps.shape[-2] * x.steps.shape[-1]
-    total = x.steps.long().sum((2, 3), keepdim=True) + count * x.grid.zero_point
+    total = x.steps.long().sum((2, 3), keepdim=True)
+    if x.grid != grid:
+        factor = float(np.float32(x.grid.scale) / (np.float32(grid.scale) * np.float32(count)))
+        return QuantisedMap(torch.round(total.float() * factor).clamp(*grid.bounds), grid)
+    total = total + count * grid.zero_point
     stored = total.sign() * ((2 * total.abs() + count) // (2 * count))
-    return QuantisedMap((stored - x.grid.zero_point).float(), x.grid)
+    return QuantisedMap((stored - grid.zero_point).float(), grid)
 
 
 def resize(x: QuantisedMap, size: tuple[int, int], rule: ResizeRule) -> QuantisedMap:

@@ -1,4 +1,4 @@
-"""What a quantised MobileNetV2 DeepLab computes between photo and logits, step by step in 8 bits.
+"""What a quantised DeepLab on a MobileNet without gates computes between photo and logits, step by step in 8 bits.
 
 The model keeps its real weights; here are the grids that its values are rounded to. Every layer is read from
 the model as it is now, so output stride and input size are free.
@@ -14,6 +14,17 @@ import torch
 from torch import nn
 
 from deeplab.config import ResizeRule
+from deeplab.eight_bit.arithmetic import (
+    Grid,
+    QuantisedMap,
+    add,
+    convolve,
+    mean,
+    nearest,
+    rescale,
+    resize,
+    to_grid,
+)
 from deeplab.errors import UserError
 from deeplab.layers.conv import ConvNormAct, SeparableConv
 from deeplab.layers.resize import ceil_divide
@@ -34,6 +45,7 @@ if TYPE_CHECKING:
 INPUT = "input"
 CLASSIFIER = "classifiers.semantic.convs.0"
 CONTEXT = "context"
+POOLING = "context.image_pooling"
 
 
 @dataclass(frozen=True)
@@ -42,12 +54,16 @@ class EightBit:
 
     Attributes:
         grids: of what comes out, by module path: each convolution; each inverted residual with a skip, its
-            sum; 'context' and each decoder stage, their concatenation; and 'input', normalised pixels.
+            sum; 'context' and each decoder stage, their concatenation; the image pooling, its mean; and
+            'input', normalised pixels.
         weight_scales: float32 [out] or [1], the scale of each convolution's weights, by module path.
+        rescaled: paths of the concatenations that bring maps to their own grid; before the others it is an
+            operation of its own, which rounds otherwise.
     """
 
     grids: Mapping[str, Grid]
     weight_scales: Mapping[str, torch.Tensor]
+    rescaled: frozenset[str] = frozenset()
 
     def logits(self, model: DeepLab, images: torch.Tensor) -> torch.Tensor:
         """Logits [N, num_classes, h, w] on the classifier's grid, of normalised images [N, C, H, W]."""
@@ -79,10 +95,15 @@ class _Pass:
         inside = []
         for index, block in enumerate(backbone.blocks):
             path = f"backbone.blocks.{index}"
-            hidden = x if isinstance(block.expand, nn.Identity) else self._conv(f"{path}.expand", x)
-            inside.append(self._conv(f"{path}.depthwise", hidden))
-            out = self._conv(f"{path}.project", inside[-1])
+            hidden = x
+            for name, layer in block.named_children():
+                if isinstance(layer, ConvNormAct) and layer is not block.project:
+                    hidden = self._conv(f"{path}.{name}", hidden)
+            inside.append(hidden)
+            out = self._conv(f"{path}.project", hidden)
             x = add(out, x, self._grid(path)) if block.skip else out
+        if isinstance(backbone.last, ConvNormAct):
+            x = self._conv("backbone.last", x)
         return x, {stride: inside[index] for stride, index in backbone.end_points.items()}
 
     def _context(self, x: QuantisedMap) -> QuantisedMap:
@@ -90,7 +111,8 @@ class _Pass:
             return x
         context, branches = self.model.context, []
         if context.image_pooling is not None:
-            pooled = self._conv(f"{CONTEXT}.image_pooling.project", mean(x))
+            pooled = mean(x, self._grid(POOLING))
+            pooled = self._conv(f"{POOLING}.project", pooled)
             branches.append(resize(pooled, tuple(x.steps.shape[-2:]), self.model.config.resize))
         branches.append(self._conv(f"{CONTEXT}.pointwise", x))
         branches += [self._spatial(f"{CONTEXT}.atrous.{index}", x) for index in range(len(context.rates))]
@@ -108,7 +130,8 @@ class _Pass:
 
     def _concat(self, path: str, parts: list[QuantisedMap]) -> QuantisedMap:
         grid = self._grid(path)
-        return QuantisedMap(torch.cat([to_grid(part, grid).steps for part in parts], 1), grid)
+        change = rescale if path in self.tables.rescaled else to_grid
+        return QuantisedMap(torch.cat([change(part, grid).steps for part in parts], 1), grid)
 
     def _spatial(self, path: str, x: QuantisedMap) -> QuantisedMap:
         if isinstance(self.model.get_submodule(path), SeparableConv):
