@@ -26,8 +26,8 @@ from deeplab.errors import UserError
 
 pytest.importorskip("tflite", reason="reading .tflite files needs the extra `tflite`")
 
-from tflite_rewrites import FORMS, drawn, rewritten
-from tflite_writer import Style, graph_of, int8_scales, quantised, to_bytes, uint8_scale
+from support.tflite_rewrites import FORMS, drawn, rewritten
+from support.tflite_writer import Style, graph_of, int8_scales, quantised, to_bytes, uint8_scale
 
 from deeplab import importers
 from deeplab.cli.app import main

@@ -17,9 +17,9 @@ from deeplab.errors import UserError
 
 pytest.importorskip("tflite", reason="reading .tflite files needs the extra `tflite`")
 
-from test_import_tflite import SIZE, last, random_model, small_config
-from tflite_rewrites import rewritten
-from tflite_writer import Style, graph_of, to_bytes
+from support.tflite_rewrites import rewritten
+from support.tflite_writer import Style, graph_of, to_bytes
+from test_tflite import SIZE, last, random_model, small_config
 
 from deeplab import importers
 from deeplab.importers.tflite.file import Graph, Quantisation

@@ -31,10 +31,10 @@ from deeplab.errors import UserError
 from deeplab.importers.fill import fill
 from deeplab.importers.published import labels_for
 from deeplab.importers.report import Imported, ImportReport
-from deeplab.importers.tflite_eight_bit import eight_bit_of
-from deeplab.importers.tflite_file import read_tflite
-from deeplab.importers.tflite_layers import CLIPS, Network, Resize, network_of
-from deeplab.importers.tflite_walk import (
+from deeplab.importers.tflite.eight_bit import eight_bit_of
+from deeplab.importers.tflite.file import read_tflite
+from deeplab.importers.tflite.layers import CLIPS, Network, Resize, network_of
+from deeplab.importers.tflite.walk import (
     CLASSIFIER,
     LAST,
     NAMES,

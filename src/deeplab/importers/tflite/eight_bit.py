@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 from pydantic import ValidationError
 
-from deeplab.eight_bit import EightBit, Grid
-from deeplab.eight_bit.network import INPUT, POOLING
 from deeplab.errors import UserError
-from deeplab.importers.tflite_file import Tensor
-from deeplab.importers.tflite_layers import Add, Concat, Conv, Layer, Network, Resize, Tail
-from deeplab.importers.tflite_walk import STEM, Found
+from deeplab.importers.tflite.file import Tensor
+from deeplab.importers.tflite.layers import Add, Concat, Conv, Layer, Network, Resize, Tail
+from deeplab.importers.tflite.walk import STEM, Found
+from deeplab.model.eight_bit import EightBit, Grid
+from deeplab.model.eight_bit.network import INPUT, POOLING
 
 LOWEST = {"uint8": 0, "int8": -128}
 # beyond these ratios of scales the runtime's fixed-point products are not used

@@ -29,8 +29,8 @@ import numpy as np
 
 from deeplab.config import Padding, PixelConfig, ResizeRule
 from deeplab.errors import UserError
-from deeplab.importers.tflite_file import Graph, Op, Quantisation, Tensor
-from deeplab.importers.tflite_input import InputScaling
+from deeplab.importers.tflite.file import Graph, Op, Quantisation, Tensor
+from deeplab.importers.tflite.input import InputScaling
 from deeplab.layers.activations import Activation
 from deeplab.layers.conv import same_padding
 

@@ -18,7 +18,7 @@ from deeplab.backbones import build_backbone
 from deeplab.backbones.mobilenet import MobileNet
 from deeplab.config import MobileNetEdgeTPUConfig, MobileNetV2Config
 from deeplab.errors import UserError
-from deeplab.importers.tflite_layers import Add, Concat, Conv, Layer, Network, Pair, Pool, Resize, Tail
+from deeplab.importers.tflite.layers import Add, Concat, Conv, Layer, Network, Pair, Pool, Resize, Tail
 from deeplab.layers.conv import ConvNormAct
 
 LayerT = TypeVar("LayerT", bound=Layer)

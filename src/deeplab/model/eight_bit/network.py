@@ -14,17 +14,6 @@ import torch
 from torch import nn
 
 from deeplab.config import ResizeRule
-from deeplab.eight_bit.arithmetic import (
-    Grid,
-    QuantisedMap,
-    add,
-    convolve,
-    mean,
-    nearest,
-    rescale,
-    resize,
-    to_grid,
-)
 from deeplab.errors import UserError
 from deeplab.layers.conv import ConvNormAct, SeparableConv
 from deeplab.layers.resize import ceil_divide
@@ -35,6 +24,7 @@ from deeplab.model.eight_bit.arithmetic import (
     convolve,
     mean,
     nearest,
+    rescale,
     resize,
     to_grid,
 )

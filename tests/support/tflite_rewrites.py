@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from deeplab.importers.tflite_file import Graph, Op, Tensor
+from deeplab.importers.tflite.file import Graph, Op, Tensor
 
 PLAIN = {"FusedActivationFunction": 0}
 
