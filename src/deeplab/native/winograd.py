@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -164,6 +165,8 @@ def _correlate(
     return target
 
 
-def _sizes(source: torch.Tensor, outputs: int, size: Pair, before: Pair, rate: Pair) -> ctypes.Array:
+def _sizes(
+    source: torch.Tensor, outputs: int, size: Sequence[int], before: Pair, rate: Pair
+) -> ctypes.Array[ctypes.c_int64]:
     images, channels, height, width = source.shape
     return (ctypes.c_int64 * 11)(images, channels, height, width, outputs, *size, *before, *rate)
