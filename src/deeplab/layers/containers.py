@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterable, Iterator, Mapping, ValuesView
+from collections.abc import Iterable, Iterator, ValuesView
 from typing import TYPE_CHECKING, Generic, TypeVar, overload
 
 from torch import nn
 
-M = TypeVar("M", bound=nn.Module)
-
 if TYPE_CHECKING:
+    M = TypeVar("M", bound=nn.Module)
 
     class ModuleList(nn.ModuleList, Generic[M]):
-        """`torch.nn.ModuleList` of modules of one kind."""
-
         def __init__(self, modules: Iterable[M] = ()) -> None: ...
         def __iter__(self) -> Iterator[M]: ...
         @overload
@@ -23,8 +20,6 @@ if TYPE_CHECKING:
         def __getitem__(self, idx: int | slice) -> M | ModuleList[M]: ...
 
     class Sequential(nn.Sequential, Generic[M]):
-        """`torch.nn.Sequential` of modules of one kind."""
-
         def __init__(self, *args: M) -> None: ...
         def __iter__(self) -> Iterator[M]: ...
         @overload
@@ -34,12 +29,7 @@ if TYPE_CHECKING:
         def __getitem__(self, idx: int | slice) -> M | Sequential[M]: ...
 
     class ModuleDict(nn.ModuleDict, Generic[M]):
-        """`torch.nn.ModuleDict` of modules of one kind."""
-
-        def __init__(self, modules: Mapping[str, M] | None = None) -> None: ...
-        def __getitem__(self, key: str) -> M: ...
         def values(self) -> ValuesView[M]: ...
-        def items(self) -> ItemsView[str, M]: ...
 
 else:
     ModuleDict, ModuleList, Sequential = nn.ModuleDict, nn.ModuleList, nn.Sequential

@@ -109,7 +109,7 @@ def survey(root: Path, split: str) -> StoredSplit:
     )
 
 
-def _entry(image: Entry, drawn: dict[int, list], path: Path) -> tuple[Size, list[tuple[str, Any]]]:
+def _entry(image: Entry, drawn: dict[int, list[Any]], path: Path) -> tuple[Size, list[tuple[str, Any]]]:
     try:
         return (int(image["height"]), int(image["width"])), drawn.get(image["id"], [])
     except (KeyError, TypeError, ValueError) as error:

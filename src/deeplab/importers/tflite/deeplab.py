@@ -85,7 +85,7 @@ def _config(network: Network, found: Found) -> DeepLabConfig:
         raise UserError(
             f"the backbone's strides multiply to {output_stride}; known output strides: 4, 8, 16, 32"
         )
-    paddings = {conv.padding for path, conv in convs.items() if path.startswith("backbone.")} - {None}
+    paddings = {conv.padding for path, conv in convs.items() if path.startswith("backbone.") and conv.padding}
     if len(paddings) > 1:
         raise UserError("the backbone pads some strided convolutions SAME and others symmetrically")
     width, divisor = _width(network, found)
@@ -130,7 +130,8 @@ def _context(network: Network, found: Found, output_stride: int) -> ASPPConfig |
         return NoContextConfig()
     pool, crop, stride = found.pooling, None, (1, 1)
     if pool and pool.window != network.size(found.features):
-        crop = tuple((side - 1) * output_stride + 1 for side in pool.window)
+        height, width = pool.window
+        crop = (height - 1) * output_stride + 1, (width - 1) * output_stride + 1
         stride = pool.stride
     return ASPPConfig(
         channels=_channels(network, found.convs["context.pointwise"]),
@@ -230,17 +231,18 @@ def _weights(
 
 
 def _facts(network: Network, found: Found, config: DeepLabConfig) -> dict[str, str]:
-    context, decoder, pixels = config.context, config.decoder, config.pixels
+    backbone, context, decoder, pixels = config.backbone, config.context, config.decoder, config.pixels
+    assert isinstance(backbone, MobileNetV2Config)
     height, width = network.size(network.source)
     rates = f", rates {', '.join(map(str, config.rates))}" if config.rates else ", no atrous rates"
-    divisor = f", divisor {config.backbone.divisor}" if config.backbone.divisor else ""
+    divisor = f", divisor {backbone.divisor}" if backbone.divisor else ""
     head = "none"
     if isinstance(context, ASPPConfig):
         head = f"{' + '.join(found.branches)}{rates}; {context.channels} channels"
         head += "" if context.projection else ", not projected"
     return {
         "network": f"DeepLabv3{'+' if decoder else ''} on MobileNetV2",
-        "width": f"{config.backbone.width:g}{divisor}",
+        "width": f"{backbone.width:g}{divisor}",
         "classes": str(config.num_classes),
         "context": head,
         "decoder": f"strides {decoder.strides}, low level {decoder.low_level_channels}"
@@ -248,7 +250,7 @@ def _facts(network: Network, found: Found, config: DeepLabConfig) -> dict[str, s
         else "none",
         "output stride": str(config.output_stride),
         "resize rule": config.resize,
-        "padding": config.backbone.padding,
+        "padding": backbone.padding,
         "input": f"{height}x{width}, (pixel - {pixels.mean[0]:g}) / {pixels.std[0]:g}",
         "output": " then ".join(["logits", *found.tail]).lower(),
     }

@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
-from deeplab.config import Padding, PixelConfig, ResizeRule
+from deeplab.config import PixelConfig, ResizeRule
 from deeplab.errors import UserError
 from deeplab.importers.tflite.file import Graph, Op, Tensor
 from deeplab.importers.tflite.input import InputScaling
@@ -49,7 +50,7 @@ class Conv(Layer):
     stride: int
     rate: Pair
     depthwise: bool
-    padding: Padding | None
+    padding: Literal["same", "symmetric"] | None
     activation: Activation | None
 
 
@@ -253,7 +254,7 @@ class _Simplifier:
             )
         if atrous:
             self.unfinished.add(conv.output)
-        padding = None if conv.stride == 1 else "symmetric"
+        padding: Literal["symmetric"] | None = None if conv.stride == 1 else "symmetric"
         return replace(conv, sources=(spread.source,), rate=rate, padding=padding)
 
     def _space_to_batch(self, op: Op) -> None:
@@ -291,7 +292,7 @@ class _Simplifier:
             raise _refusal(op, "does not follow a linear convolution that nothing else reads")
         self._rename(conv, output=op.outputs[0], activation="relu6" if op.kind == "RELU6" else "relu")
 
-    def _rename(self, conv: Conv, **changes: object) -> None:
+    def _rename(self, conv: Conv, **changes: Any) -> None:
         del self.layers[conv.output]
         self._put(replace(conv, **changes))
 

@@ -145,8 +145,8 @@ class _Walk:
 
     def _name_branches(self, branches: list[_Branch]) -> None:
         kinds = [branch.kind for branch in branches]
-        expected = [kind for kind in ("image pooling", "1x1") if kind in kinds]
-        expected += ["atrous"] * kinds.count("atrous")
+        pointwise = [kind for kind in ("image pooling", "1x1") if kind in kinds]
+        expected = [*pointwise, *["atrous"] * kinds.count("atrous")]
         if kinds != expected or "1x1" not in kinds:
             raise UserError(f"context branches in the order {kinds}; known: image pooling, 1x1, then atrous")
         self.found.branches = list(kinds)
@@ -173,13 +173,16 @@ class _Walk:
     def _stage(self, index: int, x: int, concat: Concat) -> int:
         path = f"decoder.stages.{index}"
         detail = concat.sources[-1]
-        while isinstance(self.makers.get(detail), Resize):
-            detail = self._pass_resize(self.makers[detail], backwards=True)
+        while isinstance(resize := self.makers.get(detail), Resize):
+            detail = self._pass_resize(resize, backwards=True)
         project = self.makers.get(detail)
-        known = (
-            isinstance(project, Conv) and project.kernel == (1, 1) and project.sources[0] in self.end_points
-        )
-        if len(concat.sources) != 2 or concat.sources[0] != x or not known:
+        if (
+            not isinstance(project, Conv)
+            or project.kernel != (1, 1)
+            or project.sources[0] not in self.end_points
+            or len(concat.sources) != 2
+            or concat.sources[0] != x
+        ):
             raise UserError(
                 f"{self._name(concat)} is no decoder step; known: the features, then a 1x1 convolution of "
                 "one of the backbone's end points"
