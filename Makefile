@@ -15,6 +15,7 @@ test: $(VENV)/test.done lint test-oldest
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # the core dependencies alone, at the oldest versions that pyproject.toml admits
 test-oldest: .venv-oldest/done

@@ -64,7 +64,7 @@ def test_resize_to_range_sizes_of_the_reference_tests():
 @pytest.mark.parametrize("flip", [False, True])
 def test_crop_of_scaled_equals_scale_pad_crop_flip(scale, flip):
     image, label = photo(45, 61)
-    size = scaled_size(45, 61, scale)
+    size = scaled_size(45, 61, scale=scale)
     whole, labels = pad_bottom_right(resize_image(image, size), resize_label(label, size), (50, 40))
     row, column = max(size[0] - 50, 0), max(size[1] - 40, 0) // 2
     expected, expected_label = whole[row : row + 50, column : column + 40], labels[row:, column : column + 40]

@@ -37,7 +37,7 @@ def test_equals_the_plain_crop(scale: float, flip: bool) -> None:
     for case in range(12):
         image, label = photo((int(rng.integers(1, 80)), int(rng.integers(1, 80))), seed=case)
         crop_size = int(rng.integers(1, 100)), int(rng.integers(1, 100))
-        size = scaled_size(*label.shape, scale)
+        size = scaled_size(*label.shape, scale=scale)
         offset = tuple(
             int(rng.integers(max(whole - side, 0) + 1)) for whole, side in zip(size, crop_size, strict=True)
         )

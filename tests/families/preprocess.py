@@ -111,7 +111,7 @@ def run_random_scale(path: Path) -> Row:
     only(cases, {"scale", "random_scale_values"})
     for case in cases.get("scale", ()):
         only(case, {"scale", *RESULTS})
-        key, size = case["key"], scaled_size(*data["label"].shape, case["scale"])
+        key, size = case["key"], scaled_size(*data["label"].shape, scale=case["scale"])
         judge.close(
             f"{key}_image", resize_image(data["image"], size), data[f"{key}_image"], absolute=TOLERANCE
         )

@@ -17,7 +17,7 @@ from support.tensorflow_files import GraphWriter, field
 
 from deeplab.errors import UserError
 from deeplab.importers.tensorflow.facts import Facts, facts_of
-from deeplab.importers.tensorflow.graph import read_graph
+from deeplab.importers.tensorflow.graph import Attribute, read_graph
 from deeplab.importers.tensorflow.layers import convolutions
 from deeplab.importers.tensorflow.options import infer
 
@@ -151,6 +151,11 @@ def test_eight_bit_graphs_fold_norms_and_quantise_on_the_way(tmp_path: Path) -> 
     facts = read(writer, "a01_mnv2_os16_plain_65", tmp_path)
     assert facts.head_eps == pytest.approx(3e-5)
     assert facts.options["output_stride"] == 16 and facts.options["use_bounded_activation"] is True
+
+
+def test_an_attribute_that_is_no_number_is_refused() -> None:
+    with pytest.raises(UserError, match="a number where a message should be"):
+        Attribute(memoryview(field(4, 1))).number()
 
 
 def test_contradictions_are_refused(tmp_path: Path) -> None:

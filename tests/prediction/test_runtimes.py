@@ -12,7 +12,15 @@ import pytest
 import torch
 from support.torch_comparison import randomise
 
-from deeplab.config import ASPPConfig, DecoderConfig, DeepLabConfig, backbone_config
+from deeplab.config import (
+    ASPPConfig,
+    ContextConfig,
+    DecoderConfig,
+    DeepLabConfig,
+    FullyConnectedConfig,
+    NoContextConfig,
+    backbone_config,
+)
 from deeplab.errors import UserError
 from deeplab.model.network import DeepLab
 from deeplab.native import dense_conv
@@ -144,6 +152,22 @@ def test_what_an_engine_cannot_run_is_said() -> None:
     with pytest.raises(UserError, match="8 bits"):
         engine_network(model, "openvino", device=CPU)
     assert engine_network(model, "auto", device=CPU) is None
+
+
+@pytest.mark.parametrize(
+    "context",
+    [NoContextConfig(), FullyConnectedConfig(rates=(2,), channels=8), ASPPConfig(channels=8)],
+    ids=lambda context: context.kind,
+)
+def test_only_a_fixed_pooling_window_keeps_a_context_from_several_passes(context: ContextConfig) -> None:
+    backbone = backbone_config("mobilenet_v2", width=0.25)
+    model = DeepLab(DeepLabConfig(backbone=backbone, context=context, num_classes=4))
+    assert program.RuntimeNetwork(model.pyramid_logits, model, one_pass=False).config is model.config
+    if isinstance(context, ASPPConfig):
+        fixed = context.model_copy(update={"image_pooling_crop": (65, 65)})
+        model = DeepLab(DeepLabConfig(backbone=backbone, context=fixed, num_classes=4))
+        with pytest.raises(UserError, match="several passes"):
+            program.RuntimeNetwork(model.pyramid_logits, model, one_pass=False)
 
 
 def test_torch_is_no_stand_in() -> None:

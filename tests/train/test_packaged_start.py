@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from deeplab.config import NoContextConfig, PixelConfig, backbone_config
 from deeplab.errors import UserError
 from deeplab.importers.onnx.backbones import load_vgg16
 from deeplab.importers.onnx.file import read_convolutions
+from deeplab.layers.conv import AtrousConv2d
 from deeplab.train.start import start_from
 
 CAFFE = PixelConfig(mean=(103.939, 116.779, 123.68), std=(1.0, 1.0, 1.0), channels="bgr")
@@ -60,14 +62,16 @@ def tensor(name: str, values: np.ndarray, *, raw: bool) -> bytes:
     )
 
 
-def onnx(weights: list[tuple[np.ndarray, np.ndarray]]) -> bytes:
+def onnx(weights: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> bytes:
     """A graph of Conv and Relu nodes; initialisers come in reverse order, as converters like it."""
     nodes, arrays = b"", b""
     for index, (weight, bias) in enumerate(weights):
-        inputs = b"".join(field(1, name.encode()) for name in (f"x{index}", f"w{index}", f"b{index}"))
+        names = (f"x{index}", f"w{index}", f"b{index}")[: 2 if bias is None else 3]
+        inputs = b"".join(field(1, name.encode()) for name in names)
         nodes += field(1, inputs + field(2, f"x{index + 1}".encode()) + field(4, b"Conv"))
         nodes += field(1, field(1, b"x") + field(4, b"Relu"))
-        arrays = field(5, tensor(f"b{index}", bias, raw=True)) + arrays
+        if bias is not None:
+            arrays = field(5, tensor(f"b{index}", bias, raw=True)) + arrays
         arrays = field(5, tensor(f"w{index}", weight, raw=index % 2 == 0)) + arrays
     return field(1, 8) + field(2, b"test") + field(7, nodes + field(2, b"graph") + arrays)
 
@@ -102,6 +106,11 @@ def test_other_files_are_named(tmp_path: Path, weights: list[tuple[np.ndarray, n
     path.write_bytes(onnx(weights[:-1]))
     with pytest.raises(UserError, match="holds 12 convolutions that are not the 13"):
         load_vgg16(vgg().backbone, path)
+    # as many as there, and neither has a bias
+    normed = torch.nn.Sequential(AtrousConv2d(3, 2, kernel=3), AtrousConv2d(2, 2, kernel=3))
+    path.write_bytes(onnx([(layer.weight.detach().numpy(), None) for layer in normed]))
+    with pytest.raises(UserError, match="holds 2 convolutions that are not the 2"):
+        load_vgg16(normed, path)
     path.write_bytes(onnx(weights).replace(b"w3", b"w?", 1))
     with pytest.raises(
         UserError, match=r"other\.onnx: a convolution's weights w.3?.* not stored in the file"

@@ -13,7 +13,8 @@ from torch import nn
 
 from deeplab.backbones.base import Backbone, Features
 from deeplab.config import RateGrowth
-from deeplab.layers.atrous import Atrous, plan_strides
+from deeplab.layers.atrous import Atrous, follow, plan_strides
+from deeplab.layers.containers import ModuleList
 from deeplab.layers.conv import ConvNormAct
 from deeplab.layers.inverted_residual import MobileBlock
 
@@ -43,7 +44,7 @@ class MobileNet(Backbone):
     ) -> None:
         super().__init__()
         self.stem = stem
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks = ModuleList(blocks)
         self.last = nn.Identity() if last is None else last
         self.out_channels = out_channels
         self.end_points = dict(end_points)
@@ -55,10 +56,7 @@ class MobileNet(Backbone):
         }
 
     def set_output_stride(self, output_stride: int) -> None:
-        stem, *plan = self.plan(output_stride)
-        self.stem.set_atrous(*stem)
-        for block, atrous in zip(self.blocks, plan, strict=True):
-            block.set_atrous(*atrous)
+        follow(self.plan(output_stride), [self.stem, *self.blocks])
 
     def plan(self, output_stride: int) -> list[Atrous]:
         """Stride and rate of the stem and of each block."""

@@ -17,6 +17,7 @@ from torch import nn
 from deeplab.backbones.base import Backbone, Features
 from deeplab.backbones.nas_cell import AUTO_DEEPLAB, PNASNET, Cell, Change
 from deeplab.config import HNASNetConfig, PNASNetConfig
+from deeplab.layers.containers import ModuleDict
 from deeplab.layers.conv import ConvNormAct
 from deeplab.layers.norm import NormLayer
 
@@ -40,7 +41,7 @@ class ClassificationHead(nn.Module):
 
     def __init__(self, in_channels: int, cells_stride: int, *, norm: NormLayer | None) -> None:
         super().__init__()
-        self.downsample = nn.ModuleDict()
+        self.downsample: ModuleDict[ConvNormAct] = ModuleDict()
         for stride, width in CLASSIFICATION_WIDTHS.items():
             if stride > cells_stride:
                 self.downsample[f"os{stride}"] = ConvNormAct(

@@ -85,9 +85,9 @@ class Cell(nn.Module):
     def forward(self, x: torch.Tensor, earlier: torch.Tensor) -> torch.Tensor:
         """`x` [N, in_channels, h, w]; `earlier` [N, earlier_channels, any size] is resized to fit."""
         if self.grows:
-            x = resize_bilinear(x, tuple(2 * side - 1 for side in x.shape[-2:]), "align_corners")
+            x = resize_bilinear(x, [2 * side - 1 for side in x.shape[-2:]], "align_corners")
         if self.resize_earlier:
-            earlier = resize_bilinear(earlier, tuple(x.shape[-2:]), "align_corners")
+            earlier = resize_bilinear(earlier, x.shape[-2:], "align_corners")
         if self.earlier is not None:
             earlier = self.earlier(F.relu(earlier))
         states = [self.current(F.relu(x)), earlier]

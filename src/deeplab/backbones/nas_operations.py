@@ -92,7 +92,7 @@ class RectifiedConv(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = F.relu(x)
         if self.halve:
-            x = resize_bilinear(x, tuple((side + 1) // 2 for side in x.shape[-2:]), "align_corners")
+            x = resize_bilinear(x, [(side + 1) // 2 for side in x.shape[-2:]], "align_corners")
         return self.project(x)
 
 

@@ -15,7 +15,8 @@ from torch import nn
 
 from deeplab.backbones.base import Backbone, Features
 from deeplab.config import BasicResNetConfig, BottleneckResNetConfig, StrideUnit
-from deeplab.layers.atrous import plan_strides
+from deeplab.layers.atrous import follow, plan_strides
+from deeplab.layers.containers import ModuleList, Sequential
 from deeplab.layers.conv import ConvNormAct
 from deeplab.layers.norm import NormLayer
 from deeplab.layers.pool import MaxPool
@@ -160,11 +161,11 @@ class ResNet(Backbone):
         self.pool = MaxPool(stride=2, padding_rule=config.padding)
         channels = self.stem[-1].conv.out_channels
         lite = depth in LITE
-        blocks = []
+        self.blocks: ModuleList[ModuleList[Unit]] = ModuleList()
         last = len(units) - 1
         shapes = [*zip(units, DEPTHS, strict=True), *[(units[last], DEPTHS[last])] * config.cascade]
         for number, (count, width) in enumerate(shapes):
-            block = nn.ModuleList()
+            block: ModuleList[Unit] = ModuleList()
             for index in range(count):
                 ends_block = index == count - 1 and number + 1 < len(shapes)
                 stride = 2 if (ends_block if strides_at == "last" else number > 0 and index == 0) else 1
@@ -174,8 +175,7 @@ class ResNet(Backbone):
                     unit.unit_rate = multi_grid[index]
                 channels = width if lite else 4 * width
                 block.append(unit)
-            blocks.append(block)
-        self.blocks = nn.ModuleList(blocks)
+            self.blocks.append(block)
         self.strides_at = strides_at
         self.rate_grows_at = config.rate_grows_at
         self.out_channels = channels
@@ -185,8 +185,7 @@ class ResNet(Backbone):
         units = [unit for block in self.blocks for unit in block]
         nominal = [2, *(1 for _ in self.stem[1:]), 2, *(unit.nominal_stride for unit in units)]
         plan = plan_strides(nominal, output_stride, rate_grows_at=self.rate_grows_at)
-        for part, atrous in zip([*self.stem, self.pool, *units], plan, strict=True):
-            part.set_atrous(*atrous)
+        follow(plan, [*self.stem, self.pool, *units])
 
     def forward(self, x: torch.Tensor, low_level: Collection[int] = ()) -> Features:
         taps = {}
@@ -203,7 +202,7 @@ class ResNet(Backbone):
         return x, taps
 
 
-def _stem(in_channels: int, widths: tuple[int, ...], *, norm: NormLayer | None) -> nn.Sequential:
+def _stem(in_channels: int, widths: tuple[int, ...], *, norm: NormLayer | None) -> Sequential[ConvNormAct]:
     layers = []
     for index, width in enumerate(widths or (64,)):
         layers.append(
@@ -218,4 +217,4 @@ def _stem(in_channels: int, widths: tuple[int, ...], *, norm: NormLayer | None) 
             )
         )
         in_channels = width
-    return nn.Sequential(*layers)
+    return Sequential(*layers)

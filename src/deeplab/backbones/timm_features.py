@@ -7,6 +7,7 @@ are the same in number, name and shape, and they are handed over, not copied: an
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import nn
@@ -38,7 +39,8 @@ class TimmFeatures(Backbone):
         self.in_channels = config.in_channels
         self.output_stride = NOMINAL_STRIDE
         self.network = self._create(NOMINAL_STRIDE)
-        reductions, channels = self.network.feature_info.reduction(), self.network.feature_info.channels()
+        info: Any = self.network.feature_info
+        reductions, channels = info.reduction(), info.channels()
         self.out_channels = channels[-1]
         self.end_points = {stride: reductions.index(stride) for stride in END_POINTS if stride in reductions}
         self.low_level_channels = {stride: channels[index] for stride, index in self.end_points.items()}

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import torch
-from torch import nn
 
 from deeplab.backbones.base import Backbone, Features
 from deeplab.config import VGG16Config
-from deeplab.layers.atrous import plan_strides
+from deeplab.layers.atrous import Dilatable, follow, plan_strides
+from deeplab.layers.containers import ModuleList, Sequential
 from deeplab.layers.conv import ConvNormAct
 from deeplab.layers.pool import MaxPool
 
@@ -35,18 +35,19 @@ class VGG16(Backbone):
             for _ in range(count):
                 convs.append(ConvNormAct(in_channels, width, kernel=3, norm=None, activation="relu"))
                 in_channels = width
-            stages.append(nn.Sequential(*convs))
+            stages.append(Sequential(*convs))
             pools.append(MaxPool(stride=2, padding_rule=config.padding))
-        self.stages = nn.ModuleList(stages)
-        self.pools = nn.ModuleList(pools)
+        self.stages = ModuleList(stages)
+        self.pools = ModuleList(pools)
         self.out_channels = in_channels
         self.low_level_channels = {stride: STAGES[index][0] for stride, index in END_POINTS.items()}
 
     def set_output_stride(self, output_stride: int) -> None:
-        parts = [part for stage, pool in zip(self.stages, self.pools, strict=True) for part in (*stage, pool)]
+        parts: list[Dilatable] = []
+        for stage, pool in zip(self.stages, self.pools, strict=True):
+            parts += [*stage, pool]
         nominal = [2 if isinstance(part, MaxPool) else 1 for part in parts]
-        for part, atrous in zip(parts, plan_strides(nominal, output_stride), strict=True):
-            part.set_atrous(*atrous)
+        follow(plan_strides(nominal, output_stride), parts)
 
     def with_poolings(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """The last feature map, and the outputs of the first four poolings (for v1's MSc)."""

@@ -16,7 +16,9 @@ from torch import nn
 
 from deeplab.backbones.base import Backbone, Features
 from deeplab.config import XceptionConfig
-from deeplab.layers.atrous import plan_strides
+from deeplab.layers.activations import Activation, make_activation
+from deeplab.layers.atrous import follow, plan_strides
+from deeplab.layers.containers import ModuleList, Sequential
 from deeplab.layers.conv import ConvNormAct, SeparableConv
 from deeplab.layers.norm import NormLayer
 
@@ -68,10 +70,10 @@ class XceptionModule(nn.Module):
         self.nominal_stride = stride
         self.unit_rates = unit_rates
         self.adds_input = skip == "sum"
-        relu, linear = ("relu6", "clip6") if bounded else ("relu", None)
-        rectifier = nn.ReLU6 if bounded else nn.ReLU
-        self.before = nn.Identity() if activate_inside else rectifier()
-        self.convs = nn.ModuleList(
+        relu: Activation = "relu6" if bounded else "relu"
+        linear: Activation | None = "clip6" if bounded else None
+        self.before = nn.Identity() if activate_inside else make_activation(relu)
+        self.convs = ModuleList(
             SeparableConv(
                 inner,
                 outer,
@@ -139,7 +141,7 @@ class Xception(Backbone):
         layout = LAYOUTS[config.name]
         self.stem = _stem(config.in_channels, norm=norm, bounded=bounded)
         self.entry = _entry_flow(layout, norm=norm, bounded=bounded)
-        self.middle = nn.ModuleList(
+        self.middle = ModuleList(
             XceptionModule(728, (728, 728, 728), skip="sum", stride=1, norm=norm, bounded=bounded)
             for _ in range(layout.middle)
         )
@@ -157,10 +159,8 @@ class Xception(Backbone):
         return [*self.entry, *self.middle, *self.exit]
 
     def set_output_stride(self, output_stride: int) -> None:
-        parts = [*self.stem, *self.modules_in_order()]
         nominal = [2, 1, *(module.nominal_stride for module in self.modules_in_order())]
-        for part, atrous in zip(parts, plan_strides(nominal, output_stride), strict=True):
-            part.set_atrous(*atrous)
+        follow(plan_strides(nominal, output_stride), [*self.stem, *self.modules_in_order()])
 
     def forward(self, x: torch.Tensor, low_level: Collection[int] = ()) -> Features:
         wanted = {self.end_points[stride]: stride for stride in low_level}
@@ -174,9 +174,9 @@ class Xception(Backbone):
         return x, taps
 
 
-def _stem(in_channels: int, *, norm: NormLayer | None, bounded: bool) -> nn.Sequential:
-    activation = "relu6" if bounded else "relu"
-    return nn.Sequential(
+def _stem(in_channels: int, *, norm: NormLayer | None, bounded: bool) -> Sequential[ConvNormAct]:
+    activation: Activation = "relu6" if bounded else "relu"
+    return Sequential(
         ConvNormAct(
             in_channels, 32, kernel=3, stride=2, norm=norm, activation=activation, padding_rule="symmetric"
         ),
@@ -184,8 +184,9 @@ def _stem(in_channels: int, *, norm: NormLayer | None, bounded: bool) -> nn.Sequ
     )
 
 
-def _entry_flow(layout: Layout, *, norm: NormLayer | None, bounded: bool) -> nn.ModuleList:
-    channels, modules = 64, nn.ModuleList()
+def _entry_flow(layout: Layout, *, norm: NormLayer | None, bounded: bool) -> ModuleList[XceptionModule]:
+    channels = 64
+    modules: ModuleList[XceptionModule] = ModuleList()
     for width, stride in layout.entry:
         modules.append(
             XceptionModule(channels, (width,) * 3, skip="conv", stride=stride, norm=norm, bounded=bounded)
@@ -194,8 +195,10 @@ def _entry_flow(layout: Layout, *, norm: NormLayer | None, bounded: bool) -> nn.
     return modules
 
 
-def _exit_flow(multi_grid: tuple[int, ...], *, norm: NormLayer | None, bounded: bool) -> nn.ModuleList:
-    return nn.ModuleList(
+def _exit_flow(
+    multi_grid: tuple[int, ...], *, norm: NormLayer | None, bounded: bool
+) -> ModuleList[XceptionModule]:
+    return ModuleList(
         [
             XceptionModule(728, (728, 1024, 1024), skip="conv", stride=2, norm=norm, bounded=bounded),
             XceptionModule(

@@ -16,7 +16,8 @@ from torch import nn
 
 from deeplab.backbones.base import Backbone, Features
 from deeplab.config import OriginalXceptionConfig
-from deeplab.layers.atrous import plan_strides
+from deeplab.layers.atrous import follow, plan_strides
+from deeplab.layers.containers import ModuleList, Sequential
 from deeplab.layers.conv import AtrousConv2d, ConvNormAct
 from deeplab.layers.norm import NormLayer
 from deeplab.layers.pool import MaxPool
@@ -54,7 +55,7 @@ class OriginalModule(nn.Module):
     def __init__(self, in_channels: int, widths: tuple[int, ...], *, norm: NormLayer | None) -> None:
         super().__init__()
         self.nominal_stride = 2 if len(widths) == 2 else 1
-        self.convs = nn.ModuleList(
+        self.convs = ModuleList(
             SeparableConvNorm(inner, outer, norm=norm)
             for inner, outer in zip((in_channels, *widths), widths, strict=False)
         )
@@ -100,15 +101,15 @@ class OriginalXception(Backbone):
 
     def __init__(self, config: OriginalXceptionConfig, norm: NormLayer | None) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
+        self.stem = Sequential(
             ConvNormAct(config.in_channels, 32, kernel=3, stride=2, norm=norm, activation="relu"),
             ConvNormAct(32, 64, kernel=3, norm=norm, activation="relu"),
         )
         channels = (64, *(widths[-1] for widths in MODULES), *TAIL)
-        self.stages = nn.ModuleList(
+        self.stages = ModuleList(
             OriginalModule(inner, widths, norm=norm) for inner, widths in zip(channels, MODULES, strict=False)
         )
-        self.tail = nn.ModuleList(
+        self.tail = ModuleList(
             SeparableConvNorm(inner, outer, norm=norm)
             for inner, outer in zip(channels[-3:], TAIL, strict=False)
         )
@@ -118,8 +119,7 @@ class OriginalXception(Backbone):
     def set_output_stride(self, output_stride: int) -> None:
         nominal = [2, 1, *(stage.nominal_stride for stage in self.stages), 1]
         *plan, tail = plan_strides(nominal, output_stride)
-        for part, atrous in zip([*self.stem, *self.stages], plan, strict=True):
-            part.set_atrous(*atrous)
+        follow(plan, [*self.stem, *self.stages])
         for conv in self.tail:
             conv.depthwise.set_atrous(*tail)
 

@@ -66,8 +66,9 @@ def check(
     """
     from rich.console import Console
 
+    from deeplab.doctor.found import Expected
     from deeplab.doctor.report import write_report
-    from deeplab.doctor.run import Expected, check_data
+    from deeplab.doctor.run import check_data
 
     expected = Expected(layout, classes, num_classes, ignore_label, train, val)
     with _progress() as watcher:

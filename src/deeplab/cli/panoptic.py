@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -67,7 +67,7 @@ def panoptic(
     truth, predictions = read_files(gt_json, gt_folder), read_files(pred_json, pred_folder)
     if not truth.categories:
         raise UserError(f'{gt_json} has no "categories"; fix: take the ground truth with its categories')
-    options = {"ignored_label": ignored_label, "max_instances_per_category": max_instances}
+    options: dict[str, Any] = {"ignored_label": ignored_label, "max_instances_per_category": max_instances}
     measure: Accumulator
     if metric == "pq":
         measure = PanopticQuality(truth.num_categories(), **options)

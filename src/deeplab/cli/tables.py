@@ -83,7 +83,7 @@ def fitting(table: Table, console: Console) -> RenderableType:
     table.title = None
     if _width(table, console) <= console.width:
         return Group(*title, table)
-    rows = []
+    rows: list[RenderableType] = []
     for cells in zip(*(column.cells for column in table.columns), strict=True):
         row = Table.grid(padding=(0, 2, 0, 0))
         row.add_column(style="dim", no_wrap=True)

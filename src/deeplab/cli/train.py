@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -49,11 +50,13 @@ def train(
     device = own_device(device)
     plan = read_recipe(recipe, overrides)
     plan = plan.model_copy(update={"data": resolve(plan.data)})
-    options = {"device": device, "resume": resume, "overwrite": overwrite, "tensorboard": tensorboard}
+    start = partial(
+        run, plan, output, device=device, resume=resume, overwrite=overwrite, tensorboard=tensorboard
+    )
     if not is_main_process():
-        run(plan, output, **options)
+        start()
         return
     with training_display(plan.optimise.steps, device=device) as watcher:
-        confusion = run(plan, output, watcher=watcher, **options)
+        confusion = start(watcher=watcher)
     print_scores(confusion, plan.data.classes, title=f"{plan.name}, {plan.data.val}")
     print(f"model: {output}")

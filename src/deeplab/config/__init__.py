@@ -13,12 +13,14 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    GetPydanticSchema,
     Tag,
     TypeAdapter,
     ValidationError,
     field_validator,
     model_validator,
 )
+from pydantic_core import core_schema
 
 from deeplab.config.errors import explain_validation
 from deeplab.errors import UserError
@@ -36,6 +38,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0)]
 Channels3 = tuple[float, float, float]
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
+
+
+def one_of(*values: int) -> GetPydanticSchema:
+    """A number that comes from files too, so that it is not mypy that sees whether it is among `values`."""
+    return GetPydanticSchema(lambda source, handler: core_schema.literal_schema(list(values)))
 
 
 class Strict(BaseModel):
@@ -294,7 +301,7 @@ class ASPPConfig(Strict):
     image_pooling_stride: tuple[Width, Width] = (1, 1)
     gate: Literal["sigmoid", "qsigmoid"] | None = None
     projection: bool = True
-    projection_kernel: Literal[1, 3] = 1
+    projection_kernel: Annotated[int, one_of(1, 3)] = 1
     refine: bool = False
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
@@ -373,10 +380,10 @@ class DecoderConfig(Strict):
     classifier; `channels` must then equal the number of classes.
     """
 
-    strides: tuple[Literal[4, 8, 16], ...] = (4,)
+    strides: tuple[Annotated[int, one_of(4, 8, 16)], ...] = (4,)
     channels: Width = 256
     low_level_channels: Width = 48
-    convs: Literal[1, 2] = 2
+    convs: Annotated[int, one_of(1, 2)] = 2
     separable: bool = True
     merge: Literal["concat", "sum"] = "concat"
     output_is_logits: bool = False
@@ -398,13 +405,13 @@ class PixelConfig(Strict):
     channels: Literal["rgb", "bgr"] = "rgb"
 
 
-class DeepLabConfig(Strict):
-    """A whole model.
+class Architecture(Strict):
+    """A whole model, whatever its classes are.
 
     multi_scale_features: channels of each branch of v1's MSc, from the image and the first four poolings of
     vgg16, that join the context's features before the classifier (128 in the paper).
     output_stride: the native one, at which all rates are stated; a model may run at any other.
-    num_classes: of the main output; `extra_outputs` adds classifiers on the same trunk, name -> classes.
+    extra_outputs: further classifiers on the same trunk, name -> classes.
     classifier_kernel / classifier_rates: one convolution per rate, summed (v2 ResNet: 3 and 6, 12, 18, 24).
     image_pyramid: scales whose logits are merged in every forward pass (v2's MSC), by max or mean.
     resize: rule of every bilinear resize; 'half_pixel' also scales sizes without keeping corners.
@@ -417,11 +424,10 @@ class DeepLabConfig(Strict):
     context: ContextConfig = ASPPConfig()
     decoder: DecoderConfig | None = None
     multi_scale_features: Width | None = None
-    num_classes: Width
     extra_outputs: Annotated[dict[str, Width], Field(max_length=64)] = {}
     classifier_kernel: Width = 1
     classifier_rates: Rates = ()
-    output_stride: Literal[4, 8, 16, 32] = 16
+    output_stride: Annotated[int, one_of(4, 8, 16, 32)] = 16
     image_pyramid: Annotated[
         tuple[Annotated[float, Field(gt=0, le=64)], ...], Field(min_length=1, max_length=16)
     ] = (1.0,)
@@ -432,6 +438,12 @@ class DeepLabConfig(Strict):
     pixels: PixelConfig = PixelConfig()
     folded: bool = False
     bounded: bool = False
+
+
+class DeepLabConfig(Architecture):
+    """A whole model; num_classes: of the main output."""
+
+    num_classes: Width
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:

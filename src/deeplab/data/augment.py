@@ -115,7 +115,7 @@ def crop_of_scaled(
     Returns:
         (float32 [*crop_size, 3] in 0..255, label [*crop_size] in the label's dtype).
     """
-    size = scaled_size(*label.shape, scale)
+    size = scaled_size(*label.shape, scale=scale)
     rows = np.arange(offset[0], min(offset[0] + crop_size[0], size[0]))
     columns = np.arange(offset[1], min(offset[1] + crop_size[1], size[1]))
     window = resize_image(image, size, rows=rows, columns=columns)
@@ -204,7 +204,7 @@ class TrainAugment:
         if self.rotation:
             image, label = self._turned(image, label, rng)
         scale = self._draw_scale(rng)
-        size = scaled_size(*label.shape, scale)
+        size = scaled_size(*label.shape, scale=scale)
         place: dict[str, Any] = {
             "scale": scale,
             "crop_size": self.crop_size,

@@ -10,11 +10,12 @@ from pydantic import Field
 from torch.utils.data import Dataset
 
 from deeplab.config import NonNegative, PixelConfig, Share, Strict, Width
-from deeplab.data.augment import IGNORE_LABEL, TrainAugment
-from deeplab.data.copy_paste import CopyPaste, Photos
+from deeplab.data.augment import TrainAugment
+from deeplab.data.copy_paste import CopyPaste
 from deeplab.data.crop_choice import CropChoice
-from deeplab.data.dataset import Sample
+from deeplab.data.dataset import Sample, SegmentationDataset
 from deeplab.data.resize import ResizeToRange
+from deeplab.data.source import IGNORE_LABEL
 from deeplab.errors import UserError
 
 Scale = Annotated[float, Field(gt=0, le=64)]
@@ -92,7 +93,9 @@ def train_transform(
     )
 
 
-def with_copy_paste(dataset: Photos, recipe: AugmentRecipe, *, classes: Sequence[str]) -> Dataset[Sample]:
+def with_copy_paste(
+    dataset: SegmentationDataset, recipe: AugmentRecipe, *, classes: Sequence[str]
+) -> Dataset[Sample]:
     """`dataset`, or if the recipe says so `dataset` with regions of other samples laid in.
 
     Raises:

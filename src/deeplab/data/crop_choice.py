@@ -79,7 +79,7 @@ class CropChoice:
         window = resize_label(label, size, rows=rows, columns=columns)
         counts = np.bincount(window.ravel(), minlength=ignore_label + 1)
         counts[ignore_label] = 0
-        return np.count_nonzero(counts) > 1 and counts.max() < self.max_share * counts.sum()
+        return bool(np.count_nonzero(counts) > 1 and counts.max() < self.max_share * counts.sum())
 
     def _around_rare_pixel(
         self, label: Array, *, size: Size, crop: Size, rng: np.random.Generator
@@ -90,10 +90,11 @@ class CropChoice:
             return None
         pixels = np.flatnonzero(label == present[rng.integers(len(present))])
         place = divmod(int(pixels[rng.integers(len(pixels))]), label.shape[1])
-        return tuple(
+        row, column = (
             int(np.clip((at + 0.5) * new / old - side / 2, 0, max(new - side, 0)))
             for at, old, new, side in zip(place, label.shape, size, crop, strict=True)
         )
+        return row, column
 
 
 def _uniform(size: Size, crop: Size, rng: np.random.Generator) -> Size:

@@ -51,7 +51,7 @@ def crop_of_bytes(
         (uint8 [*crop_size, 3], uint8 [*crop_size]), C-contiguous.
     """
     image, label = np.ascontiguousarray(image), np.ascontiguousarray(label)
-    size = scaled_size(*label.shape, scale)
+    size = scaled_size(*label.shape, scale=scale)
     (row_places, row_weights), (column_places, column_weights) = (
         _sampling(source, target, np.arange(start, min(start + side, target)))
         for source, target, start, side in zip(label.shape, size, offset, crop_size, strict=True)

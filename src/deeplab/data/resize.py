@@ -136,7 +136,7 @@ def scale_choices(minimum: float, maximum: float, *, step: float) -> Array:
     return np.linspace(minimum, maximum, int((maximum - minimum) / step + 1)).astype(np.float32)
 
 
-def scaled_size(height: int, width: int, scale: float) -> Size:
+def scaled_size(height: int, width: int, *, scale: float) -> Size:
     """int(side * scale) in float32, but never below 1."""
     sides = np.array([height, width], dtype=np.float32) * np.float32(scale)
     return max(1, int(sides[0])), max(1, int(sides[1]))

@@ -58,8 +58,8 @@ def record_places(path: Path) -> np.ndarray:
     Raises:
         UserError: a length fails its check, or goes beyond the file.
     """
-    places, position = [], 0
-    end = path.stat().st_size
+    places: list[tuple[int, int]] = []
+    position, end = 0, path.stat().st_size
     with path.open("rb") as file:
         while position < end:
             file.seek(position)

@@ -14,7 +14,7 @@ import numpy as np
 from deeplab.data.source import IGNORE_LABEL
 from deeplab.imaging.palettes import ADE20K, CITYSCAPES, CITYSCAPES_CLASSES, VOC_CLASSES, pascal
 
-Colour = tuple[int, int, int]
+Colour = tuple[int, ...]
 
 _CAMVID = (
     (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0),

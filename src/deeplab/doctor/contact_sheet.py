@@ -54,7 +54,9 @@ def draw_overlays(data: Examined, counts: Sequence[ClassPixels], palette: np.nda
     if not tiles:
         return None
     sheet = _sheet(tiles, columns=min(COLUMNS, len(tiles)), width=TILE_WIDTH)
-    shares = sum(split.pixels for split in counts) / max(1, sum(int(s.pixels.sum()) for s in counts))
+    shares = np.sum([split.pixels for split in counts], axis=0) / max(
+        1, sum(int(s.pixels.sum()) for s in counts)
+    )
     entries = [
         Entry(name, float(share), tuple(colour))
         for name, share, colour in zip(data.classes.names, shares, palette.tolist(), strict=True)
@@ -166,6 +168,7 @@ def _mask_picture(data: Examined, item: Inspected, palette: np.ndarray) -> Image
 
 def _as_stored(item: Inspected) -> Image.Image:
     """Colours as they are; greys spread so that the largest value is white."""
+    assert item.pair.mask is not None
     with Image.open(item.pair.mask) as stored:
         if item.mask is None or not item.mask.counts:
             return stored.convert("RGB")

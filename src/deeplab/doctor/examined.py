@@ -55,10 +55,10 @@ class Examined:
         """Pairs whose mask holds class indices, right or wrong ones."""
         return [item for item in self.items if item.mask and is_index_mask(item.mask)]
 
-    def decoded(self, mask: MaskFacts) -> dict[int, int]:
-        """Pixels of each class of a mask, the ignore label and wrong values included."""
-        if self.decode is None:
-            return mask.counts
+    def decoded(self, mask: MaskFacts | None) -> dict[int, int]:
+        """Pixels of each class of a mask, the ignore label and wrong values included; none of no mask."""
+        if mask is None or self.decode is None:
+            return {} if mask is None else mask.counts
         counts: dict[int, int] = {}
         for value, count in mask.counts.items():
             counts[self.decode[value]] = counts.get(self.decode[value], 0) + count

@@ -150,6 +150,8 @@ def _reader(surveys: dict[str, Survey]) -> tuple[Reader, str]:
 
 def _pairs(split: str, found: Survey) -> list[Pair]:
     whole = [
-        Pair(found.name(index), split, *map(Path, found.files(index)), index) for index in range(len(found))
+        Pair(found.name(index), split, Path(photo), Path(mask), index)
+        for index in range(len(found))
+        for photo, mask in [found.files(index)]
     ]
     return [*whole, *(Pair(name, split, photo, mask, index=-1) for name, photo, mask in found.unpaired)]

@@ -71,7 +71,8 @@ def bar_length(share: float, top: float) -> int:
 
 def faded(colour: tuple[int, int, int]) -> tuple[int, int, int]:
     """The colour of bars after the first: half way to the panel."""
-    return tuple((a + b) // 2 for a, b in zip(colour, PANEL, strict=True))
+    red, green, blue = ((a + b) // 2 for a, b in zip(colour, PANEL, strict=True))
+    return red, green, blue
 
 
 def _draw_title(draw: ImageDraw.ImageDraw, counts: Sequence[ClassPixels], title: str) -> None:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from deeplab.doctor.colours import Colour
 from deeplab.doctor.photo_facts import why_unreadable
 
 INDEX_MODES = ("P", "L", "1")
 MAX_COLOURS = 256
 WIDE = 256
 _FEW_VALUES = 8
-
-Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,7 @@ def label_facts(labels: np.ndarray) -> MaskFacts:
 
 
 def _facts(image: Image.Image) -> MaskFacts:
-    kind = {"size": image.size, "mode": image.mode, "format": image.format or ""}
+    kind = MaskFacts(size=image.size, mode=image.mode, format=image.format or "")
     if image.mode in INDEX_MODES:
         return _index_facts(image, kind)
     if image.mode in ("RGB", "RGBA", "LA", "PA", "CMYK"):
@@ -82,16 +81,16 @@ def _facts(image: Image.Image) -> MaskFacts:
     values, counts = np.unique(np.asarray(image), return_counts=True)
     whole = np.issubdtype(values.dtype, np.integer)
     table = dict(zip(values.tolist(), counts.tolist(), strict=True)) if whole else {}
-    return MaskFacts(**kind, counts=table)
+    return replace(kind, counts=table)
 
 
-def _index_facts(image: Image.Image, kind: dict) -> MaskFacts:
+def _index_facts(image: Image.Image, kind: MaskFacts) -> MaskFacts:
     histogram = image.convert("L").histogram() if image.mode == "1" else image.histogram()
     if image.mode == "1":
         histogram = [histogram[0], histogram[255]]
     counts = {value: count for value, count in enumerate(histogram) if count}
     thin = _thin_values(np.asarray(image)) if len(counts) > _FEW_VALUES else 0
-    return MaskFacts(**kind, counts=counts, thin_values=thin, palette=_palette(image, counts))
+    return replace(kind, counts=counts, thin_values=thin, palette=_palette(image, counts))
 
 
 def _palette(image: Image.Image, counts: dict[int, int]) -> dict[int, Colour]:
@@ -116,10 +115,10 @@ def _thin_values(values: np.ndarray) -> int:
     return int(((total > 0) & (2 * thin > total)).sum())
 
 
-def _colour_facts(image: Image.Image, kind: dict) -> MaskFacts:
+def _colour_facts(image: Image.Image, kind: MaskFacts) -> MaskFacts:
     see_through = False
     if image.mode in ("RGBA", "LA", "PA"):
-        see_through = image.getchannel("A").getextrema()[0] < 255
+        see_through = any(image.getchannel("A").histogram()[:255])
     found = image.convert("RGB").getcolors(maxcolors=MAX_COLOURS)
-    colours = {} if found is None else {colour: count for count, colour in found}
-    return MaskFacts(**kind, colours=colours, many_colours=found is None, see_through=see_through)
+    colours = {colour: count for count, colour in found or () if isinstance(colour, tuple)}
+    return replace(kind, colours=colours, many_colours=found is None, see_through=see_through)

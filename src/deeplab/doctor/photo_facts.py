@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from deeplab.data.upright import SIDEWAYS, stored_as
 
@@ -74,7 +74,7 @@ def why_unreadable(path: Path, error: Exception) -> str:
         return "HEIC, which Pillow cannot read"
     if isinstance(error, Image.DecompressionBombError):
         return f"too many pixels to be read safely ({error})"
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "not a picture"
     return f"damaged or cut off ({error})"
 

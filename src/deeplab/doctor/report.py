@@ -60,6 +60,7 @@ def weights_yaml(checked: Checked) -> str:
     """The suggested weights as they stand in a recipe."""
     names = ", ".join(checked.data.classes.names)
     split = checked.counts[0].split
+    assert checked.weights is not None
     return (
         f"# median frequency balancing over {split}: median(f) / f(c), f(c) = pixels of c / labelled pixels of\n"
         f"# the photos that hold c; classes in order: {names}\n"

@@ -22,7 +22,7 @@ def list_findings(classes: ClassList) -> list[Finding]:
 
 def class_findings(data: Examined, counts: Sequence[ClassPixels]) -> list[Finding]:
     """What is wrong with which classes occur where; the values must be class indices."""
-    occurring = sum(split.pixels for split in counts)
+    occurring = np.sum([split.pixels for split in counts], axis=0)
     if len(data.classes.names) > 1 and np.count_nonzero(occurring) == 1:
         return [_one_class(data, int(occurring.argmax()))]
     return [finding for split in counts for finding in _never(data.classes, split)]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from deeplab.doctor.colours import mapping_lines, recognise
+from deeplab.doctor.colours import Colour, mapping_lines, recognise
 from deeplab.doctor.examined import Examined, is_blurred
 from deeplab.doctor.findings import Finding, of_files
-from deeplab.doctor.mask_facts import WIDE, Colour, MaskFacts
+from deeplab.doctor.mask_facts import WIDE, MaskFacts
 
 _COLOUR_MODES = ("RGB", "RGBA", "LA", "PA", "CMYK")
 _LISTED_COLOURS = 24

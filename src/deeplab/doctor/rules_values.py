@@ -72,7 +72,7 @@ def _files_with(data: Examined, items: Sequence[Inspected]) -> Counter[int]:
 def _is_binary(data: Examined, items: Sequence[Inspected]) -> bool:
     if data.decode is not None:
         return False
-    stored = set().union(*(item.mask.counts for item in items))
+    stored = set().union(*(data.decoded(item.mask) for item in items))
     return _WHITE in stored and stored <= {0, _WHITE}
 
 
@@ -83,7 +83,7 @@ def _binary(data: Examined, items: Sequence[Inspected]) -> list[Finding]:
     return of_files(
         "mask-binary",
         "error",
-        [data.file(item.pair.mask) for item in items if _WHITE in item.mask.counts],
+        [data.file(item.pair.mask) for item in items if _WHITE in data.decoded(item.mask)],
         what=what,
         fix="Make 255 the index 1: Image.fromarray(np.array(mask) // 255).save(path), with two classes.",
     )

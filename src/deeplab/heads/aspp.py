@@ -13,6 +13,7 @@ from deeplab.config import ASPPConfig, ResizeRule
 from deeplab.heads.base import ContextHead
 from deeplab.layers.activations import Activation
 from deeplab.layers.atrous import scale_rate
+from deeplab.layers.containers import ModuleList
 from deeplab.layers.conv import ConvNormAct, spatial_conv
 from deeplab.layers.norm import NormLayer
 from deeplab.layers.pool import window_means
@@ -48,9 +49,8 @@ class ImagePooling(nn.Module):
 
     def forward(self, features: torch.Tensor, output_stride: int, scale: float) -> torch.Tensor:
         """[N, C, h, w] -> [N, D, h, w]."""
-        size = tuple(features.shape[-2:])
         pooled, part = self._pool(features, output_stride, scale)
-        return resize_bilinear(self.project(pooled), size, self.resize, part=part)
+        return resize_bilinear(self.project(pooled), features.shape[-2:], self.resize, part=part)
 
     def _pool(
         self, features: torch.Tensor, output_stride: int, scale: float
@@ -96,7 +96,7 @@ class ASPP(ContextHead):
             else None
         )
         self.pointwise = ConvNormAct(in_channels, channels, kernel=1, norm=norm, activation=activation)
-        self.atrous = nn.ModuleList(
+        self.atrous = ModuleList(
             spatial_conv(
                 in_channels,
                 channels,
@@ -150,4 +150,4 @@ class ASPP(ContextHead):
         out = branches[0] if len(branches) == 1 else torch.cat(branches, 1)
         if self.projection is not None:
             out = self.refine(self.dropout(self.projection(out)))
-        return out * pooled if self.gated else out
+        return out * pooled if pooled is not None and self.gated else out

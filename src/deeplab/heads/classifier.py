@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from deeplab.layers.atrous import scale_rate
+from deeplab.layers.containers import ModuleList
 from deeplab.layers.conv import AtrousConv2d
 
 
@@ -28,7 +29,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.rates = rates or (1,)
         self.native_stride = native_stride
-        self.convs = nn.ModuleList(
+        self.convs = ModuleList(
             AtrousConv2d(in_channels, num_classes, kernel=kernel, rate=rate, bias=True) for rate in self.rates
         )
 

@@ -36,7 +36,9 @@ class DecoderStage(nn.Module):
         reduced = config.low_level_channels if config.merge == "concat" else channels
         self.project = ConvNormAct(low_level_channels, reduced, kernel=1, norm=norm, activation=activation)
         if config.merge == "sum" and config.output_is_logits:
-            convs = [ConvNormAct(in_channels, channels, kernel=1, norm=None, activation=None)]
+            convs: list[nn.Module] = [
+                ConvNormAct(in_channels, channels, kernel=1, norm=None, activation=None)
+            ]
         else:
             widths = [in_channels + reduced, channels][: config.convs]
             if config.merge == "sum":
@@ -64,7 +66,7 @@ class DecoderStage(nn.Module):
 
     def refined(self, x: torch.Tensor, detail: torch.Tensor) -> torch.Tensor:
         """The convolutions of x, resized to detail's size, and detail behind it."""
-        x = resize_bilinear(x, tuple(detail.shape[-2:]), self.resize)
+        x = resize_bilinear(x, detail.shape[-2:], self.resize)
         return self.convs(torch.cat([x, detail], 1))
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from deeplab.config import ConvBranch, DensePredictionCellConfig, PyramidBranch, ResizeRule
 from deeplab.heads.base import ContextHead
 from deeplab.layers.atrous import scale_rate
+from deeplab.layers.containers import ModuleList
 from deeplab.layers.conv import ConvNormAct, SeparableConv
 from deeplab.layers.norm import NormLayer
 from deeplab.layers.pool import window_means
@@ -83,7 +84,7 @@ class DensePredictionCell(ContextHead):
         self.crop = config.image_pooling_crop
         self.output_stride = NATIVE_STRIDE
         channels = config.channels
-        self.branches = nn.ModuleList(
+        self.branches = ModuleList(
             _branch(
                 in_channels if spec.input < 0 else channels, channels, spec=spec, norm=norm, resize=resize
             )
@@ -98,7 +99,7 @@ class DensePredictionCell(ContextHead):
     def set_output_stride(self, output_stride: int) -> None:
         self.output_stride = output_stride
         for spec, branch in zip(self.specs, self.branches, strict=True):
-            if isinstance(spec, ConvBranch):
+            if isinstance(spec, ConvBranch) and not isinstance(branch, PyramidPooling):
                 vertical, horizontal = (
                     scale_rate(rate, native=NATIVE_STRIDE, output_stride=output_stride) for rate in spec.rate
                 )

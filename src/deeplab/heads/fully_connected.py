@@ -15,6 +15,7 @@ from torch import nn
 from deeplab.config import FullyConnectedConfig
 from deeplab.heads.base import ContextHead
 from deeplab.layers.atrous import scale_rate
+from deeplab.layers.containers import ModuleList
 from deeplab.layers.conv import ConvNormAct
 
 
@@ -42,7 +43,7 @@ class FullyConnectedContext(ContextHead):
         self.rates = config.rates
         self.smooth = config.smooth
         self.native_stride = native_stride
-        self.branches = nn.ModuleList(
+        self.branches = ModuleList(
             FullyConnectedBranch(
                 in_channels, config.channels, kernel=config.kernel, rate=rate, dropout=config.dropout
             )

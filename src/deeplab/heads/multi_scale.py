@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from deeplab.config import ResizeRule
+from deeplab.layers.containers import ModuleList, Sequential
 from deeplab.layers.conv import ConvNormAct
 from deeplab.layers.resize import resize_bilinear
 
@@ -43,8 +44,8 @@ class MultiScaleFeatures(nn.Module):
         self.native_stride = native_stride
         self.resize = resize
         self.added_channels = channels * len(NOMINAL_STRIDES)
-        self.branches = nn.ModuleList(
-            nn.Sequential(
+        self.branches = ModuleList(
+            Sequential(
                 ConvNormAct(
                     width, channels, kernel=3, norm=None, activation="relu", padding_rule="symmetric"
                 ),
@@ -66,9 +67,8 @@ class MultiScaleFeatures(nn.Module):
         On sizes k * stride + 1 all agree; on others a pooling that rounds sizes up leaves the maps one
         position apart, and the branches are resized to the features.
         """
-        size = tuple(features.shape[-2:])
         added = [
-            resize_bilinear(branch(source), size, self.resize)
+            resize_bilinear(branch(source), features.shape[-2:], self.resize)
             for branch, source in zip(self.branches, shallow, strict=True)
         ]
         return torch.cat([features, *added], 1)

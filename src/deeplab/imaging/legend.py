@@ -25,7 +25,7 @@ _SYSTEM_FONTS = (
 # No font has a picture for this non-character, so what is drawn is the font's "missing" box.
 _NO_CHARACTER = "\uffff"
 
-Font = ImageFont.FreeTypeFont
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Colour = tuple[int, int, int]
 
 

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from deeplab.errors import UserError
 from deeplab.system.files.content import describe
@@ -90,7 +90,8 @@ class _Metered:
 def _unpack(file: BinaryIO, folder: Path, largest: int) -> None:
     compressed = file.read(len(GZIP)) == GZIP
     file.seek(0)
-    stream = _Metered(gzip.GzipFile(fileobj=file) if compressed else file, largest)
+    # tarfile asks no more of what it streams from
+    stream: Any = _Metered(gzip.GzipFile(fileobj=file) if compressed else file, largest)
     with tarfile.open(fileobj=stream, mode="r|") as members:
         for count, member in enumerate(members):
             if count >= MOST_FILES:

@@ -9,7 +9,7 @@ heads state their rates at the model's native output stride and ask `scale_rate`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from deeplab.config import RateGrowth
 
@@ -56,6 +56,19 @@ def plan_strides(
             f"output stride {output_stride} cannot be reached by this backbone; choose one of {reachable}"
         )
     return plan
+
+
+class Dilatable(Protocol):
+    """A unit whose stride and rate may change."""
+
+    def set_atrous(self, stride: int, rate: int) -> None:
+        """Change both; parameters are untouched."""
+
+
+def follow(plan: Sequence[Atrous], parts: Sequence[Dilatable]) -> None:
+    """Give each part its stride and rate."""
+    for part, atrous in zip(parts, plan, strict=True):
+        part.set_atrous(*atrous)
 
 
 def scale_rate(rate: int, *, native: int, output_stride: int) -> int:

@@ -44,6 +44,10 @@ class AtrousConv2d(nn.Conv2d):
     one number or (vertical, horizontal).
     """
 
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    padding: tuple[int, int]
+
     def __init__(
         self,
         in_channels: int,
@@ -66,12 +70,12 @@ class AtrousConv2d(nn.Conv2d):
         """Change stride and rate; parameters are untouched."""
         self.stride = (stride, stride)
         self.dilation = (rate, rate) if isinstance(rate, int) else rate
-        reach = [(k - 1) * d for k, d in zip(self.kernel_size, self.dilation, strict=True)]
+        rows, columns = ((k - 1) * d for k, d in zip(self.kernel_size, self.dilation, strict=True))
         if self.padding_rule == "none":
-            reach = [0, 0]
-        self._symmetric = tuple((total // 2, total - total // 2) for total in reach)
-        self._even_pad = all(begin == end for begin, end in self._symmetric)
-        self.padding = tuple(begin for begin, _ in self._symmetric) if self._even_pad else (0, 0)
+            rows = columns = 0
+        self._symmetric = (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2)
+        self._even_pad = rows % 2 == columns % 2 == 0
+        self.padding = (rows // 2, columns // 2) if self._even_pad else (0, 0)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.groups > 1:

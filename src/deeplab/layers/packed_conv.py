@@ -152,7 +152,7 @@ class PackedConv(AtrousConv2d):
             and not torch.compiler.is_compiling()
             and not torch.jit.is_tracing()
             and torch.backends.mkldnn.is_available()
-            and torch.backends.mkldnn.enabled
+            and bool(torch.backends.mkldnn.enabled)
         )
 
     def __getstate__(self) -> dict[str, object]:

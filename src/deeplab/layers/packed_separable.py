@@ -77,11 +77,12 @@ class PackedInvertedResidual(InvertedResidual):
 
 def chain_of(expand: nn.Module | None, filtering: nn.Module, project: nn.Module | None) -> Chain | None:
     """The packed convolutions of three layers, if they do all that the layers do and `native.separable` knows them."""
-    layers = [None if layer is None else _packed(layer) for layer in (expand, filtering, project)]
-    given = [found for found, layer in zip(layers, (expand, filtering, project), strict=True) if layer]
-    if None in given or any(type(layer.activation) not in ENDINGS for layer in given):
+    layers = [layer for layer in (expand, filtering, project) if layer is not None]
+    given = [packed for packed in map(_packed, layers) if packed and type(packed.activation) in ENDINGS]
+    if len(given) < len(layers):
         return None
-    first, middle, last = layers
+    middle = given[expand is not None]
+    first, last = given[0] if expand else None, given[-1] if project else None
     fits = (
         all(layer.kernel_size == (1, 1) and layer.stride == (1, 1) for layer in (first, last) if layer)
         and all(layer.groups == 1 for layer in (first, last) if layer)
@@ -90,8 +91,7 @@ def chain_of(expand: nn.Module | None, filtering: nn.Module, project: nn.Module 
         and middle.kernel_size[0] == middle.kernel_size[1]
         and middle.kernel_size[0] in depthwise.KERNELS
     )
-    endings = tuple(ENDINGS[type(layer.activation)] if layer else Ending() for layer in layers)
-    return Chain(first, middle, last, endings) if fits else None
+    return Chain(first, middle, last, (_ending(first), _ending(middle), _ending(last))) if fits else None
 
 
 def in_one_pass(
@@ -125,11 +125,15 @@ def _weights(layer: PackedConv | None) -> dense_conv.Packed | None:
     return layer.laid_out((dense_conv,), lambda: dense_conv.pack(layer.weight, layer.bias))
 
 
+def _ending(layer: PackedConv | None) -> Ending:
+    return Ending() if layer is None else ENDINGS[type(layer.activation)]
+
+
 def _packed(layer: nn.Module) -> PackedConv | None:
     """The packed convolution that does all the layer's work, if it is one."""
     if isinstance(layer, ConvNormAct):
         whole = isinstance(layer.norm, nn.Identity) and isinstance(layer.activation, nn.Identity)
-        layer = layer.conv if whole else None
+        return _packed(layer.conv) if whole else None
     return layer if isinstance(layer, PackedConv) else None
 
 

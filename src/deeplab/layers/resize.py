@@ -51,7 +51,7 @@ def _ratio(scale: float) -> tuple[int, int]:
 
 
 def resize_bilinear(
-    x: torch.Tensor, size: tuple[int, int], rule: ResizeRule, *, part: tuple[int, int] | None = None
+    x: torch.Tensor, size: Sequence[int], rule: ResizeRule, *, part: tuple[int, int] | None = None
 ) -> torch.Tensor:
     """Resize [N, C, h, w] to [N, C, *size] bilinearly, without antialiasing, in x's dtype.
 
@@ -69,7 +69,7 @@ def resize_bilinear(
     if rule == "legacy":
         rows = _lerp(x, size[0], -2, source=sides[0], rule=rule)
         return _lerp(rows, size[1], -1, source=sides[1], rule=rule)
-    return F.interpolate(x, size, mode="bilinear", align_corners=rule == "align_corners")
+    return F.interpolate(x, list(size), mode="bilinear", align_corners=rule == "align_corners")
 
 
 def resize_nearest(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

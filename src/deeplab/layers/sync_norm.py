@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from deeplab.errors import UserError
 from deeplab.layers.norm import BatchNorm2d
+from deeplab.native import norm_act
 
 
 class SyncBatchNorm2d(BatchNorm2d):
@@ -32,14 +33,8 @@ class SyncBatchNorm2d(BatchNorm2d):
             return F.batch_norm(
                 x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
             )
-        self._remember(mean, variance * (count / (count - 1)))
+        norm_act.remember(self, mean, variance, values=count)
         return _Normalise.apply(x, self.weight, self.bias, mean, (variance + self.eps).rsqrt(), count)
-
-    def _remember(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance, self.momentum)
 
 
 def merged_statistics(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:

@@ -38,7 +38,7 @@ def cost(config: DeepLabConfig, size: tuple[int, int], *, output_stride: int | N
         model.output_stride = output_stride
     counted: list[int] = []
 
-    def count(layer: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+    def count(layer: nn.Conv2d | nn.Linear, inputs: Any, output: torch.Tensor) -> None:
         counted.append(output.numel() * layer.weight[0].numel())
 
     for layer in model.modules():

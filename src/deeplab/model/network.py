@@ -7,13 +7,15 @@ follows from its `DeepLabConfig`. Assembly and multi-scale rules: reference fact
 from __future__ import annotations
 
 import os
-from typing import Any, Self
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from deeplab.backbones import build_backbone
 from deeplab.backbones.vgg import STAGES as VGG_STAGES
+from deeplab.backbones.vgg import VGG16
 from deeplab.config import DeepLabConfig
 from deeplab.config.labels import LabelSpec
 from deeplab.errors import UserError
@@ -24,6 +26,7 @@ from deeplab.heads.decoder import Decoder
 from deeplab.heads.dense_prediction_cell import DensePredictionCell
 from deeplab.heads.fully_connected import FullyConnectedContext
 from deeplab.heads.multi_scale import MultiScaleFeatures
+from deeplab.layers.containers import ModuleDict
 from deeplab.layers.norm import NormLayer, norm_layer
 from deeplab.layers.resize import resize_bilinear, scale_sides
 from deeplab.model.eight_bit import EightBit
@@ -47,6 +50,9 @@ class DeepLab(nn.Module):
     Raises:
         ValueError: parts that do not fit, or labels of another number than `config.num_classes`.
     """
+
+    pixel_mean: torch.Tensor
+    pixel_std: torch.Tensor
 
     def __init__(self, config: DeepLabConfig, labels: LabelSpec | None = None) -> None:
         super().__init__()
@@ -127,9 +133,8 @@ class DeepLab(nn.Module):
         Returns:
             float [N, num_classes, H, W], or a dict of those by output name if there are extra outputs.
         """
-        size = tuple(images.shape[-2:])
         logits = {
-            name: self.resize_logits(value, size)
+            name: self.resize_logits(value, images.shape[-2:])
             for name, value in self.low_resolution_logits(images).items()
         }
         return logits if self.config.extra_outputs else logits["semantic"]
@@ -144,7 +149,7 @@ class DeepLab(nn.Module):
             return pyramid[0]
         return {name: self._merge([scale[name] for scale in pyramid]) for name in pyramid[0]}
 
-    def resize_logits(self, logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    def resize_logits(self, logits: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
         """Logits [N, classes, h, w] at another size, by the model's resize rule and in its arithmetic."""
         tables = self._active_tables()
         if tables is not None:
@@ -155,11 +160,11 @@ class DeepLab(nn.Module):
         """Logits of each scale of `config.image_pyramid`, all at the finest scale's size (fact 3.7)."""
         scales = self.config.image_pyramid
         if scales == (1.0,):
-            return [self._on_grid(self.scaled_logits(images, 1.0), tuple(images.shape[-2:]))]
+            return [self._on_grid(self.scaled_logits(images, 1.0), images.shape[-2:])]
         outputs = [self.scaled_logits(images, scale) for scale in scales]
-        size = tuple(images.shape[-2:])
+        size: Sequence[int] = images.shape[-2:]
         if self.config.resize == "half_pixel":
-            size = tuple(outputs[scales.index(max(scales))]["semantic"].shape[-2:])
+            size = outputs[scales.index(max(scales))]["semantic"].shape[-2:]
         else:
             size = scale_sides(size, max(1.0, *scales) / self.logits_stride, self.config.resize)
         return [
@@ -190,6 +195,7 @@ class DeepLab(nn.Module):
             return {"semantic": tables.logits(self, x)}
         image_size = tuple(x.shape[-2:])
         if self.multi_scale:
+            assert isinstance(self.backbone, VGG16)
             features, pooled = self.backbone.with_poolings(x)
             features = self.multi_scale(self.context(features, image_size, scale), [x, *pooled])
         else:
@@ -201,7 +207,7 @@ class DeepLab(nn.Module):
             return {"semantic": features}
         return {name: classifier(features) for name, classifier in self.classifiers.items()}
 
-    def _on_grid(self, logits: Logits, image_size: tuple[int, int]) -> Logits:
+    def _on_grid(self, logits: Logits, image_size: Sequence[int]) -> Logits:
         """Logits at ceil(side / stride), as the reference resizes them (fact 3.7); decoders give that anyway."""
         if self.backbone.on_grid or self.decoder:
             return logits
@@ -225,7 +231,9 @@ class DeepLab(nn.Module):
         save(self, save_directory)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **options: Any) -> Self:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **options: Any
+    ) -> DeepLab:
         """Load a model by name, directory, file or `hf:owner/name`; see `deeplab.model.checkpoint.load`."""
         from deeplab.model.checkpoint import load
 
@@ -285,10 +293,10 @@ def _build_multi_scale(config: DeepLabConfig) -> MultiScaleFeatures | None:
     )
 
 
-def _build_classifiers(config: DeepLabConfig, in_channels: int) -> nn.ModuleDict:
+def _build_classifiers(config: DeepLabConfig, in_channels: int) -> ModuleDict[Classifier]:
     if config.decoder and config.decoder.output_is_logits:
-        return nn.ModuleDict()
-    return nn.ModuleDict(
+        return ModuleDict()
+    return ModuleDict(
         {
             name: Classifier(
                 in_channels,

@@ -263,6 +263,6 @@ def _correlate(
     return target
 
 
-def _sizes(source: torch.Tensor, outputs: int, size: Any, kernel: Any) -> ctypes.Array:
+def _sizes(source: torch.Tensor, outputs: int, size: Any, kernel: Any) -> ctypes.Array[ctypes.c_int64]:
     images, channels, height, width = source.shape
     return (ctypes.c_int64 * 9)(images, channels, height, width, outputs, *size, *kernel)

@@ -78,7 +78,7 @@ class _NormAct(torch.autograd.Function):
         activation: int,
     ) -> torch.Tensor:
         mean, variance = _statistics(x)
-        _remember(norm, mean, variance, values=x.numel() // x.shape[1])
+        remember(norm, mean, variance, values=x.numel() // x.shape[1])
         inverse = (variance + norm.eps).rsqrt()
         scale = weight.detach() * inverse
         offset = bias.detach() - mean * scale
@@ -115,7 +115,9 @@ def _statistics(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @torch.no_grad()
-def _remember(norm: nn.BatchNorm2d, mean: torch.Tensor, variance: torch.Tensor, *, values: int) -> None:
+def remember(norm: nn.BatchNorm2d, mean: torch.Tensor, variance: torch.Tensor, *, values: int) -> None:
+    """Update running statistics, which `norm` keeps by a momentum, by a batch's mean and biased variance."""
+    assert norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     norm.running_mean.lerp_(mean, norm.momentum)

@@ -120,6 +120,6 @@ def _upsampled(small: torch.Tensor, rule: ResizeRule, size: tuple[int, int]) -> 
     return ctypes.byref(Upsampled(small.data_ptr(), height, width, channels, *tables))
 
 
-def _pointers(layer: Packed | Filter | None) -> ctypes.Array:
+def _pointers(layer: Packed | Filter | None) -> ctypes.Array[ctypes.c_void_p]:
     found = (None, None) if layer is None else (layer.weight.data_ptr(), layer.bias.data_ptr())
     return (ctypes.c_void_p * 2)(*found)

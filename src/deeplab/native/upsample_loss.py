@@ -55,14 +55,13 @@ class _Problem(ctypes.Structure):
 
 def can_run(logits: torch.Tensor, labels: torch.Tensor, class_weights: torch.Tensor | None) -> bool:
     """Whether `upsampled_cross_entropy` takes these: eager calls on the CPU that are not tiny."""
-    weighted = class_weights is not None
     return (
         labels.numel() >= LEAST_PIXELS
         and logits.device.type == labels.device.type == "cpu"
         and logits.dtype in LOGITS_DTYPES
         and not labels.dtype.is_floating_point
         and type(logits) is type(labels) is torch.Tensor
-        and not (weighted and (class_weights.requires_grad or bool((class_weights < 0).any())))
+        and (class_weights is None or not (class_weights.requires_grad or (class_weights < 0).any()))
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and KERNEL.ready()
@@ -181,7 +180,7 @@ def _axis(
     Rounded as `torch.nn.functional.interpolate` does, and for the legacy rule as `resize_bilinear`.
     """
     real = np.float64 if dtype == torch.float64 else np.float32
-    index = np.arange(target, dtype=real)
+    index: np.ndarray = np.arange(target, dtype=real)
     if rule == "align_corners":
         position = index * (real(source - 1) / real(max(target - 1, 1)))
     elif rule == "half_pixel":

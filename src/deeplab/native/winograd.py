@@ -98,7 +98,7 @@ def weight_gradient(x: torch.Tensor, gradient: torch.Tensor, *, rate: Pair, pads
     entries = x.new_zeros(ENTRIES, outputs, channels)
     found = x.new_empty(outputs, 3, 3, channels)
     KERNEL.library.deeplab_winograd_weight(
-        _sizes(x, outputs, gradient.shape[2:], (pads[0][0], pads[1][0]), rate),
+        _sizes(x, outputs, (gradient.shape[2], gradient.shape[3]), (pads[0][0], pads[1][0]), rate),
         x.data_ptr(),
         gradient.data_ptr(),
         entries.data_ptr(),
@@ -164,6 +164,8 @@ def _correlate(
     return target
 
 
-def _sizes(source: torch.Tensor, outputs: int, size: Pair, before: Pair, rate: Pair) -> ctypes.Array:
+def _sizes(
+    source: torch.Tensor, outputs: int, size: Pair, before: Pair, rate: Pair
+) -> ctypes.Array[ctypes.c_int64]:
     images, channels, height, width = source.shape
     return (ctypes.c_int64 * 11)(images, channels, height, width, outputs, *size, *before, *rate)

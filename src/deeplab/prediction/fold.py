@@ -7,6 +7,8 @@ conv(x, w * factor) + offset. Logits agree to about 1e-5 of the largest in float
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,10 +23,10 @@ from deeplab.layers.packed_separable import PackedInvertedResidual, PackedSepara
 from deeplab.model.network import DeepLab
 
 PRECISIONS = ("float32", "bfloat16")
-ONE_PASS = {
-    SeparableConv: PackedSeparableConv,
-    InvertedResidual: PackedInvertedResidual,
-    DecoderStage: PackedDecoderStage,
+ONE_PASS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
+    SeparableConv: PackedSeparableConv.of,
+    InvertedResidual: PackedInvertedResidual.of,
+    DecoderStage: PackedDecoderStage.of,
 }
 
 
@@ -55,7 +57,7 @@ def for_inference(model: DeepLab, *, device: torch.device, precision: str = "flo
         ready.to(torch.bfloat16)
         # pixels are normalised in float32, their mean is no bfloat16
         ready.pixel_mean, ready.pixel_std = pixels
-    ready.to(device, memory_format=torch.channels_last)
+    ready.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in torch's stubs
     if device.type == "cpu" and not model.eight_bit:
         # a packed layer holds its activation, where 8-bit arithmetic does not look for it
         ready.eight_bit_tables = None
@@ -79,6 +81,7 @@ def folded(model: DeepLab) -> DeepLab:
 
 @torch.no_grad()
 def _fold(layer: ConvNormAct, norm: nn.BatchNorm2d) -> None:
+    assert norm.running_mean is not None and norm.running_var is not None
     # in float64: rounded once
     factor = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
     offset = norm.bias.double() - norm.running_mean.double() * factor
@@ -104,4 +107,4 @@ def _pack(model: nn.Module) -> None:
     for layer in list(model.modules()):
         for name, child in layer.named_children():
             if type(child) in ONE_PASS:
-                setattr(layer, name, ONE_PASS[type(child)].of(child))
+                setattr(layer, name, ONE_PASS[type(child)](child))

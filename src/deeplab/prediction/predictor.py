@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 
@@ -98,11 +100,9 @@ class Predictor:
         if how.crf is not None:
             labels, marginals = self.probabilities_of(photo)
             return Labelled(labels, confidence_of(marginals, labels) if confidence else None)
-        passes = {"scales": how.scales, "flip": how.flip, "confidence": confidence}
+        label = predict_whole if how.window is None else partial(predict_in_windows, window=how.window)
         images = self._images(photo)
-        if how.window is None:
-            return predict_whole(self.network, images, **passes).cpu()
-        return predict_in_windows(self.network, images, window=how.window, **passes).cpu()
+        return label(self.network, images, scales=how.scales, flip=how.flip, confidence=confidence).cpu()
 
     def probabilities_of(self, photo: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Labels int64 [H, W] and probabilities float32 [C, H, W], summing to 1 over C, on the CPU.

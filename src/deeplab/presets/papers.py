@@ -86,10 +86,10 @@ V3 = partial(
     atrous_rates=(6, 12, 18),
     aspp_with_separable_conv=False,
 )
-V3_PLUS = {"atrous_rates": (6, 12, 18), "decoder_output_stride": (4,)}
+V3_PLUS: dict[str, Any] = {"atrous_rates": (6, 12, 18), "decoder_output_stride": (4,)}
 V3_PLUS_65 = partial(_reference, "xception_65", **V3_PLUS)
 V3_PLUS_71 = partial(_reference, "xception_71", num_classes=19, **V3_PLUS)
-BEST = {"output_stride": 8, "scales": VOC_SCALES, "flip": True}
+BEST = partial(Result, output_stride=8, scales=VOC_SCALES, flip=True)
 
 
 def _with_crf(plain: float, crf: float) -> tuple[Result, ...]:
@@ -97,7 +97,7 @@ def _with_crf(plain: float, crf: float) -> tuple[Result, ...]:
 
 
 def _tested(mean_iou: float) -> tuple[Result, ...]:
-    return (Result(mean_iou, split="test", **BEST),)
+    return (BEST(mean_iou, split="test"),)
 
 
 PAPER_PRESETS: dict[str, Preset] = {
@@ -147,12 +147,12 @@ PAPER_PRESETS: dict[str, Preset] = {
     ),
     "v3_resnet101": Preset(
         V3, VOC, VOC_SIZE,
-        (Result(77.21, 16), Result(78.51, 8), Result(79.45, 8, scales=VOC_SCALES), Result(79.77, **BEST)),
+        (Result(77.21, 16), Result(78.51, 8), Result(79.45, 8, scales=VOC_SCALES), BEST(79.77)),
         V3_TABLES,
     ),
     "v3_resnet101_cascade": Preset(_cascade, VOC, VOC_SIZE, (), V3_TABLES),
     "v3_resnet101_coco": Preset(
-        V3, VOC, VOC_SIZE, (Result(82.70, **BEST), *_tested(85.7)), V3_TABLES, training=COCO
+        V3, VOC, VOC_SIZE, (BEST(82.70), *_tested(85.7)), V3_TABLES, training=COCO
     ),
     "v3_resnet101_jft": Preset(V3, VOC, VOC_SIZE, _tested(86.9), V3_TABLES, training="COCO, JFT-300M"),
     "v3_resnet101_cityscapes": Preset(
@@ -166,7 +166,7 @@ PAPER_PRESETS: dict[str, Preset] = {
         V3_PLUS_65, VOC, VOC_SIZE, _tested(87.8), V3_PLUS_XCEPTION, training=COCO
     ),
     "v3plus_xception65_jft": Preset(
-        V3_PLUS_65, VOC, VOC_SIZE, (Result(84.56, **BEST), *_tested(89.0)), V3_PLUS_XCEPTION,
+        V3_PLUS_65, VOC, VOC_SIZE, (BEST(84.56), *_tested(89.0)), V3_PLUS_XCEPTION,
         training="COCO, JFT-300M",
     ),
     "v3plus_xception71_cityscapes": Preset(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from deeplab.config import (
     ASPPConfig,
@@ -133,7 +133,7 @@ def _context(options: Mapping[str, Any], rates: tuple[int, ...]) -> ASPPConfig |
     pooled = options.get("add_image_level_feature", True)
     if options.get("crop_size", crop) is None:
         crop = None
-    gate = None
+    gate: Literal["sigmoid", "qsigmoid"] | None = None
     if pooled and options.get("aspp_with_squeeze_and_excitation"):
         gate = "qsigmoid" if options.get("image_se_uses_qsigmoid") else "sigmoid"
     return ASPPConfig(

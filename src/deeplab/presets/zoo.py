@@ -68,8 +68,8 @@ MNV2 = "mobilenet_v2"
 SMALL_VOC = partial(_reference, VOC, MNV2, LIGHT, depth_multiplier=0.5)
 MOBILE_VOC = partial(_reference, VOC, MNV2, LIGHT)
 XCEPTION_VOC = partial(_reference, VOC, "xception_65", V3PLUS)
-BEST_VOC = {"output_stride": 8, "scales": VOC_SCALES, "flip": True}
-BEST_CITYSCAPES = {"output_stride": 8, "scales": CITYSCAPES_SCALES, "flip": True}
+BEST_VOC = partial(Result, output_stride=8, scales=VOC_SCALES, flip=True)
+BEST_CITYSCAPES = partial(Result, output_stride=8, scales=CITYSCAPES_SCALES, flip=True)
 
 ZOO_PRESETS: dict[str, Preset] = {
     "mobilenetv2_dm05_coco_voc_trainaug": Preset(
@@ -81,19 +81,19 @@ ZOO_PRESETS: dict[str, Preset] = {
         "deeplabv3_mnv2_dm05_pascal_trainval_2018_10_01.tar.gz", "ImageNet, COCO, trainval",
     ),
     "mobilenetv2_coco_voc_trainaug": Preset(
-        MOBILE_VOC, VOC, VOC_SIZE, (Result(75.32, 16), Result(77.33, **BEST_VOC)), ZOO,
+        MOBILE_VOC, VOC, VOC_SIZE, (Result(75.32, 16), BEST_VOC(77.33)), ZOO,
         "deeplabv3_mnv2_pascal_train_aug_2018_01_29.tar.gz", "ImageNet, COCO",
     ),
     "mobilenetv2_coco_voc_trainval": Preset(
-        MOBILE_VOC, VOC, VOC_SIZE, (Result(80.25, split="test", **BEST_VOC),), ZOO,
+        MOBILE_VOC, VOC, VOC_SIZE, (BEST_VOC(80.25, split="test"),), ZOO,
         "deeplabv3_mnv2_pascal_trainval_2018_01_29.tar.gz", "ImageNet, COCO, trainval",
     ),
     "xception65_coco_voc_trainaug": Preset(
-        XCEPTION_VOC, VOC, VOC_SIZE, (Result(82.20, 16), Result(83.58, **BEST_VOC)), ZOO,
+        XCEPTION_VOC, VOC, VOC_SIZE, (Result(82.20, 16), BEST_VOC(83.58)), ZOO,
         "deeplabv3_pascal_train_aug_2018_01_04.tar.gz", "ImageNet, COCO",
     ),
     "xception65_coco_voc_trainval": Preset(
-        XCEPTION_VOC, VOC, VOC_SIZE, (Result(87.80, split="test", **BEST_VOC),), ZOO,
+        XCEPTION_VOC, VOC, VOC_SIZE, (BEST_VOC(87.80, split="test"),), ZOO,
         "deeplabv3_pascal_trainval_2018_01_04.tar.gz", "ImageNet, COCO, trainval",
     ),
     "mobilenetv2_dm05_coco_voc_trainaug_8bit": Preset(
@@ -106,7 +106,7 @@ ZOO_PRESETS: dict[str, Preset] = {
     ),
     "mobilenetv2_coco_cityscapes_trainfine": Preset(
         partial(_reference, CITYSCAPES, MNV2, LIGHT), CITYSCAPES, CITYSCAPES_SIZE,
-        (Result(70.71, 16), Result(73.57, **BEST_CITYSCAPES)), ZOO,
+        (Result(70.71, 16), BEST_CITYSCAPES(73.57)), ZOO,
         "deeplabv3_mnv2_cityscapes_train_2018_02_05.tar.gz", "ImageNet, COCO",
     ),
     "mobilenetv3_large_cityscapes_trainfine": Preset(
@@ -119,7 +119,7 @@ ZOO_PRESETS: dict[str, Preset] = {
     ),
     "xception65_cityscapes_trainfine": Preset(
         partial(_reference, CITYSCAPES, "xception_65", V3PLUS), CITYSCAPES, CITYSCAPES_SIZE,
-        (Result(78.79, 16), Result(80.42, **BEST_CITYSCAPES)), ZOO,
+        (Result(78.79, 16), BEST_CITYSCAPES(80.42)), ZOO,
         "deeplabv3_cityscapes_train_2018_02_06.tar.gz", "ImageNet",
     ),
     "xception71_dpc_cityscapes_trainfine": Preset(
@@ -145,7 +145,7 @@ ZOO_PRESETS: dict[str, Preset] = {
     ),
     "xception65_ade20k_train": Preset(
         partial(_reference, ADE20K, "xception_65", V3PLUS), ADE20K, VOC_SIZE,
-        (Result(45.65, **BEST_VOC),), ZOO, "deeplabv3_xception_ade20k_train_2018_05_29.tar.gz", "ImageNet",
+        (BEST_VOC(45.65),), ZOO, "deeplabv3_xception_ade20k_train_2018_05_29.tar.gz", "ImageNet",
     ),
     "xception_41_imagenet": Preset(
         partial(_reference, IMAGENET, "xception_41", V3PLUS), IMAGENET, VOC_SIZE, (), ZOO,

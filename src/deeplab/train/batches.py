@@ -83,10 +83,10 @@ class UpdateSampler(Sampler[list[Key]]):
         return list(stream)[self.world.rank :: self.world.size]
 
 
-class _Told(Dataset):
+class _Told(Dataset[Sample | UserError]):
     """Samples, or the UserError that one met: raised in a data worker, it would come as a traceback's text."""
 
-    def __init__(self, samples: Dataset) -> None:
+    def __init__(self, samples: Dataset[Sample]) -> None:
         self.samples = samples
 
     def __getitem__(self, key: Key) -> Sample | UserError:
@@ -96,7 +96,9 @@ class _Told(Dataset):
             return error
 
 
-def load_batches(dataset: Dataset, sampler: UpdateSampler, *, workers: int, device: str) -> Iterator[Sample]:
+def load_batches(
+    dataset: Dataset[Sample], sampler: UpdateSampler, *, workers: int, device: str
+) -> Iterator[Sample]:
     """Batches of `sampler`'s keys, collated; the same ones for any number of workers.
 
     Raises:
@@ -118,12 +120,15 @@ def load_batches(dataset: Dataset, sampler: UpdateSampler, *, workers: int, devi
 
 
 def _collate_told(samples: Sequence[Sample | UserError]) -> Sample | UserError:
-    wrong = next((sample for sample in samples if isinstance(sample, UserError)), None)
-    return collate(samples) if wrong is None else wrong
+    right = [sample for sample in samples if not isinstance(sample, UserError)]
+    wrong = [sample for sample in samples if isinstance(sample, UserError)]
+    return wrong[0] if wrong else collate(right)
 
 
 def collate(samples: Sequence[Sample]) -> Sample:
     """(uint8 [N, 3, H, W], channels-last in memory as the samples are; labels uint8 [N, H, W])."""
     images, labels = zip(*samples, strict=True)
     # `default_collate` stacks into the memory that a worker shares with the trainer
-    return default_collate([image.movedim(0, 2) for image in images]).movedim(3, 1), default_collate(labels)
+    return default_collate([image.movedim(0, 2) for image in images]).movedim(3, 1), default_collate(
+        list(labels)
+    )

@@ -6,20 +6,23 @@ After each update average = decay * average + (1 - decay) * weights, batch norm'
 from __future__ import annotations
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+M = TypeVar("M", bound=nn.Module)
 
-class AveragedWeights:
+
+class AveragedWeights(Generic[M]):
     """A copy of a model that follows it slowly.
 
     Attributes:
         model: the copy, in eval mode and without gradients.
     """
 
-    def __init__(self, model: nn.Module, *, decay: float) -> None:
+    def __init__(self, model: M, *, decay: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self._average = get_ema_multi_avg_fn(decay)
         self._own = list(self.model.state_dict().values())

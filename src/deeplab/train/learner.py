@@ -39,7 +39,7 @@ class Learner(NamedTuple):
 
     model: DeepLab
     optimiser: torch.optim.Optimizer
-    average: AveragedWeights | None
+    average: AveragedWeights[DeepLab] | None
     scaler: torch.amp.GradScaler | None
 
     @property
@@ -58,7 +58,7 @@ def settled(settings: OptimiseRecipe, device: str) -> OptimiseRecipe:
 def make_learner(model: DeepLab, settings: OptimiseRecipe, world: World) -> Learner:
     """Move `model` to the device and give it what it learns with."""
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-    model.to(world.device, memory_format=layout)
+    model.to(world.device, memory_format=layout)  # type: ignore[call-overload]  # not in torch's stubs
     average = AveragedWeights(model, decay=settings.average) if settings.average is not None else None
     freeze_scales(model, settings.freeze_norm)
     groups = parameter_groups(

@@ -170,8 +170,10 @@ def accumulate_gradients(
     )
     total = torch.zeros((), device=parts[0][0].device)
     for index, ((images, labels), share) in enumerate(zip(parts, shares, strict=True)):
-        waits = index + 1 < len(parts) and isinstance(objective, DistributedDataParallel)
-        with objective.no_sync() if waits else nullcontext():
+        waits = index + 1 < len(parts)
+        with (
+            objective.no_sync() if waits and isinstance(objective, DistributedDataParallel) else nullcontext()
+        ):
             loss = objective(images, labels, step) * share
             # DDP takes the mean of the processes' gradients, and their sum is wanted
             minimised = loss * world.size

@@ -28,7 +28,8 @@ def seed_all(seed: int) -> None:
 
 def capture(device: str) -> RandomState:
     """The generators as they are now; on cuda also that of `device`."""
-    kind, keys, *rest = np.random.get_state()
+    state: Any = np.random.get_state()
+    kind, keys, *rest = state
     version, words, gauss = random.getstate()
     tensors = {
         "torch": torch.get_rng_state(),

@@ -56,8 +56,8 @@ def recompute_activations(model: DeepLab) -> None:
         setattr(module, part, _forgetting(module, getattr(module, part)))
 
 
-def _forgetting(module: nn.Module, compute: Callable) -> Callable:
-    def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
+def _forgetting(module: nn.Module, compute: Callable[..., object]) -> Callable[..., object]:
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), statistics_unchanged(module)
 
     @functools.wraps(compute)

@@ -120,7 +120,10 @@ def _train(
     refuse_beyond_memory(recipe, world)
     dataset, validation = training_set(recipe), open_split(recipe.data, recipe.data.val)
     # what every checkpoint says beside its tensors
-    kept = {"recipe": recipe.model_dump(mode="json"), "data": data_fingerprint(dataset.source)}
+    kept: dict[str, Any] = {
+        "recipe": recipe.model_dump(mode="json"),
+        "data": data_fingerprint(dataset.source),
+    }
     kept |= {"started": None, "resumed": [], "best": None, "seconds": 0.0}
     if state:
         refuse_changes(state, kept["recipe"], kept["data"], str(folder))

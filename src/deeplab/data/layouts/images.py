@@ -93,7 +93,12 @@ def _places(root: Path, labels: str | None = None) -> dict[str, Place]:
     folders = _subfolders(root)
     own = {_SPLITS[name]: folder for name, folder in folders.items() if name in _SPLITS}
     own = {split: own[split] for split in by_name.ALIASES if split in own}
-    nested = {split: both for split, folder in own.items() if all(both := _two_folders(folder, labels))}
+    nested = {
+        split: (photos, masks)
+        for split, folder in own.items()
+        for photos, masks in [_two_folders(folder, labels)]
+        if photos and masks
+    }
     if nested:
         return nested
     beside = {

@@ -114,7 +114,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _classes(root: Path) -> tuple[ClassList, str]:
     if (root / NAMES_FILE).is_file():
         return ClassList.of(by_name.read_classes(root / NAMES_FILE)), NAMES_FILE
-    labels = set()
+    labels: set[str] = set()
     # all splits count, so that each gives a class the same index
     for path in visible(root, "**/*.json"):
         content = read_json(path)

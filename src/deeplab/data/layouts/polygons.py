@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-Ring = Sequence[Sequence[float]]
+Ring = Sequence[Sequence[float]] | np.ndarray
 Size = tuple[int, int]
 
 _ELLIPSE_CORNERS = 96

@@ -141,4 +141,4 @@ def _bitmap(bitmap: dict[str, Any]) -> Window:
     except (zlib.error, OSError) as error:
         raise UserError(f"a bitmap cannot be read ({error}); fix: export again") from error
     left, top = bitmap["origin"]
-    return Window(top, left, seen > 0 if seen.ndim == 2 else seen.any(axis=2))
+    return Window(top, left, np.greater(seen if seen.ndim == 2 else seen.max(axis=2), 0))

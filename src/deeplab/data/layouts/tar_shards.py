@@ -229,7 +229,8 @@ def write_shards(
         UserError: a sample that is wrong, or WebDataset is not installed.
     """
     writer = require("webdataset.writer", extra="webdataset").TarWriter
-    written, listed = [], []
+    written: list[Path] = []
+    listed: list[dict[str, str | int]] = []
     keys: dict[str, int] = {}
     for start in range(0, len(source), samples):
         path = output / f"{split}-{len(written):06d}.tar"

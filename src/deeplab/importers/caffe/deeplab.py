@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from deeplab.backbones.vgg import VGG16
 from deeplab.errors import UserError
 from deeplab.importers.caffe.file import Window, read_caffemodel
 from deeplab.importers.caffe.networks import CLASSIFIER, Plan, Source, plan_network, without_copies
@@ -19,6 +20,7 @@ from deeplab.importers.hints import Hints, flag
 from deeplab.importers.new_head import NOTE, fill_except
 from deeplab.importers.published import labels_for
 from deeplab.importers.report import Imported, ImportReport
+from deeplab.layers.conv import AtrousConv2d
 
 SHOWN = 5
 
@@ -93,6 +95,7 @@ def _check_all_used(unused: list[str]) -> None:
 def _check_windows(source: Source, plan: Plan) -> None:
     for path, names in plan.convs.items():
         conv = plan.model.get_submodule(path)
+        assert isinstance(conv, AtrousConv2d)
         kernel, rate = conv.kernel_size[0], conv.dilation[0]
         strides = {conv.stride[0]}
         if path.startswith("multi_scale."):
@@ -101,7 +104,7 @@ def _check_windows(source: Source, plan: Plan) -> None:
         windows = [Window(kernel, stride, rate * (kernel - 1) // 2, rate) for stride in strides]
         for name in names:
             _compare(source, name, windows)
-    if plan.model.config.backbone.name == "vgg16":
+    if isinstance(plan.model.backbone, VGG16):
         for number, pool in enumerate(plan.model.backbone.pools, 1):
             _compare(source, f"pool{number}", [Window(3, pool.stride, 1)])
         _compare(source, "pool5a", [Window(3, 1, 1, mean=True)])

@@ -139,7 +139,7 @@ def read_caffemodel(path: Path) -> dict[str, CaffeLayer]:
 
 
 def _layer(found: Message, numbers: Numbers) -> CaffeLayer:
-    kind = found.get(numbers.kind, [0])[-1]
+    told = found.get(numbers.kind, [0])[-1]
     name = text(found.get(numbers.name, []))
     window, eps = None, EPSILON
     try:
@@ -152,7 +152,7 @@ def _layer(found: Message, numbers: Numbers) -> CaffeLayer:
         blobs = tuple(_blob(message(piece)) for piece in sub_messages(found, numbers.blobs))
     except UserError as error:
         raise UserError(f"layer {name}: {error}") from None
-    kind = V1_KINDS.get(kind, f"type {kind}") if isinstance(kind, int) else text([kind])
+    kind = V1_KINDS.get(told, f"type {told}") if isinstance(told, int) else text([told])
     return CaffeLayer(name, kind, blobs, window, eps)
 
 

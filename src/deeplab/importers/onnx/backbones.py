@@ -28,15 +28,17 @@ def load_vgg16(backbone: nn.Module, path: Path) -> int:
     """
     found = read_convolutions(path)
     convs = [module for module in backbone.modules() if isinstance(module, AtrousConv2d)]
-    expected = [tuple(conv.weight.shape) for conv in convs if conv.bias is not None]
-    if [conv.weight.shape for conv in found if conv.bias is not None] != expected or len(found) != len(convs):
+    biases = [conv.bias for conv in convs if conv.bias is not None]
+    expected = [tuple(conv.weight.shape) for conv in convs]
+    shapes = [None if conv.bias is None else conv.weight.shape for conv in found]
+    if shapes != expected or len(biases) != len(convs):
         raise UserError(
             f"holds {len(found)} convolutions that are not the {len(convs)} of this backbone; it "
             "fills a vgg16 of 3 input channels",
             file=path,
         )
     with torch.no_grad():
-        for conv, values in zip(convs, found, strict=True):
+        for conv, bias, values in zip(convs, biases, found, strict=True):
             conv.weight.copy_(torch.from_numpy(np.array(values.weight)))
-            conv.bias.copy_(torch.from_numpy(np.array(values.bias)))
+            bias.copy_(torch.from_numpy(np.array(values.bias)))
     return len(convs)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deeplab.config import DeepLabConfig
+from deeplab.config import DeepLabConfig, NormedConfig
 from deeplab.errors import UserError
 from deeplab.imaging.palettes import VOC_CLASSES
 from deeplab.importers.hints import Hints, flag
@@ -213,8 +213,8 @@ def _with_norms(config: DeepLabConfig, facts: Facts | None) -> DeepLabConfig:
     if facts is None:
         return config
     update: dict[str, Any] = {"resize": facts.resize}
-    if facts.backbone_eps:
-        backbone = config.backbone
+    backbone = config.backbone
+    if facts.backbone_eps and isinstance(backbone, NormedConfig):
         norm = backbone.norm.model_copy(update={"eps": facts.backbone_eps})
         update["backbone"] = backbone.model_copy(update={"norm": norm})
     if facts.head_eps:

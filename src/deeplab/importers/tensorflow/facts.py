@@ -97,7 +97,7 @@ def _resize_rule(graph: Graph) -> ResizeRule:
     rules: set[ResizeRule] = set()
     for node in graph.nodes.values():
         if node.op == "ResizeBilinear":
-            half = "half_pixel" if node.flag("half_pixel_centers") else "legacy"
+            half: ResizeRule = "half_pixel" if node.flag("half_pixel_centers") else "legacy"
             rules.add("align_corners" if node.flag("align_corners") else half)
     if len(rules) > 1:
         raise UserError(f"the graph resizes by several rules: {', '.join(sorted(rules))}")

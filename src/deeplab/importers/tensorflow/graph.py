@@ -53,7 +53,7 @@ class Attribute(NamedTuple):
         """Field i, or f."""
         found = message(self.data)
         if 4 in found:
-            return float(np.frombuffer(found[4][-1], "<f4")[0])
+            return float(np.frombuffer(sub_message(found, 4), "<f4")[0])
         return signed(varints(found.get(3, [0]))[-1])
 
     def flag(self) -> bool:

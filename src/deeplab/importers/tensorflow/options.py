@@ -268,7 +268,7 @@ def _count(heads: Shapes, name: str, *, first: int) -> int:
 
 
 def _decoder(heads: Shapes, structure: Structure) -> None:
-    projections = []
+    projections: list[tuple[int, ...]] = []
     while (name := f"decoder/feature_projection0{_suffix(len(projections))}/weights") in heads:
         projections.append(heads[name])
     if not projections:

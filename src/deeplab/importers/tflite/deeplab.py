@@ -152,7 +152,8 @@ def _context(network: Network, found: Found, output_stride: int) -> ASPPConfig |
         return NoContextConfig()
     pool, crop, stride = found.pooling, None, (1, 1)
     if pool and pool.window != network.size(found.features):
-        crop = tuple((side - 1) * output_stride + 1 for side in pool.window)
+        height, width = pool.window
+        crop = (height - 1) * output_stride + 1, (width - 1) * output_stride + 1
         stride = pool.stride
     return ASPPConfig(
         channels=len(found.convs["context.pointwise"].kernel),
@@ -247,10 +248,11 @@ def _weights(
 
 
 def _facts(network: Network, found: Found, config: DeepLabConfig) -> dict[str, str]:
-    context, decoder, pixels = config.context, config.decoder, config.pixels
+    backbone, context, decoder, pixels = config.backbone, config.context, config.decoder, config.pixels
+    assert isinstance(backbone, MobileNetV2Config)
     height, width = network.size(network.source)
     rates = f", rates {', '.join(map(str, config.rates))}" if config.rates else ", no atrous rates"
-    divisor = f", divisor {config.backbone.divisor}" if config.backbone.divisor else ""
+    divisor = f", divisor {backbone.divisor}" if backbone.divisor else ""
     head = "none"
     if isinstance(context, ASPPConfig):
         head = f"{' + '.join(found.branches)}{rates}; {context.channels} channels"
@@ -265,7 +267,7 @@ def _facts(network: Network, found: Found, config: DeepLabConfig) -> dict[str, s
         else "none",
         "output stride": str(config.output_stride),
         "resize rule": config.resize,
-        "padding": config.backbone.padding,
+        "padding": backbone.padding,
         "input": f"{height}x{width}, (pixel - {pixels.mean[0]:g}) / {pixels.std[0]:g}",
         "output": " then ".join(["logits", *found.tail]).lower(),
     }

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from deeplab.config import DeepLabConfig, MobileNetConfig
+from deeplab.config import DeepLabConfig
 from deeplab.config.labels import LabelSpec
 from deeplab.errors import UserError
 from deeplab.importers.hints import Hints, flag
@@ -137,10 +137,10 @@ def _family(file: TorchFile) -> Family:
 
 def _facts(config: DeepLabConfig) -> dict[str, str]:
     backbone, context, decoder, pixels = config.backbone, config.context, config.decoder, config.pixels
-    mobile = isinstance(backbone, MobileNetConfig)
-    width = f" at width {backbone.width:g}" if mobile and backbone.width != 1 else ""
+    width, padding = getattr(backbone, "width", 1), getattr(backbone, "padding", "its own")
+    wide = f" at width {width:g}" if width != 1 else ""
     return {
-        "backbone": f"{backbone.name}{width}, padding {backbone.padding}",
+        "backbone": f"{backbone.name}{wide}, padding {padding}",
         "context": f"{context.kind}, {context.channels} channels" if context.kind != "none" else "none",
         "rates": ", ".join(map(str, config.rates)) or "none",
         "decoder": f"{decoder.convs} 3x3, low level {decoder.low_level_channels}" if decoder else "none",

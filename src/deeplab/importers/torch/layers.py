@@ -107,9 +107,9 @@ def size(weights: Weights, conv: str, axis: int = 0) -> int:
     return weight.shape[axis]
 
 
-def count(weights: Weights, pattern: str) -> int:
+def count(names: Iterable[str], pattern: str) -> int:
     """How many numbers, from 0 on, stand where `pattern` has its one group."""
-    found = {int(match[1]) for name in weights if (match := re.match(pattern, name))}
+    found = {int(match[1]) for name in names if (match := re.match(pattern, name))}
     return max(found, default=-1) + 1
 
 
@@ -160,7 +160,7 @@ def _convolution(
     weight = take(f"{layer.conv}.weight")
     if layer.roll:
         # a depthwise kernel has its channels in front
-        weight = weight.roll(layer.roll, 0 if conv.groups > 1 else 1)
+        weight = weight.roll(layer.roll, 0 if isinstance(conv, nn.Conv2d) and conv.groups > 1 else 1)
     values = {"weight": weight * layer.factor}
     if conv.bias is not None:
         values["bias"] = take(f"{layer.conv}.bias")

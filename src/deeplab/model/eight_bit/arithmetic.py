@@ -10,6 +10,7 @@ of 11 bits for resizing. Concatenations that change grids are TensorFlow Lite's 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -70,6 +71,7 @@ def convolve(
         layer: has real weights, on grids of `weight_scale` (float32 [out] or [1]), and a bias.
         activation: ReLU, ReLU6 or the identity; they are bounds of the result.
     """
+    assert layer.bias is not None
     weight = torch.round(layer.weight.detach().float() / weight_scale.view(-1, 1, 1, 1))
     sum_scale = x.grid.scale * weight_scale
     bias = torch.round(layer.bias.detach().float() / sum_scale).clamp(-LARGEST_BIAS, LARGEST_BIAS).int()
@@ -153,7 +155,7 @@ def mean(x: QuantisedMap, grid: Grid) -> QuantisedMap:
     return QuantisedMap((stored - grid.zero_point).float(), grid)
 
 
-def resize(x: QuantisedMap, size: tuple[int, int], rule: ResizeRule) -> QuantisedMap:
+def resize(x: QuantisedMap, size: Sequence[int], rule: ResizeRule) -> QuantisedMap:
     """Bilinear resize to [N, C, *size] on the same grid: weights in 1/2048, half up."""
     height, width = x.steps.shape[-2:]
     if (height, width) == tuple(size):

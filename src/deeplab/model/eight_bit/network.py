@@ -6,15 +6,18 @@ the model as it is now, so output stride and input size are free.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from deeplab.backbones.mobilenet import MobileNet
 from deeplab.config import ResizeRule
 from deeplab.errors import UserError
+from deeplab.heads.aspp import ASPP
+from deeplab.heads.base import NoContext
 from deeplab.layers.conv import ConvNormAct, SeparableConv
 from deeplab.layers.resize import ceil_divide
 from deeplab.model.eight_bit.arithmetic import (
@@ -59,7 +62,7 @@ class EightBit:
         """Logits [N, num_classes, h, w] on the classifier's grid, of normalised images [N, C, H, W]."""
         return _Pass(model, self).logits(images).real
 
-    def resize_logits(self, logits: torch.Tensor, size: tuple[int, int], rule: ResizeRule) -> torch.Tensor:
+    def resize_logits(self, logits: torch.Tensor, size: Sequence[int], rule: ResizeRule) -> torch.Tensor:
         """Logits [N, num_classes, *size], still on their grid: classes may be exactly equal."""
         return resize(nearest(logits, self.grids[CLASSIFIER]), size, rule).real
 
@@ -70,17 +73,17 @@ class _Pass:
     tables: EightBit
 
     def logits(self, images: torch.Tensor) -> QuantisedMap:
-        size = tuple(images.shape[-2:])
         x, end_points = self._backbone(nearest(images, self._grid(INPUT)))
         x = self._context(x)
         if self.model.decoder is not None:
             for index, stride in enumerate(self.model.decoder.strides):
-                target = tuple(ceil_divide(side, stride) for side in size)
+                target = [ceil_divide(side, stride) for side in images.shape[-2:]]
                 x = self._stage(f"decoder.stages.{index}", x, end_points[stride], target)
         return self._conv(CLASSIFIER, x)
 
     def _backbone(self, x: QuantisedMap) -> tuple[QuantisedMap, dict[int, QuantisedMap]]:
         backbone = self.model.backbone
+        assert isinstance(backbone, MobileNet)
         x = self._conv("backbone.stem", x)
         inside = []
         for index, block in enumerate(backbone.blocks):
@@ -97,9 +100,10 @@ class _Pass:
         return x, {stride: inside[index] for stride, index in backbone.end_points.items()}
 
     def _context(self, x: QuantisedMap) -> QuantisedMap:
-        if self.model.config.context.kind == "none":
-            return x
         context, branches = self.model.context, []
+        if isinstance(context, NoContext):
+            return x
+        assert isinstance(context, ASPP)
         if context.image_pooling is not None:
             pooled = mean(x, self._grid(POOLING))
             pooled = self._conv(f"{POOLING}.project", pooled)
@@ -110,12 +114,12 @@ class _Pass:
         return x if context.projection is None else self._conv(f"{CONTEXT}.projection", x)
 
     def _stage(
-        self, path: str, x: QuantisedMap, low_level: QuantisedMap, size: tuple[int, int]
+        self, path: str, x: QuantisedMap, low_level: QuantisedMap, size: Sequence[int]
     ) -> QuantisedMap:
         detail = self._conv(f"{path}.project", low_level)
         x = self._concat(path, [resize(part, size, self.model.config.resize) for part in (x, detail)])
-        for index in range(len(self.model.get_submodule(f"{path}.convs"))):
-            x = self._spatial(f"{path}.convs.{index}", x)
+        for name, _ in self.model.get_submodule(f"{path}.convs").named_children():
+            x = self._spatial(f"{path}.convs.{name}", x)
         return x
 
     def _concat(self, path: str, parts: list[QuantisedMap]) -> QuantisedMap:
@@ -130,9 +134,9 @@ class _Pass:
 
     def _conv(self, path: str, x: QuantisedMap) -> QuantisedMap:
         module = self.model.get_submodule(path)
-        layer, activation = (
-            (module.conv, module.activation) if isinstance(module, ConvNormAct) else (module, nn.Identity())
-        )
+        activation = module.activation if isinstance(module, ConvNormAct) else nn.Identity()
+        layer = module.conv if isinstance(module, ConvNormAct) else module
+        assert isinstance(layer, nn.Conv2d)
         weight_scale = self.tables.weight_scales[path].to(x.steps.device)
         return convolve(x, layer, weight_scale, self._grid(path), activation)
 

@@ -76,6 +76,7 @@ def _convert(model: DeepLab, path: Path) -> None:
             program = torch.onnx.export(
                 exported(model), output_names=list(output_names(model)), verbose=False
             )
+        assert program is not None
         program.save(os.fspath(path))
     except Exception as error:
         told = str(error).strip().splitlines()[-1:] or [""]

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from deeplab.config import ASPPConfig, DensePredictionCellConfig
 from deeplab.errors import UserError
 from deeplab.layers.resize import resize_bilinear, scale_sides
 from deeplab.model.checkpoint import describe
@@ -45,9 +46,10 @@ class RuntimeNetwork:
 
     def __init__(self, run: Run, model: DeepLab, *, one_pass: bool) -> None:
         context = model.config.context
+        window = isinstance(context, ASPPConfig | DensePredictionCellConfig) and context.image_pooling_crop
         alike = (
             model.config.image_pyramid == (1.0,)
-            and context.image_pooling_crop is None
+            and not window
             and (model.backbone.on_grid or model.decoder is not None)
         )
         if not one_pass and not alike:
@@ -145,5 +147,5 @@ def _key(model: DeepLab, runtime: str, photos: Sequence[np.ndarray]) -> str:
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     for photo in photos:
         digest.update(str(photo.shape).encode())
-        digest.update(np.ascontiguousarray(photo))
+        digest.update(np.ascontiguousarray(photo).data)
     return digest.hexdigest()

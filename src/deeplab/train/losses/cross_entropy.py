@@ -16,8 +16,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from deeplab.config import ResizeRule
 from deeplab.errors import UserError
-from deeplab.layers.resize import ResizeRule, resize_bilinear, resize_nearest
+from deeplab.layers.resize import resize_bilinear, resize_nearest
 from deeplab.native import upsample_loss
 
 MATTING_CLASSES = 2

@@ -13,9 +13,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, create_model, model_validator
+from pydantic import Field, model_validator
 
-from deeplab.config import DeepLabConfig, Strict, parse_config
+from deeplab.config import Architecture, DeepLabConfig, Strict, parse_config
 from deeplab.data.augment_recipe import AugmentRecipe
 from deeplab.data.recipe import DataRecipe
 from deeplab.errors import UserError
@@ -27,8 +27,8 @@ from deeplab.train.recipe.optimise import OptimiseRecipe
 FOLDER = Path(str(resources.files("deeplab") / "recipes"))
 
 
-class Architecture(Strict):
-    """What `ModelRecipe` can do beside holding `DeepLabConfig`'s keys."""
+class ModelRecipe(Architecture):
+    """All that `DeepLabConfig` says, without the number of classes, which the data give."""
 
     def config(self, num_classes: int) -> DeepLabConfig:
         """The architecture for that many classes.
@@ -38,19 +38,6 @@ class Architecture(Strict):
         """
         values = {"num_classes": num_classes, **self.model_dump()}
         return parse_config(DeepLabConfig, values, f"model, for {num_classes} classes")
-
-
-# all that DeepLabConfig says, without the number of classes, which the data give
-ModelRecipe = create_model(
-    "ModelRecipe",
-    __base__=Architecture,
-    __module__=__name__,
-    **{
-        name: (field.annotation, field)
-        for name, field in DeepLabConfig.model_fields.items()
-        if name != "num_classes"
-    },
-)
 
 
 class Recipe(Strict):
