@@ -212,7 +212,8 @@ def joined(
     Raises:
         UserError: two names are of one photo, so that one would lose its annotations.
     """
-    items, missing, taken = [], [], {}
+    items, missing = [], []
+    taken: dict[Path, tuple[str, object]] = {}
     for name in names:
         photo, note = photos.get(name), notes if isinstance(notes, Path) else notes.get(name)
         if photo is None or note is None:

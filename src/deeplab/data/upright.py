@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from deeplab.errors import UserError
 
@@ -44,7 +45,8 @@ def stored_as(image: Image.Image) -> Stored:
         orientation = image.getexif().get(ORIENTATION, UPRIGHT)
     if image.format == "TIFF":
         # whose size Pillow gives upright, or not, by its version
-        size = image.tag_v2[IMAGE_LENGTH], image.tag_v2[IMAGE_WIDTH]
+        tags = cast(TiffImageFile, image).tag_v2
+        size = tags[IMAGE_LENGTH], tags[IMAGE_WIDTH]
     return Stored(size, orientation if orientation in range(1, 9) else UPRIGHT)
 
 

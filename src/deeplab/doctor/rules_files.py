@@ -4,15 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from deeplab.data.upright import UPRIGHT
 from deeplab.doctor.examined import Examined
 from deeplab.doctor.findings import Finding, of_files
 from deeplab.doctor.found import Found
-from deeplab.doctor.inspect import Inspected
+from deeplab.doctor.mask_facts import MaskFacts
+from deeplab.doctor.photo_facts import PhotoFacts
+from deeplab.doctor.readers import Pair
 from deeplab.imaging.photos import PHOTO_SUFFIXES
 
 _MOST_DETAILS = 5
+
+
+class _Sized(NamedTuple):
+    """A pair whose files can both be read."""
+
+    pair: Pair
+    photo: PhotoFacts
+    mask: MaskFacts
 
 
 def file_findings(data: Examined, found: Found) -> list[Finding]:
@@ -118,15 +129,18 @@ def _unreadable(data: Examined) -> list[Finding]:
 
 
 def _sizes(data: Examined) -> list[Finding]:
-    wrong = [item for item in data.items if _sizes_known(item) and item.mask.size != item.photo.upright_size]
+    sized = [
+        _Sized(item.pair, item.photo, item.mask)
+        for item in data.items
+        if item.photo and item.mask and not item.photo.error and not item.mask.error
+    ]
+    wrong = [item for item in sized if item.mask.size != item.photo.upright_size]
     turned = [item for item in wrong if item.mask.size == item.photo.size]
     swapped = [
         item for item in wrong if item not in turned and item.mask.size == item.photo.upright_size[::-1]
     ]
     other = [item for item in wrong if item not in turned and item not in swapped]
-    hidden = [
-        item for item in data.items if _sizes_known(item) and item not in wrong and _turned_unseen(item)
-    ]
+    hidden = [item for item in sized if item not in wrong and _turned_unseen(item)]
     return [
         *of_files(
             "exif-rotation",
@@ -168,24 +182,20 @@ def _sizes(data: Examined) -> list[Finding]:
     ]
 
 
-def _turned_unseen(item: Inspected) -> bool:
+def _turned_unseen(item: _Sized) -> bool:
     """Whether the tag turns or mirrors a photo without swapping two different sides."""
     return item.photo.orientation != UPRIGHT and item.photo.size == item.photo.upright_size
 
 
-def _is_picture(item: Inspected) -> bool:
+def _is_picture(item: _Sized) -> bool:
     return item.pair.mask is not None and item.pair.mask.suffix.lower() in PHOTO_SUFFIXES
 
 
-def _drawn_in(items: Sequence[Inspected]) -> str:
+def _drawn_in(items: Sequence[_Sized]) -> str:
     return "the mask" if all(_is_picture(item) for item in items) else "what the annotation file draws"
 
 
-def _sizes_known(item: Inspected) -> bool:
-    return bool(item.photo and item.mask and not item.photo.error and not item.mask.error)
-
-
-def _size_fix(items: Sequence[Inspected]) -> str:
+def _size_fix(items: Sequence[_Sized]) -> str:
     if not all(_is_picture(item) for item in items):
         return (
             "Export the annotations again for these photos, or put back the photos that they were drawn on."
@@ -200,13 +210,13 @@ def _size_fix(items: Sequence[Inspected]) -> str:
     )
 
 
-def _same_shape(item: Inspected) -> bool:
+def _same_shape(item: _Sized) -> bool:
     (width, height), (mask_width, mask_height) = item.photo.upright_size, item.mask.size
     # one pixel of rounding in either direction is still the same shape
     return abs(width * mask_height - height * mask_width) <= max(width, height, mask_width, mask_height)
 
 
-def _size_lines(data: Examined, items: Sequence[Inspected]) -> list[str]:
+def _size_lines(data: Examined, items: Sequence[_Sized]) -> list[str]:
     return [
         f"{data.file(item.pair.mask)} is {item.mask.size[0]}x{item.mask.size[1]}, "
         f"{data.file(item.pair.photo)} is {item.photo.upright_size[0]}x{item.photo.upright_size[1]} upright"

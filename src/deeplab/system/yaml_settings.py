@@ -50,7 +50,7 @@ class _Settings(yaml.SafeLoader):
             raise UserError(f"more than {MOST_NODES} values, those that aliases stand for among them")
         return node
 
-    def construct_integer(self, node: yaml.Node) -> int:
+    def construct_integer(self, node: yaml.ScalarNode) -> int:
         value = self.construct_yaml_int(node)
         if not -LARGEST_INTEGER <= value < LARGEST_INTEGER:
             raise UserError(f"an integer of {value.bit_length()} bits", allowed="up to 64 bits")

@@ -98,17 +98,17 @@ def survey(root: Path, split: str) -> StoredSplit:
     except (KeyError, TypeError, AttributeError) as error:
         raise broken(path, error) from error
     if len(entries) < len(images):
-        file, _ = Counter(image["file_name"] for image in images).most_common(1)[0]
+        twice, _ = Counter(image["file_name"] for image in images).most_common(1)[0]
         raise UserError(
-            "two images are called " + file, fix="give each its own name, or merge them", file=path
+            f"two images are called {twice}", fix="give each its own name, or merge them", file=path
         )
     chosen = list(entries) if own else by_name.choose(root, list(entries), split)
     folder = _photo_folder(root, path, split, images)
     photos = {name: find_file((folder,), entries[name]["file_name"]) for name in chosen if name in entries}
     items, missing = joined(chosen, photos, path)
-    found = {item.name: _entry(entries[item.name], item.photo, drawn, path) for item in items}
+    drawings = {item.name: _entry(entries[item.name], item.photo, drawn, path) for item in items}
     classes = ClassList.of(categories.values())
-    read = Painter(_Pictures(found), classes, largest_first=True)
+    read = Painter(_Pictures(drawings), classes, largest_first=True)
     return StoredSplit(
         classes=classes.classes,
         origin=path.name,
@@ -139,16 +139,16 @@ def _joined_by_id(
         drawn[key], bad[key] = [], []
     stray = []
     for entry in annotations:
-        image, category, name = same_id(entry["image_id"]), same_id(entry["category_id"]), entry.get("id")
-        if image not in drawn or category not in categories:
-            what = f"image_id {entry['image_id']!r}" if image not in drawn else f"category_id {category!r}"
+        key, category, name = same_id(entry["image_id"]), same_id(entry["category_id"]), entry.get("id")
+        if key not in drawn or category not in categories:
+            what = f"image_id {entry['image_id']!r}" if key not in drawn else f"category_id {category!r}"
             stray.append(f"annotation {name} of {path}: {what}")
             continue
         usable, fault = _usable(entry)
         if usable:
-            drawn[image].append((f"annotation {name}", categories[category], usable))
+            drawn[key].append((f"annotation {name}", categories[category], usable))
         if fault:
-            bad[image].append(f"annotation {name} of {files[image]} in {path}: {fault}")
+            bad[key].append(f"annotation {name} of {files[key]} in {path}: {fault}")
     faults = [text for each in bad.values() for text in each]
     if faults and not any(drawn.values()):
         what = "has boxes, no segmentation" if "bbox" in annotations[0] else "has no usable outline"

@@ -77,7 +77,8 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
     if not files:
         raise UserError(f"{folder} holds no JSON; fix: name the folder that labelme wrote to")
     chosen = list(files) if folder != root else by_name.choose(root, list(files), split)
-    photos, bad = {}, []
+    photos: dict[str, Path] = {}
+    bad: list[str] = []
     for name in chosen:
         if name in files:
             content = _read(files[name])

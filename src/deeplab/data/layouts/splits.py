@@ -159,7 +159,8 @@ def matched(path: Path, names: Sequence[str]) -> list[str]:
         for whole in {name, without_suffix(name)}:
             for start in range(whole.count("/") + 1):
                 endings.setdefault(whole.split("/", start)[start], set()).add(name)
-    known, chosen, listed_as = set(names), [], {}
+    known, chosen = set(names), []
+    listed_as: dict[str, str] = {}
     for listed in dict.fromkeys(picture_names(path)):
         name = _match(listed, known, endings, path)
         if listed_as.setdefault(name, listed) != listed:

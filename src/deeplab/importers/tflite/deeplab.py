@@ -128,9 +128,9 @@ def _backbone(found: Found) -> MobileNetV2Config | MobileNetEdgeTPUConfig:
     known = {"in_channels": found.convs[STEM].kernel.shape[1], "padding": _padding(found)}
     for config in _widths(found.family, channels):
         backbone = template(config)
+        layers = {path: backbone.get_submodule(path.removeprefix("backbone.")) for path in channels}
         ours = {
-            path: backbone.get_submodule(path.removeprefix("backbone.")).conv.out_channels
-            for path in channels
+            path: layer.conv.out_channels for path, layer in layers.items() if isinstance(layer, ConvNormAct)
         }
         if ours == channels:
             extra = {} if last in (None, backbone.out_channels) else {"last_channels": last}
@@ -181,7 +181,8 @@ def _decoder(found: Found) -> DecoderConfig | None:
 
 
 def _resize_rule(found: Found) -> ResizeRule:
-    rules = {resize.rule for resize in _visible_resizes(found)}
+    # spreading one value over a map is the same by every rule
+    rules = {resize.rule for resize in found.resizes if resize.rule}
     if len(rules) > 1:
         raise UserError(f"resizes by different rules in one file: {', '.join(sorted(rules))}")
     return rules.pop() if rules else "align_corners"
@@ -249,7 +250,7 @@ def _weights(
 
 def _facts(network: Network, found: Found, config: DeepLabConfig) -> dict[str, str]:
     backbone, context, decoder, pixels = config.backbone, config.context, config.decoder, config.pixels
-    assert isinstance(backbone, MobileNetV2Config)
+    assert isinstance(backbone, MobileNetV2Config | MobileNetEdgeTPUConfig)
     height, width = network.size(network.source)
     rates = f", rates {', '.join(map(str, config.rates))}" if config.rates else ", no atrous rates"
     divisor = f", divisor {backbone.divisor}" if backbone.divisor else ""
@@ -259,7 +260,7 @@ def _facts(network: Network, found: Found, config: DeepLabConfig) -> dict[str, s
         head += "" if context.projection else ", not projected"
     return {
         "network": f"DeepLabv3{'+' if decoder else ''} on {NAMES[found.family]}",
-        "width": f"{config.backbone.width:g}{divisor}",
+        "width": f"{backbone.width:g}{divisor}",
         "classes": str(config.num_classes),
         "context": head,
         "decoder": f"strides {decoder.strides}, low level {decoder.low_level_channels}"

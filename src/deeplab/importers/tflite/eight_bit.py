@@ -6,6 +6,8 @@ have them: a re-quantisation anywhere but before a concatenation would be lost, 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from pydantic import ValidationError
 
@@ -16,7 +18,7 @@ from deeplab.importers.tflite.walk import STEM, Found
 from deeplab.model.eight_bit import EightBit, Grid
 from deeplab.model.eight_bit.network import INPUT, POOLING
 
-LOWEST = {"uint8": 0, "int8": -128}
+LOWEST: dict[str, Literal[0, -128]] = {"uint8": 0, "int8": -128}
 # beyond these ratios of scales the runtime's fixed-point products are not used
 RATIOS = (2.0**-8, 2.0**7)
 

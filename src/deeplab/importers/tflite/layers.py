@@ -281,8 +281,8 @@ class _Simplifier:
 
     def _trail(self, number: int, before: tuple[Quantisation, ...]) -> None:
         grid = self.tensors[number].quantisation
-        same = grid is None or (before and _same_grid(grid, before[-1]))
-        self.grids[number] = before if same else (*before, grid)
+        new = grid is not None and not (before and _same_grid(grid, before[-1]))
+        self.grids[number] = (*before, grid) if grid is not None and new else before
 
     def _nothing(self, op: Op) -> None:
         source, output = op.inputs[0], op.outputs[0]
@@ -377,11 +377,11 @@ class _Simplifier:
         own = op.options.get("Padding") == SAME
         if own and spread:
             raise _refusal(op, "pads twice: SAME padding after PAD or SPACE_TO_BATCH_ND")
-        reach = [(side - 1) * rate + 1 for side, rate in zip(conv.window, conv.rate, strict=True)]
-        sides = self._map(conv.sources[0])[:2]
+        tall, wide = ((side - 1) * rate + 1 for side, rate in zip(conv.window, conv.rate, strict=True))
+        height, width, _ = self._map(conv.sources[0])
         rules: dict[Padding, Pads] = {
-            "same": tuple(same_padding(n, k, conv.stride) for n, k in zip(sides, reach, strict=True)),
-            "symmetric": tuple(((k - 1) // 2, k - 1 - (k - 1) // 2) for k in reach),
+            "same": (same_padding(height, tall, conv.stride), same_padding(width, wide, conv.stride)),
+            "symmetric": (((tall - 1) // 2, tall // 2), ((wide - 1) // 2, wide // 2)),
         }
         written = rules["same"] if own else spread.pads if spread else ZEROS
         likely: tuple[Padding, ...] = ("same", "symmetric") if own else ("symmetric", "same")
@@ -661,7 +661,8 @@ class _Simplifier:
         order = tuple(self._constant(op, 1).tolist())
         source, output = self._resolve(op.inputs[0]), op.outputs[0]
         if source == self.source and order == (0, 2, 3, 1):
-            self.maps[source] = self.tensors[output].shape[1:]
+            height, width, channels = self.tensors[output].shape[1:]
+            self.maps[source] = height, width, channels
             self._nothing(op)
         elif order == (0, 3, 1, 2):
             self.channels_first.add(output)

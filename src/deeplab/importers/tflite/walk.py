@@ -80,6 +80,12 @@ def template(config: MobileNetV2Config | MobileNetEdgeTPUConfig) -> MobileNet:
     return backbone
 
 
+def window(layer: ConvNormAct) -> Pair:
+    """Height and width of its kernel."""
+    height, width = layer.conv.kernel_size
+    return height, width
+
+
 def block_convs(block: nn.Module) -> dict[str, ConvNormAct]:
     """The convolutions of an inverted residual by name, in running order."""
     return {name: layer for name, layer in block.named_children() if isinstance(layer, ConvNormAct)}
@@ -144,7 +150,7 @@ class _Walk:
                 out = self._take(
                     f"{path}.{name}",
                     out,
-                    kernel=layer.conv.kernel_size,
+                    kernel=window(layer),
                     linear=isinstance(layer.activation, nn.Identity),
                     depthwise=layer.conv.groups > 1,
                 )
@@ -154,7 +160,7 @@ class _Walk:
                 self.found.sums[path] = self._meet(sums[0])
             x = self.found.sums.get(path, out)
         if isinstance(known.last, ConvNormAct):
-            x = self._take(LAST, x, kernel=known.last.conv.kernel_size, linear=False)
+            x = self._take(LAST, x, kernel=window(known.last), linear=False)
         return x
 
     def _context(self, features: int) -> int:
@@ -240,13 +246,15 @@ class _Walk:
         path = f"decoder.stages.{index}"
         details = [number for number in concat.sources if number != x]
         detail = details[0] if len(details) == 1 else -1
-        while isinstance(self.makers.get(detail), Resize):
-            detail = self._pass_resize(self.makers[detail], backwards=True)
+        while isinstance(resize := self.makers.get(detail), Resize):
+            detail = self._pass_resize(resize, backwards=True)
         project = self.makers.get(detail)
-        known = (
-            isinstance(project, Conv) and project.window == (1, 1) and project.sources[0] in self.end_points
-        )
-        if len(concat.sources) != 2 or not known:
+        if (
+            not isinstance(project, Conv)
+            or project.window != (1, 1)
+            or project.sources[0] not in self.end_points
+            or len(concat.sources) != 2
+        ):
             raise UserError(
                 f"{self._name(concat)} is no decoder step; known: the features, and a 1x1 convolution of "
                 "one of the backbone's end points"
@@ -275,9 +283,10 @@ class _Walk:
         for layer in readers:
             if isinstance(layer, Tail):
                 self.found.tail.append(layer.kind)
-            else:
+                self.found.late += behind and layer.kind.startswith("RESIZE")
+            elif isinstance(layer, Resize):
                 self.found.resizes.append(layer)
-            self.found.late += behind and (isinstance(layer, Resize) or layer.kind.startswith("RESIZE"))
+                self.found.late += behind
             self._end(self._meet(layer), behind=behind or isinstance(layer, Tail))
 
     def _take(self, path: str, source: int, *, kernel: Pair, linear: bool, depthwise: bool = False) -> int:

@@ -85,7 +85,8 @@ def read_torch_file(path: Path) -> TorchFile:
                 f"holds a {type(content).__name__}, not weights by name", fix="give a state dict", file=path
             )
         found, notes = _unwrap(content)
-        weights = dict(found) if read is None else _tensors(found, read, size)
+        inside: object = found
+        weights: dict[str, Any] = dict(found) if read is None else _tensors(found, read, size)
     if not weights:
         keys = cut(", ".join(map(str, list(content)[:5]))) or "nothing"
         raise UserError(f"has no weights under any known key (it has: {keys}); give a state dict", file=path)
@@ -99,7 +100,7 @@ def read_torch_file(path: Path) -> TorchFile:
     if halves:
         notes.append(f"stored as {', '.join(halves)}: read as float32")
     weights = {name: value.float() if _is_float(value) else value for name, value in weights.items()}
-    meta = {key: value for key, value in content.items() if value is not found}
+    meta = {key: value for key, value in content.items() if value is not inside}
     return TorchFile(path, weights, {} if content is found else meta, tuple(notes))
 
 
@@ -135,7 +136,7 @@ def _tensors(
         UserError: they are more than a file of `size` bytes can hold.
     """
     stored = {str(name): value for name, value in found.items() if isinstance(value, Stored)}
-    claimed = sum(value.count for value in stored.values())
+    claimed = sum(value.values for value in stored.values())
     if claimed > SHARED * size:
         raise UserError(f"weights of {claimed} values in {size} bytes: the file is damaged", fix=DAMAGED)
     data: dict[str, bytearray] = {}

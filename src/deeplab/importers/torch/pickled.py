@@ -55,7 +55,7 @@ class Stored(NamedTuple):
     strides: tuple[int, ...]
 
     @property
-    def count(self) -> int:
+    def values(self) -> int:
         """Its number of values."""
         return math.prod(self.shape)
 
@@ -68,7 +68,7 @@ class Stored(NamedTuple):
         held = len(data) // self.dtype.itemsize
         steps = zip(self.shape, self.strides, strict=True)
         last = self.offset + sum((side - 1) * step for side, step in steps)
-        if not 0 < self.count <= held or last >= held:
+        if not 0 < self.values <= held or last >= held:
             raise UserError(
                 f"a tensor of shape {list(self.shape)} in a storage of {held} values: it is damaged"
             )
@@ -257,15 +257,20 @@ class _Machine:
             stack[-count:] = [tuple(stack[-count:])]
         elif step in ("TUPLE", "LIST", "DICT", "FROZENSET"):
             items = self._since_mark()
-            made = {"TUPLE": tuple, "DICT": _of_pairs}.get(step, list)
-            stack.append(made(items))
+            stack.append(
+                tuple(items) if step == "TUPLE" else _of_pairs(items) if step == "DICT" else list(items)
+            )
         elif step in ("APPEND", "APPENDS", "ADDITEMS", "SETITEM", "SETITEMS"):
             self._fill(step)
         elif step in ("GLOBAL", "STACK_GLOBAL"):
             self._name(argument)
         elif step in ("REDUCE", "NEWOBJ"):
             values, make = stack.pop(), stack.pop()
-            if type(values) is not tuple or not any(make is known for known in KNOWN.values()):
+            if (
+                type(values) is not tuple
+                or not callable(make)
+                or not any(make is each for each in KNOWN.values())
+            ):
                 raise UserError("an object made of what is no class: the file is damaged")
             stack.append(make(*values))
         elif step == "BINPERSID":

@@ -6,6 +6,7 @@ name other files to read. Needs h5py (extra `keras`).
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -100,9 +101,11 @@ def tell(unpacked: int) -> None:
     except ImportError:
         # Windows: the time is limited alone
         pass
-    import h5py
+    h5py = importlib.import_module("h5py")
 
-    parts, arrays, left = [], [], unpacked
+    parts: list[Any] = []
+    arrays: list[Any] = []
+    left = unpacked
     try:
         with h5py.File(io.BytesIO(data), "r") as file:
             for path, name, content in _walk(file, []):
@@ -127,7 +130,7 @@ def tell(unpacked: int) -> None:
 
 def _walk(group: Any, path: list[str]) -> Iterator[tuple[list[str], str, Any]]:
     """Path, name and content of every list of names, array, and (without content) group."""
-    import h5py
+    h5py = importlib.import_module("h5py")
 
     if len(path) > DEEPEST:
         raise UserError(f"groups more than {DEEPEST} deep")

@@ -126,7 +126,7 @@ def parse_checkpoint(stored: bytes, source: str) -> TrainingState:
 def _checksum(value: torch.Tensor) -> str:
     """Of a tensor's type, shape and bytes."""
     digest = hashlib.sha256(f"{value.dtype} {list(value.shape)}".encode())
-    digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
