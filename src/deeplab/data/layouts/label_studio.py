@@ -95,7 +95,9 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
     if path is None:
         raise UserError(f"{root} holds no {LOOKS_FOR}; fix: export as JSON (not JSON-MIN) into it")
     try:
-        tasks = [task for task in read_json(path) if _annotation(task)]
+        listed = read_json(path)
+        tasks = [task for task in listed if _annotation(task)]
+        open_tasks = [_find_photo(root, _photo_name(task)) for task in listed if not _annotation(task)]
         files = [_photo_name(task) for task in tasks]
         results = [_results(task) for task in tasks]
         labels = sorted({label for each in results for result in each if (label := _label(result))})
@@ -128,6 +130,7 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
         origin="the names given" if names else path.name,
         items=items,
         missing=missing,
+        unannotated=tuple(photo for photo in open_tasks if photo.is_file()),
         bad=tuple(text for item in items for text in entries[item.name][2]),
         unlisted=frozenset(entries).difference(chosen),
         read=read,

@@ -36,7 +36,7 @@ from deeplab.data.layouts.painting import (
     unpainted,
 )
 from deeplab.data.layouts.polygons import Window
-from deeplab.data.stored import Item, StoredSplit, joined, listing
+from deeplab.data.stored import Item, StoredSplit, joined, listing, pictures
 from deeplab.data.upright import stored
 from deeplab.errors import UserError
 
@@ -84,6 +84,8 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
             photos[name] = find_file((files[name].parent,), content["imagePath"])
             bad += unpainted(_regions(content, (0, 0), files[name]), files[name])
     items, missing = joined(chosen, photos, files)
+    # a JSON is called as its photo, which may lie in another folder
+    annotated = {name.rpartition("/")[2] for name in files} | {item.photo.stem for item in items}
     classes, origin = (ClassList(names), "the names given") if names else _classes(root)
     read = Painter(_picture, classes)
     return StoredSplit(
@@ -92,6 +94,7 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
         items=items,
         missing=missing,
         bad=tuple(bad),
+        unannotated=tuple(photo for photo in pictures(folder) if plain_name(photo.stem) not in annotated),
         unlisted=frozenset(files).difference(chosen),
         read=read,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import mmap
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,7 +170,7 @@ def read_json(path: Path) -> Any:
 def class_name(value: Any) -> str:
     """A class's name as text; one that is a number is called by its digits, and "" is none at all."""
     named = isinstance(value, int | float | str) and not isinstance(value, bool)
-    return str(value).strip() if named else ""
+    return unicodedata.normalize("NFC", str(value).strip()) if named else ""
 
 
 def _encoding(stored: bytes) -> str:

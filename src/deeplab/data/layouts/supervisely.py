@@ -36,7 +36,7 @@ from deeplab.data.layouts.painting import (
     unpainted,
 )
 from deeplab.data.layouts.polygons import Window
-from deeplab.data.stored import Item, StoredSplit, joined
+from deeplab.data.stored import Item, StoredSplit, joined, pictures
 from deeplab.errors import UserError
 
 Size = tuple[int, int]
@@ -74,12 +74,16 @@ def survey(root: Path, split: str) -> StoredSplit:
     chosen = list(annotations) if own else by_name.choose(root, list(annotations), split)
     photos = {name: find_file((path.parent.parent / "img",), path.stem) for name, path in annotations.items()}
     items, missing = joined(chosen, photos, annotations)
+    annotated = set(photos.values())
     read = Painter(_picture, classes)
     return StoredSplit(
         classes=classes.classes,
         origin=meta.name,
         items=items,
         missing=missing,
+        unannotated=tuple(
+            photo for folder in folders for photo in pictures(folder / "img") if photo not in annotated
+        ),
         bad=tuple(text for item in items for text in unpainted(_picture(item).regions, item.mask)),
         unlisted=frozenset(annotations).difference(chosen),
         read=read,
