@@ -11,6 +11,7 @@ import pytest
 from data_folders import photo, text
 from PIL import Image
 
+from deeplab.cli.data import convert
 from deeplab.data.layouts import recognise
 from deeplab.data.layouts.polygons import fill
 from deeplab.data.layouts.run_lengths import brush_mask, coco_runs, from_runs
@@ -176,7 +177,7 @@ def test_labelme_circle_and_names(tmp_path):
 def test_labelme_faults_are_named_with_their_file(tmp_path):
     photo(tmp_path / "a.jpg", (4, 4))
     write(tmp_path / "a.json", labelme(("cat", [[0, 0], [4, 4]], "line")))
-    with pytest.raises(UserError, match=r"a\.json: a shape of type 'line' has no area"):
+    with pytest.raises(UserError, match=r"a\.json: shape 1 \(cat\): a shape of type 'line' has no area"):
         label(tmp_path)
     write(tmp_path / "a.json", labelme(("cat", [[0, 0], [4, 4]], "rectangle"), image="..\\b.jpg"))
     assert "b.jpg, which" in open_source(tmp_path, "all").missing[0]
@@ -450,6 +451,43 @@ def test_labelme_dialects(tmp_path):
     faults = ("no label", "no points", "fewer than 3 points", "a coordinate is missing")
     assert [fault in text for fault, text in zip(faults, source.bad, strict=True)] == [True] * 4
     assert source.bad[1].startswith(f"shape 5 (dog) in {tmp_path / 'a.json'}: ")
+
+
+def test_labelme_lines_have_the_width_that_is_stated(tmp_path):
+    photo(tmp_path / "a.jpg", (4, 6))
+    strip = ("cat", [[0, 1], [4, 1], [4, 4]], "linestrip")
+    write(tmp_path / "a.json", labelme(strip, ("dog", [[0, 4], [2, 4]], "line"), size=(4, 6)))
+    with pytest.raises(
+        UserError, match=r"a\.json: shape 1 \(cat\): .*'linestrip' has no area; fix: .*data\.line_width"
+    ):
+        label(tmp_path)
+    # two wide about y = 1 and x = 4, and about y = 4; no pixel's centre is in the round of the bend alone
+    assert open_source(tmp_path, "all", line_width=2).label(0).tolist() == [
+        [1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 0], [0, 0, 0, 1, 1, 0], [2, 2, 0, 1, 1, 0],
+    ]  # fmt: skip
+    loaded = open_split(DataRecipe(root=tmp_path, line_width=0.75), "all").load(0)[1]
+    assert not loaded.any()
+    with pytest.raises(UserError, match=r"line_width=2.0: data in the layout images"):
+        open_source(tmp_path, "all", layout="images", line_width=2.0)
+
+
+def test_labelme_photos_inside_the_annotation(tmp_path):
+    pixels = photo(tmp_path / "old.png", (4, 6))
+    content = labelme(("cat", [[0, 0], [3, 0], [3, 4], [0, 4]], "polygon"), size=(4, 6), image="gone.png")
+    content["imageData"] = base64.b64encode((tmp_path / "old.png").read_bytes()).decode()
+    for root, sizes in ((tmp_path / "a", {}), (tmp_path / "b", {"imageHeight": None, "imageWidth": None})):
+        write(root / "x.json", content | sizes)
+        source = open_source(root, "all")
+        assert not source.missing and source.files(0)[0] == f"{root / 'x.json'}:imageData"
+        np.testing.assert_array_equal(source.photo(0), pixels)
+        assert source.label(0).tolist() == [[1, 1, 1, 0, 0, 0]] * 4
+        convert(root, root / "out", split="all")
+        with Image.open(root / "out/images/all/x.png") as image:
+            np.testing.assert_array_equal(np.array(image), pixels)
+    assert check_data(tmp_path / "a", Expected(train="all"), workers=1).data.items[0].photo.error is None
+    write(tmp_path / "a/x.json", content | {"imageData": "AAAA"})
+    with pytest.raises(UserError, match=r"x\.json:imageData cannot be read as a picture"):
+        open_source(tmp_path / "a", "all").photo(0)
 
 
 def test_the_other_tools_list_what_paints_nothing(tmp_path):

@@ -37,7 +37,7 @@ class Layout(NamedTuple):
     """One way to store a data set.
 
     looks_for: what `recognise` looks for, in words.
-    survey: (root, split, and of `labels` and `names` what `takes` lists) to what is there.
+    survey: (root, split, and of the options that `takes` lists) to what is there.
     """
 
     looks_for: str
@@ -61,7 +61,7 @@ LAYOUTS: dict[str, Layout] = {
     "camvid": _layout(camvid, "names"),
     "roboflow": _layout(roboflow),
     "supervisely": _layout(supervisely),
-    "labelme": _layout(labelme, "names"),
+    "labelme": _layout(labelme, "names", "line_width"),
     "tfrecord": _layout(tfrecord, "names"),
     "webdataset": _layout(tar_shards, "names"),
     "coco": _layout(coco),
