@@ -17,6 +17,7 @@ from deeplab.data.recipe import DataRecipe
 from deeplab.data.selection import select_classes
 from deeplab.data.source import Survey
 from deeplab.data.stored import StoredSplit
+from deeplab.data.upright import DrawnOn
 from deeplab.errors import UserError
 
 if TYPE_CHECKING:
@@ -123,14 +124,8 @@ def open_split(
         names=data.names,
         line_width=data.line_width,
         on_bad=data.on_bad,
+        drawn_on=data.drawn_on,
     )
-    if isinstance(source, StoredSplit):
-        source = replace(source, drawn_on=data.drawn_on)
-    elif data.drawn_on != "auto":
-        raise UserError(
-            f"data.drawn_on={data.drawn_on}: photos in the layout {_layout_name(data.root, data.layout)} have no files "
-            "of their own; fix: leave it out, and write the shards again from the files"
-        )
     keep = data.classes or source.classes
     table = select_classes(source.classes, keep, other=data.other)
     kept = None
@@ -152,10 +147,12 @@ def open_complete(
     names: tuple[str, ...] = (),
     line_width: float | None = None,
     on_bad: Literal["error", "skip"] = "skip",
+    drawn_on: DrawnOn = "auto",
 ) -> Survey:
     """As `open_source`, which see; a split that lacks files or is empty is refused.
 
-    `on_bad` says whether annotations that paint nothing are left out, with a warning, or refused.
+    `on_bad` says whether annotations that paint nothing are left out, with a warning, or refused; `drawn_on` what the
+    labels were drawn on, see `deeplab.data.upright.turned_upright`.
 
     Raises:
         UserError: as `open_source`; also if a file of the split is missing, an annotation belongs to nothing, or the
@@ -186,6 +183,13 @@ def open_complete(
             f"split {split!r} of {root} has no samples; fix: name another split, add photos and masks, or write "
             f"{Path(root) / 'train.txt'} and {Path(root) / 'val.txt'} with one name a line (without lists the hash "
             "of a name puts a fifth into val)"
+        )
+    if isinstance(source, StoredSplit):
+        return replace(source, drawn_on=drawn_on)
+    if drawn_on != "auto":
+        raise UserError(
+            f"drawn_on={drawn_on}: photos in the layout {_layout_name(Path(root), layout)} have no files of their own; "
+            "fix: leave it out, and write the shards again from the files"
         )
     return source
 
