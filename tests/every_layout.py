@@ -204,6 +204,18 @@ def label_studio(root: Path) -> Made:
     return Made(("background", "dog"), "background", "dog")
 
 
+def yolo(root: Path) -> Made:
+    shares = " ".join(f"{x / SIDE:g} {y / SIDE:g}" for x, y in RIGHT)
+    for split, name in PAIRS:
+        picture(root / f"images/{split}/{name}.jpg", name)
+        text(root / f"labels/{split}/{name}.txt", f"1 {shares}\n")
+    text(
+        root / "data.yaml",
+        "path: ../datasets/pets\ntrain: images/train\nval: images/val\nnames: {0: cat, 1: dog}\n",
+    )
+    return Made(OWN, "background", "dog")
+
+
 def tfrecord(root: Path) -> Made:
     made = images(root.parent / "plain")
     for split in NAMES:
@@ -223,6 +235,6 @@ SETS: dict[str, Callable[[Path], Made]] = {
     make.__name__.replace("images_", "images ").replace("_", "-"): make
     for make in (
         images, images_with_mask_in_the_name, images_side_by_side, voc, cityscapes, ade20k, camvid, coco_stuff,
-        roboflow, cvat_masks, coco, cvat, labelme, supervisely, label_studio, tfrecord, webdataset,
+        roboflow, cvat_masks, coco, cvat, labelme, supervisely, label_studio, yolo, tfrecord, webdataset,
     )
 }  # fmt: skip

@@ -508,3 +508,59 @@ def test_the_other_tools_list_what_paints_nothing(tmp_path):
         source = open_source(tmp_path / name, "all")
         assert len(source.bad) == 2 and all("/a" in text or " of a" in text for text in source.bad)
         assert set(np.ravel(source.label(0))) > {0}
+
+
+# --- YOLO segmentation
+
+
+SQUARE = "0.25 0.5 1 0.5 1 1 0.25 1"
+
+
+def yolo(root, *lines, names="[cat, dog]", form="images/{}"):
+    for split in ("train", "val"):
+        photo(root / form.format(split) / "a.jpg", (2, 4))
+        where = (root / form.format(split)).as_posix().replace("images", "labels")
+        text(root / where / "a.txt", "\n".join(lines))
+    prefix = "../" if form.startswith("{}") else ""
+    places = "".join(f"{split}: {prefix}{form.format(split)}\n" for split in ("train", "val"))
+    text(root / "data.yaml", f"{places}names: {names}\n")
+
+
+@pytest.mark.parametrize("form", ["images/{}", "{}/images"])
+@pytest.mark.parametrize("names", ["[cat, dog]", "{1: dog, 0: cat}", "[5, dog]"])
+def test_yolo_outlines_are_shares_of_the_photo(tmp_path, form, names):
+    yolo(tmp_path, f"1 {SQUARE}", "0 0.5 0 1 0 1 1 0.5 1", names=names, form=form)
+    assert recognise(tmp_path) == "yolo" and split_names(tmp_path) == ("train", "val")
+    source = open_source(tmp_path, "train")
+    assert source.classes == ("background", "5" if "5" in names else "cat", "dog") and source.name(0) == "a"
+    # the smaller one lies on top
+    assert source.label(0).tolist() == [[0, 0, 1, 1], [0, 2, 2, 2]]
+
+
+def test_yolo_boxes_and_classes_that_are_not_listed(tmp_path):
+    yolo(tmp_path, f"0 {SQUARE}", "1 0.5 0.5 0.1 0.1", f"7 {SQUARE}")
+    source = open_source(tmp_path, "train")
+    file = tmp_path / "labels/train/a.txt"
+    assert source.bad == (f"line 2 (class 1) in {file}: it is a box, no outline",)
+    assert source.stray == (f"line 3 (class 7) of {file}",)
+    yolo(tmp_path, "1 0.5 0.5 0.1 0.1")
+    with pytest.raises(UserError, match=r"data\.yaml: has boxes, no segmentation \(first: line 1"):
+        open_source(tmp_path, "train")
+    for wrong in ("1 0.5 0.5 0.1", "0.5 0 0 1 1 0 1", "cat 0 0 1 1 0 1", "1 0 0 1 1 nan 1"):
+        yolo(tmp_path, wrong)
+        with pytest.raises(UserError, match=r"a\.txt: line 1 is not a class's number and pairs of x and y"):
+            open_source(tmp_path, "train")
+    yolo(tmp_path, f"0 {SQUARE}", names="[cat, cat]")
+    with pytest.raises(UserError, match=r"data\.yaml: a class is listed twice"):
+        open_source(tmp_path, "train")
+
+
+def test_yolo_files_without_a_partner(tmp_path):
+    yolo(tmp_path, f"0 {SQUARE}")
+    photo(tmp_path / "images/train/b.jpg", (2, 4))
+    text(tmp_path / "labels/train/c.txt", f"0 {SQUARE}")
+    source = open_source(tmp_path, "train")
+    assert [source.name(index) for index in range(2)] == ["a", "b"] and not source.label(1).any()
+    assert source.missing == (f"photo of {tmp_path / 'labels/train/c.txt'}",)
+    with pytest.raises(UserError, match=r"data\.yaml has no split 'test'; splits found: train, val"):
+        open_source(tmp_path, "test")

@@ -28,6 +28,7 @@ from deeplab.data.layouts import (
     tar_shards,
     tfrecord,
     voc,
+    yolo,
 )
 from deeplab.data.source import Survey
 from deeplab.errors import UserError
@@ -67,6 +68,7 @@ LAYOUTS: dict[str, Layout] = {
     "coco": _layout(coco),
     "coco-stuff": _layout(coco_stuff),
     "label-studio": _layout(label_studio, "names"),
+    "yolo": _layout(yolo),
     "images": _layout(images, "labels", "names"),
 }
 
