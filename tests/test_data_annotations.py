@@ -240,6 +240,35 @@ def test_cvat_turned_box_and_ellipse(tmp_path):
     assert label(tmp_path) == [[0, 0, 1, 0, 2], [0, 0, 1, 0, 2], [0, 0, 1, 0, 2]]
 
 
+VIDEO = """<annotations><version>1.1</version>
+<meta><task><labels><label><name>cat</name></label><label><name>dog</name></label></labels>
+<original_size><width>5</width><height>3</height></original_size></task></meta>
+<track id="0" label="dog">
+  <polygon frame="0" keyframe="1" outside="0" points="0,0;2,0;2,3;0,3" z_order="1"></polygon>
+  <polygon frame="1" keyframe="0" outside="0" points="1,0;3,0;3,3;1,3" z_order="1"></polygon>
+  <polygon frame="2" keyframe="1" outside="1" points="1,0;3,0;3,3;1,3" z_order="1"></polygon>
+</track>
+<track id="1" label="cat"><box frame="1" outside="0" xtl="0" ytl="0" xbr="5" ybr="1" z_order="0"></box></track>
+</annotations>"""
+
+
+def test_cvat_tracks_are_told_apart_by_frame(tmp_path):
+    for frame in range(3):
+        photo(tmp_path / f"images/frame_{frame:06d}.png", (3, 5))
+    text(tmp_path / "annotations.xml", VIDEO)
+    assert recognise(tmp_path) == "cvat"
+    source = open_source(tmp_path, "all")
+    assert [source.name(index) for index in range(3)] == [f"frame_{frame:06d}" for frame in range(3)]
+    assert source.label(0).tolist() == [[2, 2, 0, 0, 0]] * 3
+    assert source.label(1).tolist() == [[1, 2, 2, 1, 1], [0, 2, 2, 0, 0], [0, 2, 2, 0, 0]]
+    # the object has left the picture
+    assert not source.label(2).any() and not source.missing
+    for frame in (1, 2):
+        (tmp_path / f"images/frame_{frame:06d}.png").unlink()
+    missing = open_source(tmp_path, "all").missing
+    assert len(missing) == 1 and "frame_000001" in missing[0]
+
+
 # --- Label Studio
 
 

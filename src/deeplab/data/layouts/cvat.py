@@ -1,6 +1,6 @@
-"""CVAT's "CVAT for images 1.1" export: one XML for all photos.
+"""CVAT's "CVAT for images 1.1" and "CVAT for video 1.1" exports: one XML for all photos.
 
-    ROOT/annotations.xml, ROOT/images/NAME.jpg (also ROOT/images/SUBSET/NAME.jpg)
+    ROOT/annotations.xml, ROOT/images/NAME.jpg (also ROOT/images/SUBSET/NAME.jpg; frame_000123.png of a video)
 
 Shapes: polygon, mask, box, ellipse, painted by z_order. Splits: the photos' subsets called train, val or test;
 else lists, else by hash. Source: CVAT's documentation of the format.
@@ -8,6 +8,7 @@ else lists, else by hash. Source: CVAT's documentation of the format.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
@@ -29,12 +30,13 @@ from deeplab.data.layouts.painting import (
 )
 from deeplab.data.layouts.polygons import Window
 from deeplab.data.layouts.run_lengths import from_runs
-from deeplab.data.stored import Item, StoredSplit, joined
+from deeplab.data.stored import Item, StoredSplit, joined, pictures
 from deeplab.data.upright import stored
 from deeplab.errors import UserError
 
-LOOKS_FOR = "annotations.xml (CVAT for images 1.1)"
+LOOKS_FOR = "annotations.xml (CVAT for images 1.1, CVAT for video 1.1)"
 FILE = "annotations.xml"
+FRAME = re.compile(r"\d+$")
 SHAPES = ("polygon", "mask", "box", "ellipse")
 TAGS = frozenset({"tag"})
 """Marks of a whole photo, which paint nothing."""
@@ -75,7 +77,7 @@ def survey(root: Path, split: str) -> StoredSplit:
     tree = _read(root / FILE)
     labels = [name.text or "" for name in tree.findall("./meta//labels/label/name")]
     classes = ClassList.of(labels)
-    every = tree.findall("image")
+    every = _images(tree, root)
     own = [image for image in every if _split_of(image) == split]
     images = own or every
     files = [plain_name(image.get("name", "")) for image in images]
@@ -114,6 +116,31 @@ def _read(path: Path) -> ElementTree.Element:
         raise UserError(
             f"{path} cannot be read as CVAT's XML ({error}); fix: export again as CVAT for images 1.1"
         ) from error
+
+
+def _images(tree: ElementTree.Element, root: Path) -> list[ElementTree.Element]:
+    """The photos with their shapes; a video's tracks are told apart by frame, which is the number in a photo's name."""
+    tracks = tree.findall("track")
+    if not tracks:
+        return tree.findall("image")
+    size = next(
+        (place for tag in ("original_size", "size") if (place := tree.find(f"./meta//{tag}")) is not None),
+        None,
+    )
+    sides = {side: size.findtext(side, "") for side in ("width", "height")} if size is not None else {}
+    photos = {int(found[0]): file for file in pictures(root / "images") if (found := FRAME.search(file.stem))}
+    names = {frame: file.relative_to(root / "images").as_posix() for frame, file in photos.items()}
+    shapes = [(int(shape.get("frame", -1)), track, shape) for track in tracks for shape in track]
+    visible_frames = {frame for frame, _, shape in shapes if shape.get("outside") != "1"}
+    images = {
+        frame: ElementTree.Element("image", {"name": names.get(frame, f"frame_{frame:06d}"), **sides})
+        for frame in sorted(visible_frames | names.keys())
+    }
+    for frame, track, shape in shapes:
+        if shape.get("outside") != "1":
+            shape.set("label", track.get("label", ""))
+            images[frame].append(shape)
+    return list(images.values())
 
 
 def _split_of(image: ElementTree.Element) -> str:
