@@ -154,6 +154,26 @@ def coco(root: Path) -> Made:
     return Made(OWN, "background", "dog")
 
 
+def coco_panoptic(root: Path) -> Made:
+    kinds = [(2, "background", 0), (3, "cat", 1), (9, "dog", 1)]
+    categories = [{"id": number, "name": name, "isthing": thing} for number, name, thing in kinds]
+    segments = [{"id": 700, "category_id": 2}, {"id": 70_000, "category_id": 9}]
+    for split, names in NAMES.items():
+        images = [{"id": i, "file_name": f"{name}.jpg"} for i, name in enumerate(names)]
+        drawn = [
+            {"image_id": i, "file_name": f"{name}.png", "segments_info": segments}
+            for i, name in enumerate(names)
+        ]
+        content = {"images": images, "annotations": drawn, "categories": categories}
+        text(root / f"annotations/panoptic_{split}2017.json", json.dumps(content))
+        for name in names:
+            picture(root / f"{split}2017/{name}.jpg", name)
+            # 700 is 188 + 2 x 256, 70,000 is 112 + 17 x 256 + 65,536
+            rgb = halves((188, 2, 0), (112, 17, 1))
+            colours(root / f"annotations/panoptic_{split}2017/{name}.png", rgb)
+    return Made(OWN, "background", "dog")
+
+
 def cvat(root: Path) -> Made:
     points = ";".join(f"{x},{y}" for x, y in RIGHT)
     shape = f'<polygon label="dog" points="{points}" z_order="0"/>'
@@ -235,6 +255,6 @@ SETS: dict[str, Callable[[Path], Made]] = {
     make.__name__.replace("images_", "images ").replace("_", "-"): make
     for make in (
         images, images_with_mask_in_the_name, images_side_by_side, voc, cityscapes, ade20k, camvid, coco_stuff,
-        roboflow, cvat_masks, coco, cvat, labelme, supervisely, label_studio, yolo, tfrecord, webdataset,
+        roboflow, cvat_masks, coco, coco_panoptic, cvat, labelme, supervisely, label_studio, yolo, tfrecord, webdataset,
     )
 }  # fmt: skip

@@ -9,6 +9,7 @@ import zlib
 import numpy as np
 import pytest
 from data_folders import photo, text
+from every_layout import SETS, SIDE
 from PIL import Image
 
 from deeplab.cli.data import convert
@@ -593,3 +594,36 @@ def test_yolo_files_without_a_partner(tmp_path):
     assert source.missing == (f"photo of {tmp_path / 'labels/train/c.txt'}",)
     with pytest.raises(UserError, match=r"data\.yaml has no split 'test'; splits found: train, val"):
         open_source(tmp_path, "test")
+
+
+# --- COCO panoptic
+
+
+def test_panoptic_segments_are_semantic_labels(tmp_path):
+    made = SETS["coco-panoptic"](tmp_path)
+    path = tmp_path / "annotations/panoptic_train2017.json"
+    content = json.loads(path.read_text())
+    rgb = np.zeros((SIDE, SIDE, 3), np.uint8)
+    rgb[1] = 188, 2, 0
+    png = tmp_path / "annotations/panoptic_train2017/a.png"
+    Image.fromarray(rgb).save(png)
+    # void is ignored, and ids are compared as one type
+    content["annotations"][0]["image_id"] = "0.0"
+    write(path, content)
+    label = open_source(tmp_path, "train").label(0)
+    assert made.classes[label[1, 0]] == "background" and set(np.unique(label)) == {0, 255}
+    rgb[0, 3] = 1, 0, 0
+    Image.fromarray(rgb).save(png)
+    with pytest.raises(
+        UserError, match=r"panoptic_train2017/a\.png: id 1 at row 0, column 3 is none of its segments"
+    ):
+        open_source(tmp_path, "train").label(0)
+    content["annotations"][0]["image_id"] = 55
+    content["annotations"][1]["segments_info"][0]["category_id"] = 4
+    write(path, content)
+    source = open_source(tmp_path, "train")
+    assert source.stray == (
+        f"annotation a.png of {path}: image_id 55",
+        f"segment 700 of b.png in {path}: category_id 4",
+    )
+    assert source.missing == ("annotation of a",)

@@ -71,7 +71,7 @@ def recognise(root: Path) -> bool:
 def splits(root: Path) -> tuple[str, ...]:
     """The splits that have a file of their own, else lists, else "train" and "val"."""
     files = _files(root)
-    own = tuple(name for name in ("train", "val", "test") if _file_of(files, root, name))
+    own = tuple(name for name in ("train", "val", "test") if file_of(files, root, name))
     return own or by_name.available(root)
 
 
@@ -82,7 +82,7 @@ def survey(root: Path, split: str) -> StoredSplit:
         UserError: no such split, or the file is of another form.
     """
     files = _files(root)
-    own = _file_of(files, root, split)
+    own = file_of(files, root, split)
     if own is None and len(files) != 1:
         found = ", ".join(str(path.relative_to(root)) for path in files) or "none"
         raise UserError(
@@ -103,7 +103,7 @@ def survey(root: Path, split: str) -> StoredSplit:
             "two images are called " + file, fix="give each its own name, or merge them", file=path
         )
     chosen = list(entries) if own else by_name.choose(root, list(entries), split)
-    folder = _photo_folder(root, path, split, images)
+    folder = photo_folder(root, path, split, images)
     photos = {name: find_file((folder,), entries[name]["file_name"]) for name in chosen if name in entries}
     items, missing = joined(chosen, photos, path)
     found = {item.name: _entry(entries[item.name], item.photo, drawn, path) for item in items}
@@ -214,10 +214,14 @@ def _categories(content: Entry, path: Path) -> dict[Id, str]:
 def _files(root: Path) -> list[Path]:
     places = [root, root / "annotations", *(by_name.split_folder(root, name) for name in by_name.ALIASES)]
     found = [path for place in places if place for path in visible(place, "*.json")]
-    return [path for path in found if not path.stem.startswith(OTHER_TASKS) and mentions(path, *KEYS)]
+    own = [path for path in found if not path.stem.startswith(OTHER_TASKS) and mentions(path, *KEYS)]
+    return [
+        path for path in own if not (path.with_suffix("").is_dir() and mentions(path, b'"segments_info"'))
+    ]
 
 
-def _file_of(files: list[Path], root: Path, split: str) -> Path | None:
+def file_of(files: list[Path], root: Path, split: str) -> Path | None:
+    """The file of that split, by a word of its name or by its folder."""
     wanted = {split, *by_name.ALIASES.get(split, ())}
     for path in files:
         words = set(re.split(r"[^a-z]+", path.stem.lower()))
@@ -226,7 +230,7 @@ def _file_of(files: list[Path], root: Path, split: str) -> Path | None:
     return None
 
 
-def _photo_folder(root: Path, path: Path, split: str, images: Sequence[Entry]) -> Path:
+def photo_folder(root: Path, path: Path, split: str, images: Sequence[Entry]) -> Path:
     """The first of the usual folders that has one of the photos, by its whole name if there is one."""
     if not images:
         raise UserError(f"{path} lists no image; fix: export it again")
