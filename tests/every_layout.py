@@ -224,6 +224,20 @@ def label_studio(root: Path) -> Made:
     return Made(("background", "dog"), "background", "dog")
 
 
+def via(root: Path) -> Made:
+    x, y = zip(*RIGHT, strict=True)
+    shape = {"name": "polygon", "all_points_x": x, "all_points_y": y}
+    region = {"shape_attributes": shape, "region_attributes": {"class": "dog"}}
+    for split, names in NAMES.items():
+        content = {
+            f"{name}.jpg9": {"filename": f"{name}.jpg", "size": 9, "regions": [region]} for name in names
+        }
+        text(root / f"{split}/via_region_data.json", json.dumps(content))
+        for name in names:
+            picture(root / f"{split}/{name}.jpg", name)
+    return Made(("background", "dog"), "background", "dog")
+
+
 def yolo(root: Path) -> Made:
     shares = " ".join(f"{x / SIDE:g} {y / SIDE:g}" for x, y in RIGHT)
     for split, name in PAIRS:
@@ -255,6 +269,7 @@ SETS: dict[str, Callable[[Path], Made]] = {
     make.__name__.replace("images_", "images ").replace("_", "-"): make
     for make in (
         images, images_with_mask_in_the_name, images_side_by_side, voc, cityscapes, ade20k, camvid, coco_stuff,
-        roboflow, cvat_masks, coco, coco_panoptic, cvat, labelme, supervisely, label_studio, yolo, tfrecord, webdataset,
+        roboflow, cvat_masks, coco, coco_panoptic, cvat, labelme, supervisely, label_studio, via, yolo,
+        tfrecord, webdataset,
     )
 }  # fmt: skip

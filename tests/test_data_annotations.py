@@ -627,3 +627,49 @@ def test_panoptic_segments_are_semantic_labels(tmp_path):
         f"segment 700 of b.png in {path}: category_id 4",
     )
     assert source.missing == ("annotation of a",)
+
+
+# --- VIA
+
+
+def test_via_shapes_in_a_project_and_in_a_table(tmp_path):
+    shapes = [
+        ({"name": "polygon", "all_points_x": [0, 4, 4, 0], "all_points_y": [0, 0, 1, 1]}, {"kind": "dog"}),
+        ({"name": "rect", "x": 1, "y": 0, "width": 1, "height": 2}, {"class": "cat", "colour": "grey"}),
+        ({"name": "circle", "cx": 2, "cy": 2, "r": 0.8}, {"type": {"fox": True, "cat": False}}),
+        ({"name": "ellipse", "cx": 0.5, "cy": 3, "rx": 1.2, "ry": 0.4, "theta": np.pi / 2}, {"label": 7}),
+    ]
+    regions = [{"shape_attributes": shape, "region_attributes": given} for shape, given in shapes]
+    table = {"a.png1": {"filename": "a.png", "regions": dict(enumerate(regions))}}
+    project = {
+        "_via_settings": {},
+        "_via_img_metadata": {"a.png1": {"filename": "a.png", "regions": regions}},
+    }
+    for name, content in (("one", table), ("two", project)):
+        photo(tmp_path / name / "images/a.png", (4, 4))
+        write(tmp_path / name / "via.json", content)
+        assert recognise(tmp_path / name) == "via"
+        source = open_source(tmp_path / name, "all")
+        assert source.classes == ("background", "7", "cat", "dog", "fox")
+        assert source.label(0).tolist() == [[3, 2, 3, 3], [0, 4, 4, 0], [1, 4, 4, 0], [1, 0, 0, 0]]
+
+
+def test_via_regions_that_paint_nothing_and_names_twice(tmp_path):
+    photo(tmp_path / "a.png", (4, 4))
+    polygon = {"name": "polygon", "all_points_x": [0, 4, 4], "all_points_y": [0, 0, 1]}
+    good = {"shape_attributes": polygon, "region_attributes": {"class": "dog"}}
+    bad = [
+        {**good, "region_attributes": {}},
+        {**good, "shape_attributes": {**polygon, "all_points_x": [0, 4]}},
+        {**good, "shape_attributes": {"name": "polygon", "all_points_x": [], "all_points_y": []}},
+    ]
+    write(tmp_path / "via.json", {"a": {"filename": "a.png", "regions": [good, *bad]}})
+    assert [text.partition(": ")[2] for text in open_source(tmp_path, "all").bad] == [
+        "it has no class", "a coordinate is missing or no number", "it has no points",
+    ]  # fmt: skip
+    write(tmp_path / "via.json", {"a": {"filename": "a.png", "regions": bad[:1]}})
+    with pytest.raises(UserError, match=r"via\.json: no region has a class \(first: region 1 \(\) of a\.png"):
+        open_source(tmp_path, "all")
+    write(tmp_path / "via.json", {key: {"filename": "a.png", "regions": [good]} for key in "ab"})
+    with pytest.raises(UserError, match=r"via\.json: two photos are called a\.png"):
+        open_source(tmp_path, "all")

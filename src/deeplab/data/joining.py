@@ -17,7 +17,7 @@ from typing import Any
 from deeplab.imaging.photos import PHOTO_SUFFIXES
 
 LISTED_SUFFIXES = PHOTO_SUFFIXES | {".json"}
-WHOLE_NUMBER = re.compile(r"[+-]?\d+(\.0*)?")
+WHOLE_NUMBER = re.compile(r"[+-]?\d{1,1000}(\.0*)?")
 
 
 def plain_name(name: str) -> str:

@@ -28,6 +28,7 @@ from deeplab.data.layouts import (
     supervisely,
     tar_shards,
     tfrecord,
+    via,
     voc,
     yolo,
 )
@@ -70,6 +71,7 @@ LAYOUTS: dict[str, Layout] = {
     "coco-panoptic": _layout(coco_panoptic),
     "coco-stuff": _layout(coco_stuff),
     "label-studio": _layout(label_studio, "names"),
+    "via": _layout(via, "names"),
     "yolo": _layout(yolo),
     "images": _layout(images, "labels", "names"),
 }

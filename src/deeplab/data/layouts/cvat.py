@@ -52,8 +52,8 @@ class _Pictures:
 
     def __call__(self, item: Item) -> Picture:
         image = ElementTree.fromstring(self.texts[item.name])
-        size = int(image.get("height") or 0), int(image.get("width") or 0)
-        size = size if all(size) else stored(item.photo).upright
+        height, width = (_whole(image, side, item.mask) for side in ("height", "width"))
+        size = (height, width) if height and width else stored(item.photo).upright
         return Picture(size, _regions(image, size, item.mask))
 
 
@@ -130,7 +130,7 @@ def _images(tree: ElementTree.Element, root: Path) -> list[ElementTree.Element]:
     sides = {side: size.findtext(side, "") for side in ("width", "height")} if size is not None else {}
     photos = {int(found[0]): file for file in pictures(root / "images") if (found := FRAME.search(file.stem))}
     names = {frame: file.relative_to(root / "images").as_posix() for frame, file in photos.items()}
-    shapes = [(int(shape.get("frame", -1)), track, shape) for track in tracks for shape in track]
+    shapes = [(_whole(shape, "frame", root / FILE), track, shape) for track in tracks for shape in track]
     visible_frames = {frame for frame, _, shape in shapes if shape.get("outside") != "1"}
     images = {
         frame: ElementTree.Element("image", {"name": names.get(frame, f"frame_{frame:06d}"), **sides})
@@ -141,6 +141,14 @@ def _images(tree: ElementTree.Element, root: Path) -> list[ElementTree.Element]:
             shape.set("label", track.get("label", ""))
             images[frame].append(shape)
     return list(images.values())
+
+
+def _whole(element: ElementTree.Element, key: str, file: Path) -> int:
+    """An attribute that is a whole number, or not there and 0."""
+    try:
+        return int(element.get(key) or 0)
+    except ValueError as error:
+        raise broken(file, error) from error
 
 
 def _split_of(image: ElementTree.Element) -> str:
@@ -156,7 +164,7 @@ def _photo(root: Path, image: ElementTree.Element) -> Path:
 
 def _regions(image: ElementTree.Element, size: Size, file: Path) -> list[Region]:
     shapes = [shape for shape in image if shape.tag not in TAGS]
-    shapes.sort(key=lambda shape: int(shape.get("z_order", 0)))
+    shapes.sort(key=lambda shape: _whole(shape, "z_order", file))
     return [
         Region(
             shape.get("label", ""),

@@ -97,7 +97,7 @@ class _Pictures:
         content = _read(item.mask)
         height, width = content.get("imageHeight"), content.get("imageWidth")
         if height and width:
-            size = int(height), int(width)
+            size = _whole(height, item.mask), _whole(width, item.mask)
         elif item.photo == item.mask:
             size = _photo_inside(item.mask).shape[:2]
         else:
@@ -156,9 +156,19 @@ def _annotations(folder: Path) -> list[Path]:
 def _read(path: Path) -> dict[str, Any]:
     content = read_json(path)
     try:
-        shapes = [{**shape, "points": shape.get("points") or []} for shape in content["shapes"] or ()]
+        shapes = [
+            {**shape, "points": points if isinstance(points := shape.get("points"), list) else []}
+            for shape in content["shapes"] or ()
+        ]
         return {**content, "imagePath": plain_name(content["imagePath"]), "shapes": shapes}
     except (KeyError, TypeError, AttributeError) as error:
+        raise broken(path, error) from error
+
+
+def _whole(value: Any, path: Path) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError) as error:
         raise broken(path, error) from error
 
 

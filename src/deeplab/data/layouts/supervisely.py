@@ -99,7 +99,7 @@ def _picture(item: Item) -> Picture:
     try:
         size = int(content["size"]["height"]), int(content["size"]["width"])
         return Picture(size, _regions(content["objects"], size, item.mask))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise broken(item.mask, error) from error
 
 

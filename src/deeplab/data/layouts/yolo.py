@@ -150,13 +150,20 @@ def _photos(
     if not named:
         found = ", ".join(splits(root)) or "none"
         raise UserError(f"{path} has no split {split!r}; splits found: {found}; fix: name one of them")
+    places = [named] if isinstance(named, str) else named
+    if not isinstance(places, list) or not all(isinstance(place, str) for place in places):
+        raise UserError(
+            f"{key} is {named!r}",
+            allowed="a folder, a list file, or a list of them",
+            fix="correct it",
+            file=path,
+        )
     folders, photos = [], {}
-    for place in [named] if isinstance(named, str) else named:
+    for place in places:
         # written for another machine, or from another folder
         tried = [plain_name(str(content.get("path") or "")) + "/" + plain_name(place), place, key]
-        places = [_folder(root, each) for each in tried]
         listed = find_file((root,), place)
-        folder = next((folder for folder in places if folder is not None), None)
+        folder = next((found for each in tried if (found := _folder(root, each)) is not None), None)
         if listed.suffix == ".txt" and listed.is_file():
             photos |= {name: find_file((root,), name) for name in by_name.read_names(listed)}
         elif folder is not None:
