@@ -520,6 +520,30 @@ def test_labelme_photos_inside_the_annotation(tmp_path):
         open_source(tmp_path / "a", "all").photo(0)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"imageHeight": -4}, {"imageHeight": 10**30}, {"imageHeight": 2**31}, {"imageWidth": float("inf")},
+        {"imageWidth": "wide"}, {"imageWidth": [4]}, {"shapes": [True]}, {"shapes": 5}, {"imagePath": 5},
+        {"imagePath": "a" * 5000}, {"imagePath": "a\0.jpg"}, {"imagePath": None},
+        {"shapes": [{"label": "cat", "shape_type": "mask", "points": [[0, 0], [1, 1]], "mask": "AAAA"}]},
+        {"shapes": [{"label": "cat", "points": [[1e300, 0], [1, 1], [float("inf"), 2]], "shape_type": "circle"}]},
+    ],
+)  # fmt: skip
+def test_values_of_another_kind_end_in_one_sentence(tmp_path, change):
+    photo(tmp_path / "a.jpg", (4, 4))
+    write(tmp_path / "a.json", labelme(("cat", [[0, 0], [4, 0], [4, 4]], "polygon")) | change)
+    source = None
+    try:
+        source = open_source(tmp_path, "all")
+        source.label(0)
+    except (UserError, IndexError) as error:
+        # a photo that is not there is listed
+        assert "a.json" in str(error) or "a.json" in source.missing[0]
+    else:
+        assert "a.json" in source.bad[0]
+
+
 def test_the_other_tools_list_what_paints_nothing(tmp_path):
     """CVAT, Supervisely and Label Studio: one good shape, and one without points or label."""
     photo(tmp_path / "cvat/images/a.png", (3, 5))

@@ -25,7 +25,7 @@ from deeplab.data.layouts.painting import (
     Painter,
     Picture,
     Region,
-    broken,
+    as_written,
     outline_fault,
     read_json,
     unpainted,
@@ -105,7 +105,7 @@ def survey(root: Path, split: str, *, labels: str | None = None) -> StoredSplit:
 
 def _picture(item: Item) -> Picture:
     content = read_json(item.mask)
-    try:
+    with as_written(item.mask):
         size = int(content["imgHeight"]), int(content["imgWidth"])
         objects = [entry for entry in content["objects"] if not entry.get("deleted")]
         return Picture(
@@ -121,8 +121,6 @@ def _picture(item: Item) -> Picture:
                 if entry["label"] not in UNPAINTED
             ],
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise broken(item.mask, error) from error
 
 
 def _class_of(label: str) -> str:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from deeplab.data.layouts.painting import (
     Painter,
     Picture,
     Region,
-    broken,
+    as_written,
     class_name,
     mentions,
     outline_fault,
@@ -90,13 +91,11 @@ def survey(root: Path, split: str) -> StoredSplit:
         )
     path = own or files[0]
     content = read_json(path)
-    try:
+    with as_written(path):
         categories = _categories(content, path)
         images = [{**image, "file_name": plain_name(image["file_name"])} for image in content["images"]]
         drawn, bad, stray = _joined_by_id(images, content["annotations"], categories, path)
         entries = dict(zip(sample_names(image["file_name"] for image in images), images, strict=True))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise broken(path, error) from error
     if len(entries) < len(images):
         file, _ = Counter(image["file_name"] for image in images).most_common(1)[0]
         raise UserError(
@@ -106,7 +105,8 @@ def survey(root: Path, split: str) -> StoredSplit:
     folder = photo_folder(root, path, split, images)
     photos = {name: find_file((folder,), entries[name]["file_name"]) for name in chosen if name in entries}
     items, missing = joined(chosen, photos, path)
-    found = {item.name: _entry(entries[item.name], item.photo, drawn, path) for item in items}
+    with as_written(path):
+        found = {item.name: _entry(entries[item.name], item.photo, drawn) for item in items}
     classes = ClassList.of(categories.values())
     read = Painter(_Pictures(found), classes, largest_first=True)
     return StoredSplit(
@@ -179,14 +179,9 @@ def _points(ring: Any) -> Any:
     return [ring[at : at + 2] for at in range(0, len(ring), 2)] if isinstance(ring, list) else ring
 
 
-def _entry(
-    image: Entry, photo: Path, drawn: Mapping[Id, list[Drawn]], path: Path
-) -> tuple[Size, list[Drawn]]:
+def _entry(image: Entry, photo: Path, drawn: Mapping[Id, list[Drawn]]) -> tuple[Size, list[Drawn]]:
     height, width = image.get("height"), image.get("width")
-    try:
-        size = (int(height), int(width)) if height and width else stored(photo).upright
-    except (TypeError, ValueError) as error:
-        raise broken(path, error) from error
+    size = (int(height), int(width)) if height and width else stored(photo).upright
     return size, drawn[same_id(image["id"])]
 
 
@@ -237,8 +232,8 @@ def photo_folder(root: Path, path: Path, split: str, images: Sequence[Entry]) ->
     years = [*visible(root, f"{split}*"), *visible(root / "images", f"{split}*")]
     places = [path.parent, *years, root / "images", root]
     files = [image["file_name"] for image in images]
-    whole = (place for file in files for place in places if (place / file).is_file())
-    last = (place for file in files for place in places if find_file((place,), file).is_file())
+    whole = (place for file in files for place in places if isfile(place / file))
+    last = (place for file in files for place in places if isfile(find_file((place,), file)))
     return next(whole, None) or next(last, root / "images")
 
 

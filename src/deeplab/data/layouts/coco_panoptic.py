@@ -10,6 +10,7 @@ Source: COCO's data format.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os.path import isfile
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 from deeplab.data.joining import find_file, plain_name, same_id, sample_names, visible
 from deeplab.data.layouts import splits as by_name
 from deeplab.data.layouts.coco import file_of, photo_folder
-from deeplab.data.layouts.painting import broken, mentions, read_json
+from deeplab.data.layouts.painting import as_written, mentions, read_json
 from deeplab.data.source import IGNORE_LABEL
 from deeplab.data.stored import Item, StoredSplit, joined
 from deeplab.errors import UserError
@@ -77,13 +78,11 @@ def survey(root: Path, split: str) -> StoredSplit:
         )
     path = own or files[0]
     panoptic = read_files(path)
-    try:
+    with as_written(path):
         images = [
             {"id": same_id(image["id"]), "file_name": plain_name(image["file_name"])}
             for image in read_json(path)["images"]
         ]
-    except (KeyError, TypeError) as error:
-        raise broken(path, error) from error
     entries = dict(zip(sample_names(image["file_name"] for image in images), images, strict=True))
     ids = [image["id"] for image in images]
     if len(entries) < len(images) or len(set(ids)) < len(ids):
@@ -102,10 +101,10 @@ def survey(root: Path, split: str) -> StoredSplit:
     return StoredSplit(
         classes=tuple(panoptic.categories[number].name for number in sorted(panoptic.categories)),
         origin=path.name,
-        items=tuple(item for item in items if item.mask.is_file()),
+        items=tuple(item for item in items if isfile(item.mask)),
         missing=(
             *missing,
-            *(f"{item.mask}, which {path} asks for" for item in items if not item.mask.is_file()),
+            *(f"{item.mask}, which {path} asks for" for item in items if not isfile(item.mask)),
         ),
         stray=stray,
         unlisted=frozenset(entries).difference(chosen),

@@ -23,7 +23,7 @@ from deeplab.data.layouts.painting import (
     Painter,
     Picture,
     Region,
-    broken,
+    as_written,
     no_area,
     outline_fault,
     unpainted,
@@ -52,7 +52,7 @@ class _Pictures:
 
     def __call__(self, item: Item) -> Picture:
         image = ElementTree.fromstring(self.texts[item.name])
-        height, width = (_whole(image, side, item.mask) for side in ("height", "width"))
+        height, width = (_whole(image, side) for side in ("height", "width"))
         size = (height, width) if height and width else stored(item.photo).upright
         return Picture(size, _regions(image, size, item.mask))
 
@@ -77,7 +77,8 @@ def survey(root: Path, split: str) -> StoredSplit:
     tree = _read(root / FILE)
     labels = [name.text or "" for name in tree.findall("./meta//labels/label/name")]
     classes = ClassList.of(labels)
-    every = _images(tree, root)
+    with as_written(root / FILE):
+        every = _images(tree, root)
     own = [image for image in every if _split_of(image) == split]
     images = own or every
     files = [plain_name(image.get("name", "")) for image in images]
@@ -92,6 +93,12 @@ def survey(root: Path, split: str) -> StoredSplit:
     chosen = names if own else by_name.choose(root, names, split)
     photos = {name: _photo(root, entries[name]) for name in chosen if name in entries}
     items, missing = joined(chosen, photos, root / FILE)
+    with as_written(root / FILE):
+        bad = [
+            text
+            for item in items
+            for text in unpainted(_regions(entries[item.name], (0, 0), item.mask), item.mask)
+        ]
     texts = {item.name: ElementTree.tostring(entries[item.name]) for item in items}
     read = Painter(_Pictures(texts), classes)
     return StoredSplit(
@@ -99,11 +106,7 @@ def survey(root: Path, split: str) -> StoredSplit:
         origin=FILE,
         items=items,
         missing=missing,
-        bad=tuple(
-            text
-            for item in items
-            for text in unpainted(_regions(entries[item.name], (0, 0), item.mask), item.mask)
-        ),
+        bad=tuple(bad),
         unlisted=frozenset(entries).difference(chosen),
         read=read,
     )
@@ -112,7 +115,8 @@ def survey(root: Path, split: str) -> StoredSplit:
 def _read(path: Path) -> ElementTree.Element:
     try:
         return ElementTree.parse(path).getroot()
-    except (OSError, ElementTree.ParseError) as error:
+    # a file may also name an encoding that there is not
+    except (OSError, LookupError, ValueError, ElementTree.ParseError) as error:
         raise UserError(
             f"{path} cannot be read as CVAT's XML ({error}); fix: export again as CVAT for images 1.1"
         ) from error
@@ -130,7 +134,7 @@ def _images(tree: ElementTree.Element, root: Path) -> list[ElementTree.Element]:
     sides = {side: size.findtext(side, "") for side in ("width", "height")} if size is not None else {}
     photos = {int(found[0]): file for file in pictures(root / "images") if (found := FRAME.search(file.stem))}
     names = {frame: file.relative_to(root / "images").as_posix() for frame, file in photos.items()}
-    shapes = [(_whole(shape, "frame", root / FILE), track, shape) for track in tracks for shape in track]
+    shapes = [(_whole(shape, "frame"), track, shape) for track in tracks for shape in track]
     visible_frames = {frame for frame, _, shape in shapes if shape.get("outside") != "1"}
     images = {
         frame: ElementTree.Element("image", {"name": names.get(frame, f"frame_{frame:06d}"), **sides})
@@ -143,12 +147,9 @@ def _images(tree: ElementTree.Element, root: Path) -> list[ElementTree.Element]:
     return list(images.values())
 
 
-def _whole(element: ElementTree.Element, key: str, file: Path) -> int:
+def _whole(element: ElementTree.Element, key: str) -> int:
     """An attribute that is a whole number, or not there and 0."""
-    try:
-        return int(element.get(key) or 0)
-    except ValueError as error:
-        raise broken(file, error) from error
+    return int(element.get(key) or 0)
 
 
 def _split_of(image: ElementTree.Element) -> str:
@@ -164,7 +165,7 @@ def _photo(root: Path, image: ElementTree.Element) -> Path:
 
 def _regions(image: ElementTree.Element, size: Size, file: Path) -> list[Region]:
     shapes = [shape for shape in image if shape.tag not in TAGS]
-    shapes.sort(key=lambda shape: _whole(shape, "z_order", file))
+    shapes.sort(key=lambda shape: _whole(shape, "z_order"))
     return [
         Region(
             shape.get("label", ""),
@@ -197,19 +198,16 @@ def _points(shape: ElementTree.Element) -> list[list[float]]:
 
 
 def _cover(shape: ElementTree.Element, *, size: Size, file: Path) -> Window:
-    try:
-        if shape.tag == "polygon":
-            return polygons.fill([_points(shape)], size)
-        if shape.tag == "mask":
-            return _mask(shape)
-        if shape.tag == "box":
-            sides = (float(shape.attrib[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
-            return polygons.fill([polygons.rectangle(*sides, degrees=float(shape.get("rotation", 0)))], size)
-        if shape.tag == "ellipse":
-            sides = (float(shape.attrib[key]) for key in ("cx", "cy", "rx", "ry"))
-            return polygons.fill([polygons.ellipse(*sides, degrees=float(shape.get("rotation", 0)))], size)
-    except (KeyError, ValueError) as error:
-        raise broken(file, error) from error
+    if shape.tag == "polygon":
+        return polygons.fill([_points(shape)], size)
+    if shape.tag == "mask":
+        return _mask(shape)
+    if shape.tag == "box":
+        sides = (float(shape.attrib[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
+        return polygons.fill([polygons.rectangle(*sides, degrees=float(shape.get("rotation", 0)))], size)
+    if shape.tag == "ellipse":
+        sides = (float(shape.attrib[key]) for key in ("cx", "cy", "rx", "ry"))
+        return polygons.fill([polygons.ellipse(*sides, degrees=float(shape.get("rotation", 0)))], size)
     raise no_area(file, shape.tag, SHAPES)
 
 

@@ -14,6 +14,7 @@ import base64
 import io
 from dataclasses import dataclass
 from functools import partial
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from deeplab.data.layouts.painting import (
     Painter,
     Picture,
     Region,
-    broken,
+    as_written,
     class_name,
     mentions,
     no_area,
@@ -97,7 +98,7 @@ class _Pictures:
         content = _read(item.mask)
         height, width = content.get("imageHeight"), content.get("imageWidth")
         if height and width:
-            size = _whole(height, item.mask), _whole(width, item.mask)
+            size = int(height), int(width)
         elif item.photo == item.mask:
             size = _photo_inside(item.mask).shape[:2]
         else:
@@ -129,7 +130,7 @@ def survey(
         if name in files:
             content = _read(files[name])
             photo = find_file((files[name].parent,), content["imagePath"])
-            photos[name] = photo if photo.is_file() or not content.get("imageData") else files[name]
+            photos[name] = photo if isfile(photo) or not content.get("imageData") else files[name]
             bad += unpainted(_regions(content, (0, 0), files[name], line_width), files[name])
     items, missing = joined(chosen, photos, files)
     # a JSON is called as its photo, which may lie in another folder
@@ -155,21 +156,12 @@ def _annotations(folder: Path) -> list[Path]:
 
 def _read(path: Path) -> dict[str, Any]:
     content = read_json(path)
-    try:
+    with as_written(path):
         shapes = [
             {**shape, "points": points if isinstance(points := shape.get("points"), list) else []}
             for shape in content["shapes"] or ()
         ]
         return {**content, "imagePath": plain_name(content["imagePath"]), "shapes": shapes}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise broken(path, error) from error
-
-
-def _whole(value: Any, path: Path) -> int:
-    try:
-        return int(value)
-    except (TypeError, ValueError) as error:
-        raise broken(path, error) from error
 
 
 def _classes(root: Path) -> tuple[ClassList, str]:
@@ -185,10 +177,8 @@ def _classes(root: Path) -> tuple[ClassList, str]:
 
 
 def _photo_inside(path: Path) -> np.ndarray:
-    try:
+    with as_written(path):
         data = base64.b64decode(read_json(path)["imageData"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise broken(path, error) from error
     return as_photo(open_picture(data, f"{path}:imageData"))
 
 

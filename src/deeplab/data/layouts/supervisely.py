@@ -28,7 +28,7 @@ from deeplab.data.layouts.painting import (
     Painter,
     Picture,
     Region,
-    broken,
+    as_written,
     class_name,
     no_area,
     outline_fault,
@@ -62,10 +62,11 @@ def survey(root: Path, split: str) -> StoredSplit:
         UserError: no such split, or meta.json or a photo's annotation is broken.
     """
     meta = root / "meta.json"
-    try:
-        classes = ClassList.of(class_name(entry["title"]) for entry in read_json(meta)["classes"])
-    except (KeyError, TypeError) as error:
-        raise broken(meta, error) from error
+    with as_written(meta):
+        titles = [class_name(entry["title"]) for entry in read_json(meta)["classes"]]
+    if "" in titles:
+        raise UserError("a class has no title", fix="name it in the tool, and export again", file=meta)
+    classes = ClassList.of(titles)
     own = by_name.split_folder(root, split)
     folders = [own] if own else _datasets(root)
     paths = [path for folder in folders for path in visible(folder / "ann", "*.json")]
@@ -96,11 +97,9 @@ def _datasets(root: Path) -> list[Path]:
 
 def _picture(item: Item) -> Picture:
     content = read_json(item.mask)
-    try:
+    with as_written(item.mask):
         size = int(content["size"]["height"]), int(content["size"]["width"])
         return Picture(size, _regions(content["objects"], size, item.mask))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise broken(item.mask, error) from error
 
 
 def _regions(objects: list[dict[str, Any]], size: Size, file: Path) -> list[Region]:

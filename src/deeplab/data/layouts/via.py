@@ -25,7 +25,7 @@ from deeplab.data.layouts.painting import (
     Painter,
     Picture,
     Region,
-    broken,
+    as_written,
     class_name,
     mentions,
     no_area,
@@ -140,7 +140,7 @@ def _file(folder: Path) -> Path | None:
 def _listed(path: Path) -> list[Entry]:
     """The photos, each with "filename" and a list of "regions", which are a table in VIA 1."""
     content = read_json(path)
-    try:
+    with as_written(path):
         listed = list(content.get(PROJECT, content).values())
         for entry in listed:
             regions = entry.get("regions") or []
@@ -148,8 +148,6 @@ def _listed(path: Path) -> list[Entry]:
             plain_name(entry["filename"])
             for region in entry["regions"]:
                 region["shape_attributes"]["name"]
-    except (AttributeError, KeyError, TypeError) as error:
-        raise broken(path, error) from error
     return listed
 
 

@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from deeplab.data.layouts.painting import (
     Painter,
     Picture,
     Region,
-    broken,
+    as_written,
     class_name,
     outline_fault,
     unpainted,
@@ -129,11 +130,9 @@ def _description(root: Path) -> tuple[Path, dict[str, Any]]:
 
 def _names(path: Path, content: dict[str, Any]) -> dict[int, str]:
     listed = content["names"]
-    try:
+    with as_written(path):
         table = listed if isinstance(listed, dict) else dict(enumerate(listed))
         names = {int(number): class_name(name) for number, name in sorted(table.items())}
-    except (TypeError, ValueError) as error:
-        raise broken(path, error) from error
     if len(set(names.values())) < len(names) or "" in names.values():
         raise UserError(
             "a class is listed twice, or has no name", fix="give each a name of its own", file=path
@@ -164,7 +163,7 @@ def _photos(
         tried = [plain_name(str(content.get("path") or "")) + "/" + plain_name(place), place, key]
         listed = find_file((root,), place)
         folder = next((found for each in tried if (found := _folder(root, each)) is not None), None)
-        if listed.suffix == ".txt" and listed.is_file():
+        if listed.suffix == ".txt" and isfile(listed):
             photos |= {name: find_file((root,), name) for name in by_name.read_names(listed)}
         elif folder is not None:
             folders.append(folder)
