@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from support.data_folders import photo, text
+from support.every_layout import SETS, SIDE
 
+from deeplab.cli.data import convert
 from deeplab.data.layouts import recognise
 from deeplab.data.layouts.polygons import fill
 from deeplab.data.layouts.run_lengths import brush_mask, coco_runs, from_runs
@@ -176,7 +178,7 @@ def test_labelme_circle_and_names(tmp_path):
 def test_labelme_faults_are_named_with_their_file(tmp_path):
     photo(tmp_path / "a.jpg", (4, 4))
     write(tmp_path / "a.json", labelme(("cat", [[0, 0], [4, 4]], "line")))
-    with pytest.raises(UserError, match=r"a\.json: a shape of type 'line' has no area"):
+    with pytest.raises(UserError, match=r"a\.json: shape 1 \(cat\): a shape of type 'line' has no area"):
         label(tmp_path)
     write(tmp_path / "a.json", labelme(("cat", [[0, 0], [4, 4]], "rectangle"), image="..\\b.jpg"))
     assert "b.jpg, which" in open_source(tmp_path, "all").missing[0]
@@ -237,6 +239,35 @@ def test_cvat_turned_box_and_ellipse(tmp_path):
     plain = CVAT.split("<tag")[0] + turned + ellipse + "</image></annotations>"
     text(tmp_path / "annotations.xml", plain.format(subset=""))
     assert label(tmp_path) == [[0, 0, 1, 0, 2], [0, 0, 1, 0, 2], [0, 0, 1, 0, 2]]
+
+
+VIDEO = """<annotations><version>1.1</version>
+<meta><task><labels><label><name>cat</name></label><label><name>dog</name></label></labels>
+<original_size><width>5</width><height>3</height></original_size></task></meta>
+<track id="0" label="dog">
+  <polygon frame="0" keyframe="1" outside="0" points="0,0;2,0;2,3;0,3" z_order="1"></polygon>
+  <polygon frame="1" keyframe="0" outside="0" points="1,0;3,0;3,3;1,3" z_order="1"></polygon>
+  <polygon frame="2" keyframe="1" outside="1" points="1,0;3,0;3,3;1,3" z_order="1"></polygon>
+</track>
+<track id="1" label="cat"><box frame="1" outside="0" xtl="0" ytl="0" xbr="5" ybr="1" z_order="0"></box></track>
+</annotations>"""
+
+
+def test_cvat_tracks_are_told_apart_by_frame(tmp_path):
+    for frame in range(3):
+        photo(tmp_path / f"images/frame_{frame:06d}.png", (3, 5))
+    text(tmp_path / "annotations.xml", VIDEO)
+    assert recognise(tmp_path) == "cvat"
+    source = open_source(tmp_path, "all")
+    assert [source.name(index) for index in range(3)] == [f"frame_{frame:06d}" for frame in range(3)]
+    assert source.label(0).tolist() == [[2, 2, 0, 0, 0]] * 3
+    assert source.label(1).tolist() == [[1, 2, 2, 1, 1], [0, 2, 2, 0, 0], [0, 2, 2, 0, 0]]
+    # the object has left the picture
+    assert not source.label(2).any() and not source.missing
+    for frame in (1, 2):
+        (tmp_path / f"images/frame_{frame:06d}.png").unlink()
+    missing = open_source(tmp_path, "all").missing
+    assert len(missing) == 1 and "frame_000001" in missing[0]
 
 
 # --- Label Studio
@@ -452,6 +483,67 @@ def test_labelme_dialects(tmp_path):
     assert source.bad[1].startswith(f"shape 5 (dog) in {tmp_path / 'a.json'}: ")
 
 
+def test_labelme_lines_have_the_width_that_is_stated(tmp_path):
+    photo(tmp_path / "a.jpg", (4, 6))
+    strip = ("cat", [[0, 1], [4, 1], [4, 4]], "linestrip")
+    write(tmp_path / "a.json", labelme(strip, ("dog", [[0, 4], [2, 4]], "line"), size=(4, 6)))
+    with pytest.raises(
+        UserError, match=r"a\.json: shape 1 \(cat\): .*'linestrip' has no area; fix: .*data\.line_width"
+    ):
+        label(tmp_path)
+    # two wide about y = 1 and x = 4, and about y = 4; no pixel's centre is in the round of the bend alone
+    assert open_source(tmp_path, "all", line_width=2).label(0).tolist() == [
+        [1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 0], [0, 0, 0, 1, 1, 0], [2, 2, 0, 1, 1, 0],
+    ]  # fmt: skip
+    loaded = open_split(DataRecipe(root=tmp_path, line_width=0.75), "all").load(0)[1]
+    assert not loaded.any()
+    with pytest.raises(UserError, match=r"line_width=2.0: data in the layout images"):
+        open_source(tmp_path, "all", layout="images", line_width=2.0)
+
+
+def test_labelme_photos_inside_the_annotation(tmp_path):
+    pixels = photo(tmp_path / "old.png", (4, 6))
+    content = labelme(("cat", [[0, 0], [3, 0], [3, 4], [0, 4]], "polygon"), size=(4, 6), image="gone.png")
+    content["imageData"] = base64.b64encode((tmp_path / "old.png").read_bytes()).decode()
+    for root, sizes in ((tmp_path / "a", {}), (tmp_path / "b", {"imageHeight": None, "imageWidth": None})):
+        write(root / "x.json", content | sizes)
+        source = open_source(root, "all")
+        assert not source.missing and source.files(0)[0] == f"{root / 'x.json'}:imageData"
+        np.testing.assert_array_equal(source.photo(0), pixels)
+        assert source.label(0).tolist() == [[1, 1, 1, 0, 0, 0]] * 4
+        convert(root, root / "out", split="all")
+        with Image.open(root / "out/images/all/x.png") as image:
+            np.testing.assert_array_equal(np.array(image), pixels)
+    assert check_data(tmp_path / "a", Expected(train="all"), workers=1).data.items[0].photo.error is None
+    write(tmp_path / "a/x.json", content | {"imageData": "AAAA"})
+    with pytest.raises(UserError, match=r"x\.json:imageData cannot be read as a picture"):
+        open_source(tmp_path / "a", "all").photo(0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"imageHeight": -4}, {"imageHeight": 10**30}, {"imageHeight": 2**31}, {"imageWidth": float("inf")},
+        {"imageWidth": "wide"}, {"imageWidth": [4]}, {"shapes": [True]}, {"shapes": 5}, {"imagePath": 5},
+        {"imagePath": "a" * 5000}, {"imagePath": "a\0.jpg"}, {"imagePath": None},
+        {"shapes": [{"label": "cat", "shape_type": "mask", "points": [[0, 0], [1, 1]], "mask": "AAAA"}]},
+        {"shapes": [{"label": "cat", "points": [[1e300, 0], [1, 1], [float("inf"), 2]], "shape_type": "circle"}]},
+    ],
+)  # fmt: skip
+def test_values_of_another_kind_end_in_one_sentence(tmp_path, change):
+    photo(tmp_path / "a.jpg", (4, 4))
+    write(tmp_path / "a.json", labelme(("cat", [[0, 0], [4, 0], [4, 4]], "polygon")) | change)
+    source = None
+    try:
+        source = open_source(tmp_path, "all")
+        source.label(0)
+    except (UserError, IndexError) as error:
+        # a photo that is not there is listed
+        assert "a.json" in str(error) or "a.json" in source.missing[0]
+    else:
+        assert "a.json" in source.bad[0]
+
+
 def test_the_other_tools_list_what_paints_nothing(tmp_path):
     """CVAT, Supervisely and Label Studio: one good shape, and one without points or label."""
     photo(tmp_path / "cvat/images/a.png", (3, 5))
@@ -470,3 +562,138 @@ def test_the_other_tools_list_what_paints_nothing(tmp_path):
         source = open_source(tmp_path / name, "all")
         assert len(source.bad) == 2 and all("/a" in text or " of a" in text for text in source.bad)
         assert set(np.ravel(source.label(0))) > {0}
+
+
+# --- YOLO segmentation
+
+
+SQUARE = "0.25 0.5 1 0.5 1 1 0.25 1"
+
+
+def yolo(root, *lines, names="[cat, dog]", form="images/{}"):
+    for split in ("train", "val"):
+        photo(root / form.format(split) / "a.jpg", (2, 4))
+        where = (root / form.format(split)).as_posix().replace("images", "labels")
+        text(root / where / "a.txt", "\n".join(lines))
+    prefix = "../" if form.startswith("{}") else ""
+    places = "".join(f"{split}: {prefix}{form.format(split)}\n" for split in ("train", "val"))
+    text(root / "data.yaml", f"{places}names: {names}\n")
+
+
+@pytest.mark.parametrize("form", ["images/{}", "{}/images"])
+@pytest.mark.parametrize("names", ["[cat, dog]", "{1: dog, 0: cat}", "[5, dog]"])
+def test_yolo_outlines_are_shares_of_the_photo(tmp_path, form, names):
+    yolo(tmp_path, f"1 {SQUARE}", "0 0.5 0 1 0 1 1 0.5 1", names=names, form=form)
+    assert recognise(tmp_path) == "yolo" and split_names(tmp_path) == ("train", "val")
+    source = open_source(tmp_path, "train")
+    assert source.classes == ("background", "5" if "5" in names else "cat", "dog") and source.name(0) == "a"
+    # the smaller one lies on top
+    assert source.label(0).tolist() == [[0, 0, 1, 1], [0, 2, 2, 2]]
+
+
+def test_yolo_boxes_and_classes_that_are_not_listed(tmp_path):
+    yolo(tmp_path, f"0 {SQUARE}", "1 0.5 0.5 0.1 0.1", f"7 {SQUARE}")
+    source = open_source(tmp_path, "train")
+    file = tmp_path / "labels/train/a.txt"
+    assert source.bad == (f"line 2 (class 1) in {file}: it is a box, no outline",)
+    assert source.stray == (f"line 3 (class 7) of {file}",)
+    yolo(tmp_path, "1 0.5 0.5 0.1 0.1")
+    with pytest.raises(UserError, match=r"data\.yaml: has boxes, no segmentation \(first: line 1"):
+        open_source(tmp_path, "train")
+    for wrong in ("1 0.5 0.5 0.1", "0.5 0 0 1 1 0 1", "cat 0 0 1 1 0 1", "1 0 0 1 1 nan 1"):
+        yolo(tmp_path, wrong)
+        with pytest.raises(UserError, match=r"a\.txt: line 1 is not a class's number and pairs of x and y"):
+            open_source(tmp_path, "train")
+    yolo(tmp_path, f"0 {SQUARE}", names="[cat, cat]")
+    with pytest.raises(UserError, match=r"data\.yaml: a class is listed twice"):
+        open_source(tmp_path, "train")
+
+
+def test_yolo_files_without_a_partner(tmp_path):
+    yolo(tmp_path, f"0 {SQUARE}")
+    photo(tmp_path / "images/train/b.jpg", (2, 4))
+    text(tmp_path / "labels/train/c.txt", f"0 {SQUARE}")
+    source = open_source(tmp_path, "train")
+    assert [source.name(index) for index in range(2)] == ["a", "b"] and not source.label(1).any()
+    assert source.missing == (f"photo of {tmp_path / 'labels/train/c.txt'}",)
+    with pytest.raises(UserError, match=r"data\.yaml has no split 'test'; splits found: train, val"):
+        open_source(tmp_path, "test")
+
+
+# --- COCO panoptic
+
+
+def test_panoptic_segments_are_semantic_labels(tmp_path):
+    made = SETS["coco-panoptic"](tmp_path)
+    path = tmp_path / "annotations/panoptic_train2017.json"
+    content = json.loads(path.read_text())
+    rgb = np.zeros((SIDE, SIDE, 3), np.uint8)
+    rgb[1] = 188, 2, 0
+    png = tmp_path / "annotations/panoptic_train2017/a.png"
+    Image.fromarray(rgb).save(png)
+    # void is ignored, and ids are compared as one type
+    content["annotations"][0]["image_id"] = "0.0"
+    write(path, content)
+    label = open_source(tmp_path, "train").label(0)
+    assert made.classes[label[1, 0]] == "background" and set(np.unique(label)) == {0, 255}
+    rgb[0, 3] = 1, 0, 0
+    Image.fromarray(rgb).save(png)
+    with pytest.raises(
+        UserError, match=r"panoptic_train2017/a\.png: id 1 at row 0, column 3 is none of its segments"
+    ):
+        open_source(tmp_path, "train").label(0)
+    content["annotations"][0]["image_id"] = 55
+    content["annotations"][1]["segments_info"][0]["category_id"] = 4
+    write(path, content)
+    source = open_source(tmp_path, "train")
+    assert source.stray == (
+        f"annotation a.png of {path}: image_id 55",
+        f"segment 700 of b.png in {path}: category_id 4",
+    )
+    assert source.missing == ("annotation of a",)
+
+
+# --- VIA
+
+
+def test_via_shapes_in_a_project_and_in_a_table(tmp_path):
+    shapes = [
+        ({"name": "polygon", "all_points_x": [0, 4, 4, 0], "all_points_y": [0, 0, 1, 1]}, {"kind": "dog"}),
+        ({"name": "rect", "x": 1, "y": 0, "width": 1, "height": 2}, {"class": "cat", "colour": "grey"}),
+        ({"name": "circle", "cx": 2, "cy": 2, "r": 0.8}, {"type": {"fox": True, "cat": False}}),
+        ({"name": "ellipse", "cx": 0.5, "cy": 3, "rx": 1.2, "ry": 0.4, "theta": np.pi / 2}, {"label": 7}),
+    ]
+    regions = [{"shape_attributes": shape, "region_attributes": given} for shape, given in shapes]
+    table = {"a.png1": {"filename": "a.png", "regions": dict(enumerate(regions))}}
+    project = {
+        "_via_settings": {},
+        "_via_img_metadata": {"a.png1": {"filename": "a.png", "regions": regions}},
+    }
+    for name, content in (("one", table), ("two", project)):
+        photo(tmp_path / name / "images/a.png", (4, 4))
+        write(tmp_path / name / "via.json", content)
+        assert recognise(tmp_path / name) == "via"
+        source = open_source(tmp_path / name, "all")
+        assert source.classes == ("background", "7", "cat", "dog", "fox")
+        assert source.label(0).tolist() == [[3, 2, 3, 3], [0, 4, 4, 0], [1, 4, 4, 0], [1, 0, 0, 0]]
+
+
+def test_via_regions_that_paint_nothing_and_names_twice(tmp_path):
+    photo(tmp_path / "a.png", (4, 4))
+    polygon = {"name": "polygon", "all_points_x": [0, 4, 4], "all_points_y": [0, 0, 1]}
+    good = {"shape_attributes": polygon, "region_attributes": {"class": "dog"}}
+    bad = [
+        {**good, "region_attributes": {}},
+        {**good, "shape_attributes": {**polygon, "all_points_x": [0, 4]}},
+        {**good, "shape_attributes": {"name": "polygon", "all_points_x": [], "all_points_y": []}},
+    ]
+    write(tmp_path / "via.json", {"a": {"filename": "a.png", "regions": [good, *bad]}})
+    assert [text.partition(": ")[2] for text in open_source(tmp_path, "all").bad] == [
+        "it has no class", "a coordinate is missing or no number", "it has no points",
+    ]  # fmt: skip
+    write(tmp_path / "via.json", {"a": {"filename": "a.png", "regions": bad[:1]}})
+    with pytest.raises(UserError, match=r"via\.json: no region has a class \(first: region 1 \(\) of a\.png"):
+        open_source(tmp_path, "all")
+    write(tmp_path / "via.json", {key: {"filename": "a.png", "regions": [good]} for key in "ab"})
+    with pytest.raises(UserError, match=r"via\.json: two photos are called a\.png"):
+        open_source(tmp_path, "all")

@@ -135,7 +135,7 @@ def test_all_refuse_a_missing_or_damaged_file(
     files = open_split(DataRecipe(root=root), split).source.files(1)
     spoil(Path(files[part == "mask"].partition(":")[0]))
     pairs_in.cache_clear()
-    unlabelled = name in ("labelme", "supervisely") and part == "mask" and spoil is Path.unlink
+    unlabelled = name in ("labelme", "supervisely", "yolo") and part == "mask" and spoil is Path.unlink
     # a photo without a file of its own for the labels is one that nobody has annotated yet
     assert (assert_all_agree(root, tmp_path / "out", split) is None) == unlabelled
 
@@ -216,7 +216,9 @@ def hidden(root: Path) -> None:
 
 
 def of_windows(root: Path) -> None:
-    for path in [path for path in root.rglob("*") if path.suffix in (".txt", ".csv", ".json", ".xml")]:
+    for path in [
+        path for path in root.rglob("*") if path.suffix in (".txt", ".csv", ".json", ".xml", ".yaml")
+    ]:
         lines = [f"{line} \r\n" for line in path.read_text().splitlines()]
         path.write_bytes(b"\xef\xbb\xbf" + "".join(lines).encode())
 

@@ -60,3 +60,25 @@ def test_other_classes_and_wrong_samples_are_refused(annotated, tmp_path):
     annotate(annotated / "train/a.json", "cat", size=(3, 4))
     with pytest.raises(UserError, match=r"a\.json is 4x3 .*a\.jpg is 4x4"):
         write_plain(open_source(annotated, "train"), tmp_path / "other", "train")
+
+
+def test_options_say_how_what_was_drawn_is_taken(annotated, tmp_path, capsys):
+    path = annotated / "train/a.json"
+    content = json.loads(path.read_text())
+    content["shapes"].append({"label": "cat", "points": [[0, 3], [4, 3]], "shape_type": "line"})
+    text(path, json.dumps(content))
+
+    def converted(*options):
+        with pytest.raises(SystemExit) as done:
+            main(["data", "convert", str(annotated), str(tmp_path / "out"), *options])
+        return done.value.code, capsys.readouterr().err
+
+    code, said = converted()
+    assert code == 2 and "data.line_width=10" in said
+    assert converted("--line-width", "2")[0] == 0
+    with Image.open(tmp_path / "out/masks/train/a.png") as mask:
+        assert np.array(mask)[2:].tolist() == [[1] * 4] * 2
+    content["shapes"][1]["points"] = []
+    text(path, json.dumps(content))
+    code, said = converted("--on-bad", "error", "--drawn-on", "upright")
+    assert code == 2 and f"1 annotations paint nothing, first: shape 2 (cat) in {path}" in said

@@ -1,5 +1,7 @@
 """Layouts that store masks as pictures: recognised by content, and read with the classes they mean."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -34,6 +36,30 @@ def test_cityscapes_takes_the_references_train_ids_too(tmp_path):
     source = open_source(tmp_path, "val")
     assert source.label(0).tolist() == [[18, 255, 0]]
     assert len(source) == 1 and "ulm_000002_000019_gtFine_labelTrainIds.png" in source.missing[0]
+
+
+def test_cityscapes_outlines_give_what_its_label_ids_do(tmp_path):
+    stem = "train/ulm/ulm_000000_000019"
+    photo(tmp_path / f"leftImg8bit/{stem}_leftImg8bit.png", (3, 6))
+    whole = [[0, 0], [5, 0], [5, 2], [0, 2]]
+    drawn = {"road": whole, "cargroup": [[1, 1], [2, 1], [2, 2], [1, 2]], "license plate": [[1, 1], [2, 1], [2, 2]],
+             "ego vehicle": [[4, 2], [5, 2], [5, 1]], "person": [[0, 0], [1, 0]]}  # fmt: skip
+    objects = [{"label": name, "polygon": ring} for name, ring in drawn.items()]
+    objects.append({"label": "sky", "polygon": whole, "deleted": 1})
+    file = tmp_path / f"gtFine/{stem}_gtFine_polygons.json"
+    text(file, json.dumps({"imgHeight": 3, "imgWidth": 6, "objects": objects}))
+    source = open_source(tmp_path, "train")
+    assert not source.missing and source.name(0) == "ulm_000000_000019"
+    label = source.label(0)
+    assert label[0].tolist() == [0] * 6 and label[2].tolist() == [0, 13, 13, 0, 255, 255]
+    assert source.bad == (f"object 5 (person) in {file}: it has fewer than 3 points",)
+    objects[0]["label"] = "raod"
+    text(file, json.dumps({"imgHeight": 3, "imgWidth": 6, "objects": objects}))
+    with pytest.raises(UserError, match="the label 'raod' is no class; allowed: road, sidewalk"):
+        open_source(tmp_path, "train").label(0)
+    # where there are masks they count
+    grey(tmp_path / f"gtFine/{stem}_gtFine_labelIds.png", np.full((3, 6), 26))
+    assert (open_source(tmp_path, "train").label(0) == 13).all()
 
 
 def test_cityscapes_wrong_id_is_named_with_its_file(tmp_path):

@@ -244,6 +244,22 @@ def test_labelme_goes_through_its_own_decoder(tmp_path: Path) -> None:
     assert 0.4 < checked.counts[0].shares[cat] < 0.6
 
 
+def test_photos_without_annotation_or_object_are_counted(tmp_path: Path) -> None:
+    shape = '{"label": "cat", "shape_type": "polygon", "points": [[0, 0], [8, 0], [8, 16], [0, 16]]}'
+    for name in "abcdefghij":
+        put(tmp_path / f"{name}.jpg")
+        shapes = "" if name in "cg" else shape
+        (tmp_path / f"{name}.json").write_text(
+            f'{{"imagePath": "{name}.jpg", "imageHeight": 16, "imageWidth": 16, "shapes": [{shapes}]}}'
+        )
+    for name in "bf":
+        (tmp_path / f"{name}.json").unlink()
+    checked = check_data(tmp_path)
+    assert checked.passed
+    files = {finding.code: finding.files for finding in checked.findings}
+    assert files["photo-unannotated"] == ("b.jpg", "f.jpg") and set(files["no-objects"]) == {"c.jpg", "g.jpg"}
+
+
 def test_class_names_in_a_file_reach_another_format(tmp_path: Path) -> None:
     shape = '{"label": "cat", "shape_type": "polygon", "points": [[0, 0], [8, 0], [8, 16], [0, 16]]}'
     for name in "abcdefgh":

@@ -154,6 +154,26 @@ def coco(root: Path) -> Made:
     return Made(OWN, "background", "dog")
 
 
+def coco_panoptic(root: Path) -> Made:
+    kinds = [(2, "background", 0), (3, "cat", 1), (9, "dog", 1)]
+    categories = [{"id": number, "name": name, "isthing": thing} for number, name, thing in kinds]
+    segments = [{"id": 700, "category_id": 2}, {"id": 70_000, "category_id": 9}]
+    for split, names in NAMES.items():
+        images = [{"id": i, "file_name": f"{name}.jpg"} for i, name in enumerate(names)]
+        drawn = [
+            {"image_id": i, "file_name": f"{name}.png", "segments_info": segments}
+            for i, name in enumerate(names)
+        ]
+        content = {"images": images, "annotations": drawn, "categories": categories}
+        text(root / f"annotations/panoptic_{split}2017.json", json.dumps(content))
+        for name in names:
+            picture(root / f"{split}2017/{name}.jpg", name)
+            # 700 is 188 + 2 x 256, 70,000 is 112 + 17 x 256 + 65,536
+            rgb = halves((188, 2, 0), (112, 17, 1))
+            colours(root / f"annotations/panoptic_{split}2017/{name}.png", rgb)
+    return Made(OWN, "background", "dog")
+
+
 def cvat(root: Path) -> Made:
     points = ";".join(f"{x},{y}" for x, y in RIGHT)
     shape = f'<polygon label="dog" points="{points}" z_order="0"/>'
@@ -204,6 +224,32 @@ def label_studio(root: Path) -> Made:
     return Made(("background", "dog"), "background", "dog")
 
 
+def via(root: Path) -> Made:
+    x, y = zip(*RIGHT, strict=True)
+    shape = {"name": "polygon", "all_points_x": x, "all_points_y": y}
+    region = {"shape_attributes": shape, "region_attributes": {"class": "dog"}}
+    for split, names in NAMES.items():
+        content = {
+            f"{name}.jpg9": {"filename": f"{name}.jpg", "size": 9, "regions": [region]} for name in names
+        }
+        text(root / f"{split}/via_region_data.json", json.dumps(content))
+        for name in names:
+            picture(root / f"{split}/{name}.jpg", name)
+    return Made(("background", "dog"), "background", "dog")
+
+
+def yolo(root: Path) -> Made:
+    shares = " ".join(f"{x / SIDE:g} {y / SIDE:g}" for x, y in RIGHT)
+    for split, name in PAIRS:
+        picture(root / f"images/{split}/{name}.jpg", name)
+        text(root / f"labels/{split}/{name}.txt", f"1 {shares}\n")
+    text(
+        root / "data.yaml",
+        "path: ../datasets/pets\ntrain: images/train\nval: images/val\nnames: {0: cat, 1: dog}\n",
+    )
+    return Made(OWN, "background", "dog")
+
+
 def tfrecord(root: Path) -> Made:
     made = images(root.parent / "plain")
     for split in NAMES:
@@ -223,6 +269,7 @@ SETS: dict[str, Callable[[Path], Made]] = {
     make.__name__.replace("images_", "images ").replace("_", "-"): make
     for make in (
         images, images_with_mask_in_the_name, images_side_by_side, voc, cityscapes, ade20k, camvid, coco_stuff,
-        roboflow, cvat_masks, coco, cvat, labelme, supervisely, label_studio, tfrecord, webdataset,
+        roboflow, cvat_masks, coco, coco_panoptic, cvat, labelme, supervisely, label_studio, via, yolo,
+        tfrecord, webdataset,
     )
 }  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -29,3 +29,27 @@ class StoredData:
 
 
 RECOGNISED = StoredData()
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class DrawnLabels:
+    """How drawn labels are to be taken.
+
+    Parameters
+    ----------
+    line_width:
+        Of lines that labelme's files draw, in pixels. Default: lines are refused.
+    on_bad:
+        Whether annotations that paint nothing are left out with a warning, or an error.
+    drawn_on:
+        What labels of photos with an EXIF rotation were drawn on: the upright photo, the one as stored, or auto, as far
+        as sizes tell.
+    """
+
+    line_width: float | None = None
+    on_bad: Literal["skip", "error"] = "skip"
+    drawn_on: Literal["auto", "upright", "stored"] = "auto"
+
+
+AS_DRAWN = DrawnLabels()

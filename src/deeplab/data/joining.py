@@ -7,6 +7,7 @@ count.
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections import Counter
@@ -17,7 +18,7 @@ from typing import Any
 from deeplab.imaging.photos import PHOTO_SUFFIXES
 
 LISTED_SUFFIXES = PHOTO_SUFFIXES | {".json"}
-WHOLE_NUMBER = re.compile(r"[+-]?\d+(\.0*)?")
+WHOLE_NUMBER = re.compile(r"[+-]?\d{1,1000}(\.0*)?")
 
 
 def plain_name(name: str) -> str:
@@ -88,6 +89,7 @@ def find_file(folders: Sequence[Path], name: str) -> Path:
         whole = "/".join(parts[start:])
         forms = (whole,) if whole.isascii() else (whole, unicodedata.normalize("NFD", whole))
         for path in (folder / form for folder in folders for form in forms):
-            if path.is_file():
+            # of names that no system can have this is False
+            if os.path.isfile(path):
                 return path
     return folders[0] / plain_name(name)

@@ -16,6 +16,7 @@ from deeplab.data.recipe import DataRecipe
 from deeplab.data.selection import select_classes
 from deeplab.data.source import Survey
 from deeplab.data.stored import StoredSplit
+from deeplab.data.upright import DrawnOn
 from deeplab.errors import UserError
 from deeplab.system.cache import cache_folder
 
@@ -32,6 +33,7 @@ def survey(
     layout: str = "auto",
     labels: str | None = None,
     names: tuple[str, ...] = (),
+    line_width: float | None = None,
 ) -> Survey:
     """What is in one split of a folder; no photo or mask is opened before it is asked for.
 
@@ -41,6 +43,7 @@ def survey(
         layout: a key of `deeplab.data.layouts.LAYOUTS`; "auto" recognises it by content.
         labels: the masks' folder, for layouts that may have several.
         names: class names of the stored masks, by index, for layouts that do not say; () asks the layout.
+        line_width: of drawn lines, in pixels, for layouts that have some.
 
     Returns:
         the split; it may lack files, or the names of its classes.
@@ -50,7 +53,7 @@ def survey(
     """
     root = Path(root)
     chosen = _layout_name(root, layout)
-    options = {"labels": labels, "names": names or None}
+    options = {"labels": labels, "names": names or None, "line_width": line_width}
     given = {key: value for key, value in options.items() if value is not None}
     for key in given.keys() - LAYOUTS[chosen].takes:
         raise UserError(
@@ -67,13 +70,14 @@ def open_source(
     layout: str = "auto",
     labels: str | None = None,
     names: tuple[str, ...] = (),
+    line_width: float | None = None,
 ) -> Survey:
     """As `survey`, which see, but the classes must be known.
 
     Raises:
         UserError: as `survey`; also if nothing names the classes, or two have one name.
     """
-    found = survey(root, split, layout=layout, labels=labels, names=names)
+    found = survey(root, split, layout=layout, labels=labels, names=names, line_width=line_width)
     if not found.classes:
         what = (
             f"{Path(root) / found.origin} names no class"
@@ -113,21 +117,23 @@ def open_split(
     from deeplab.data.dataset import SegmentationDataset
 
     source = open_complete(
-        data.root, split, layout=data.layout, labels=data.labels, names=data.names, on_bad=data.on_bad
+        data.root,
+        split,
+        layout=data.layout,
+        labels=data.labels,
+        names=data.names,
+        line_width=data.line_width,
+        on_bad=data.on_bad,
+        drawn_on=data.drawn_on,
     )
-    if isinstance(source, StoredSplit):
-        source = replace(source, drawn_on=data.drawn_on)
-    elif data.drawn_on != "auto":
-        raise UserError(
-            f"data.drawn_on={data.drawn_on}: photos in the layout {_layout_name(data.root, data.layout)} have no files "
-            "of their own; fix: leave it out, and write the shards again from the files"
-        )
     keep = data.classes or source.classes
     table = select_classes(source.classes, keep, other=data.other)
     kept = None
     if data.keep_decoded and transform is not None:
         # whatever changes the labels of an unchanged file
-        about = data.model_dump_json(include={"layout", "labels", "names", "classes", "other", "drawn_on"})
+        about = data.model_dump_json(
+            include={"layout", "labels", "names", "classes", "other", "drawn_on", "line_width"}
+        )
         kept = DecodedFiles(cache_folder() / "decoded", f"{__version__} {about}")
     return SegmentationDataset(source, label_map=table, transform=transform, seed=seed, kept=kept)
 
@@ -139,17 +145,20 @@ def open_complete(
     layout: str = "auto",
     labels: str | None = None,
     names: tuple[str, ...] = (),
+    line_width: float | None = None,
     on_bad: Literal["error", "skip"] = "skip",
+    drawn_on: DrawnOn = "auto",
 ) -> Survey:
     """As `open_source`, which see; a split that lacks files or is empty is refused.
 
-    `on_bad` says whether annotations that paint nothing are left out, with a warning, or refused.
+    `on_bad` says whether annotations that paint nothing are left out, with a warning, or refused; `drawn_on` what the
+    labels were drawn on, see `deeplab.data.upright.turned_upright`.
 
     Raises:
         UserError: as `open_source`; also if a file of the split is missing, an annotation belongs to nothing, or the
             split is empty.
     """
-    source = open_source(root, split, layout=layout, labels=labels, names=names)
+    source = open_source(root, split, layout=layout, labels=labels, names=names, line_width=line_width)
     if source.missing:
         first = "; ".join(source.missing[:MISSING_SHOWN])
         raise UserError(
@@ -174,6 +183,13 @@ def open_complete(
             f"split {split!r} of {root} has no samples; fix: name another split, add photos and masks, or write "
             f"{Path(root) / 'train.txt'} and {Path(root) / 'val.txt'} with one name a line (without lists the hash "
             "of a name puts a fifth into val)"
+        )
+    if isinstance(source, StoredSplit):
+        return replace(source, drawn_on=drawn_on)
+    if drawn_on != "auto":
+        raise UserError(
+            f"drawn_on={drawn_on}: photos in the layout {_layout_name(Path(root), layout)} have no files of their own; "
+            "fix: leave it out, and write the shards again from the files"
         )
     return source
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import model_validator
+from pydantic import PositiveFloat, model_validator
 
 from deeplab.config import Strict
 from deeplab.data.upright import DrawnOn
@@ -19,6 +19,7 @@ class DataRecipe(Strict):
     labels: folder of the masks, where a layout may have several.
     names: class names of the masks on disk, by index; empty: what the data say.
     classes: names to train, in this order; others become `other`. Empty: all of them.
+    line_width: of lines that labelme's files draw, in pixels; None refuses them.
     on_bad: whether annotations that paint nothing (no outline, no label, fewer than three points) are left out with a
         warning, "skip", or are an "error".
     drawn_on: what labels of photos with an EXIF rotation were drawn on: the "upright" photo, the one as "stored", or
@@ -35,6 +36,7 @@ class DataRecipe(Strict):
     names: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     other: Literal["ignore", "background"] = "ignore"
+    line_width: PositiveFloat | None = None
     on_bad: Literal["error", "skip"] = "skip"
     drawn_on: DrawnOn = "auto"
     keep_decoded: bool = False

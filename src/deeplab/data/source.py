@@ -80,6 +80,7 @@ class Survey:
         double: files whose name another one of their folder has too, but for its suffix.
         stray: annotations of photos or classes that the data set does not list, each in words; they are left out.
         bad: annotations that paint nothing, such as outlines without points, each in words; they are left out.
+        unannotated: photos that lie there and that nothing annotates; they are left out.
         unlisted: names that lie there and are not of this split.
     """
 
@@ -90,6 +91,7 @@ class Survey:
     double: tuple[Path, ...] = ()
     stray: tuple[str, ...] = ()
     bad: tuple[str, ...] = ()
+    unannotated: tuple[Path, ...] = ()
     unlisted: frozenset[str] = frozenset()
     ignore_label: int = IGNORE_LABEL
 

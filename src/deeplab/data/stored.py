@@ -218,7 +218,7 @@ def joined(
         photo, note = photos.get(name), notes if isinstance(notes, Path) else notes.get(name)
         if photo is None or note is None:
             missing.append(f"annotation of {name}{f' in {note}' if note else ''}")
-        elif not photo.is_file():
+        elif not os.path.isfile(photo):
             missing.append(f"photo {photo}, which {note} asks for")
         elif taken.setdefault(photo, (name, note)) != (name, note):
             other, other_note = taken[photo]

@@ -62,6 +62,7 @@ class Found:
         double: files whose name another one of their folder has too.
         stray: annotations of photos or classes that the data set does not list, in words.
         bad: annotations that paint nothing, in words.
+        unannotated: photos that nothing annotates.
         unlisted: how many names are left out: in no split, or of a test split without masks.
     """
 
@@ -78,6 +79,7 @@ class Found:
     double: tuple[Path, ...]
     stray: tuple[str, ...]
     bad: tuple[str, ...]
+    unannotated: tuple[Path, ...]
     unlisted: int
 
 
@@ -116,6 +118,7 @@ def find(root: Path, expected: Expected) -> Found:
         tuple(dict.fromkeys(path for found in surveys.values() for path in found.double)),
         tuple(dict.fromkeys(text for found in surveys.values() for text in found.stray)),
         tuple(dict.fromkeys(text for found in surveys.values() for text in found.bad)),
+        tuple(dict.fromkeys(path for found in surveys.values() for path in found.unannotated)),
         unlisted,
     )
 

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from deeplab.data.layouts.painting import BACKGROUND
 from deeplab.doctor.class_list import ClassList
 from deeplab.doctor.class_pixels import ClassPixels
 from deeplab.doctor.examined import Examined
 from deeplab.doctor.findings import Finding, of_files
+from deeplab.doctor.readers import SourceReader
 
 
 def list_findings(classes: ClassList) -> list[Finding]:
@@ -40,6 +42,20 @@ def ignored_findings(data: Examined) -> list[Finding]:
         [data.file(item.pair.mask) for item in empty],
         what=f"{'Every' if everything else 'A'} mask holds the ignore label {ignore} alone, so it teaches nothing.",
         fix="Label the photo, or take the pair out of the data set.",
+    )
+
+
+def background_findings(data: Examined) -> list[Finding]:
+    """Photos on which annotations draw nothing, so that all of them is background."""
+    if data.classes.name(0) != BACKGROUND or not isinstance(data.reader, SourceReader):
+        return []
+    empty = [item for item in data.labelled() if data.decoded(item.mask).keys() == {0}]
+    return of_files(
+        "no-objects",
+        "warning",
+        [data.file(item.pair.photo) for item in empty],
+        what="Nothing is drawn on a photo, so all of it is background.",
+        fix="That is right if it shows no object; otherwise annotate it, or take it out of the data set.",
     )
 
 

@@ -61,6 +61,13 @@ def file_findings(data: Examined, found: Found) -> list[Finding]:
             fix="List the photos and classes that they name, or delete them.",
         ),
         *of_files(
+            "photo-unannotated",
+            "warning",
+            [data.file(path) for path in found.unannotated],
+            what="Photos have no annotation: they are left out of every split.",
+            fix="Annotate them, or move them away; a photo without objects wants an annotation file without any.",
+        ),
+        *of_files(
             "annotation-bad",
             "warning",
             found.bad,

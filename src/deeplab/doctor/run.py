@@ -15,7 +15,7 @@ from deeplab.doctor.examined import Examined
 from deeplab.doctor.findings import Finding, passed
 from deeplab.doctor.found import Expected, Found, find
 from deeplab.doctor.inspect import inspect_all
-from deeplab.doctor.rules_classes import class_findings, ignored_findings, list_findings
+from deeplab.doctor.rules_classes import background_findings, class_findings, ignored_findings, list_findings
 from deeplab.doctor.rules_files import empty_finding, file_findings
 from deeplab.doctor.rules_kinds import kind_findings
 from deeplab.doctor.rules_values import value_findings
@@ -109,6 +109,7 @@ def _judge(found: Found, data: Examined, *, begin: float) -> Checked:
         *values.findings,
         *(ignored_findings(data) if values.ignores else []),
         *(class_findings(data, counts) if counts else []),
+        *(background_findings(data) if counts else []),
         *duplicate_findings(data),
     ]
     if passed(findings):

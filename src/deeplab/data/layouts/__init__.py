@@ -17,6 +17,7 @@ from deeplab.data.layouts import (
     camvid,
     cityscapes,
     coco,
+    coco_panoptic,
     coco_stuff,
     cvat,
     cvat_masks,
@@ -27,7 +28,9 @@ from deeplab.data.layouts import (
     supervisely,
     tar_shards,
     tfrecord,
+    via,
     voc,
+    yolo,
 )
 from deeplab.data.source import Survey
 from deeplab.errors import UserError
@@ -37,7 +40,7 @@ class Layout(NamedTuple):
     """One way to store a data set.
 
     looks_for: what `recognise` looks for, in words.
-    survey: (root, split, and of `labels` and `names` what `takes` lists) to what is there.
+    survey: (root, split, and of the options that `takes` lists) to what is there.
     """
 
     looks_for: str
@@ -61,12 +64,15 @@ LAYOUTS: dict[str, Layout] = {
     "camvid": _layout(camvid, "names"),
     "roboflow": _layout(roboflow),
     "supervisely": _layout(supervisely),
-    "labelme": _layout(labelme, "names"),
+    "labelme": _layout(labelme, "names", "line_width"),
     "tfrecord": _layout(tfrecord, "names"),
     "webdataset": _layout(tar_shards, "names"),
     "coco": _layout(coco),
+    "coco-panoptic": _layout(coco_panoptic),
     "coco-stuff": _layout(coco_stuff),
     "label-studio": _layout(label_studio, "names"),
+    "via": _layout(via, "names"),
+    "yolo": _layout(yolo),
     "images": _layout(images, "labels", "names"),
 }
 

@@ -1,7 +1,8 @@
 """Cityscapes: label ids on disk, train ids in training, and the way back for the test server.
 
     ROOT/leftImg8bit/SPLIT/CITY/NAME_leftImg8bit.png
-    ROOT/gtFine/SPLIT/CITY/NAME_gtFine_labelIds.png (or, as the reference wants, ..._labelTrainIds.png)
+    ROOT/gtFine/SPLIT/CITY/NAME_gtFine_labelIds.png (or, as the reference wants, ..._labelTrainIds.png; or
+    ..._polygons.json, of which the others are made)
 
 The 34 label ids of the files become the 19 train ids; all others are ignored. Ids: Cityscapes' published
 label definitions.
@@ -9,15 +10,28 @@ label definitions.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from deeplab.data.joining import visible
+from deeplab.data.layouts import polygons
 from deeplab.data.layouts.masks import IndexMasks, read_mask, table_of
+from deeplab.data.layouts.painting import (
+    ClassList,
+    Painter,
+    Picture,
+    Region,
+    as_written,
+    outline_fault,
+    read_json,
+    unpainted,
+)
 from deeplab.data.source import IGNORE_LABEL
-from deeplab.data.stored import Listing, StoredSplit, listing, paired, require_folder
+from deeplab.data.stored import Item, Listing, StoredSplit, listing, paired, require_folder
 from deeplab.errors import UserError
 from deeplab.imaging.palettes import CITYSCAPES_CLASSES
 from deeplab.imaging.png import save_png
@@ -28,6 +42,13 @@ LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 3
 """Label id of each train id."""
 LAST_LABEL_ID = 33
 UNLABELED = 0
+IGNORED = (
+    "unlabeled", "ego vehicle", "rectification border", "out of roi", "static", "dynamic", "ground", "parking",
+    "rail track", "guard rail", "bridge", "tunnel", "polegroup", "caravan", "trailer",
+)  # fmt: skip
+"""Labels without a train id."""
+UNPAINTED = ("license plate",)
+"""Labels without any id, which leave what is below them."""
 
 TO_TRAIN_IDS = table_of(
     {label: train for train, label in enumerate(LABEL_IDS)},
@@ -61,19 +82,56 @@ def survey(root: Path, split: str, *, labels: str | None = None) -> StoredSplit:
     masks = require_folder(root / kind / split)
     ids, train_ids = f"_{kind}_labelIds.png", f"_{kind}_labelTrainIds.png"
     ending = ids if visible(masks, f"*/*{ids}") or not visible(masks, f"*/*{train_ids}") else train_ids
-    read = IndexMasks() if ending == train_ids else IndexMasks(TO_TRAIN_IDS, "label ids 0..33")
-    return paired(
+    outlines = f"_{kind}_polygons.json"
+    if not visible(masks, f"*/*{ending}") and visible(masks, f"*/*{outlines}"):
+        ending = outlines
+    read = {
+        ids: IndexMasks(TO_TRAIN_IDS, "label ids 0..33"),
+        train_ids: IndexMasks(),
+        outlines: Painter(_picture, ClassList(CITYSCAPES_CLASSES)),
+    }[ending]
+    found = paired(
         _by_frame(photos, f"{PHOTO_END}.png"),
         _by_frame(masks, ending),
         classes=CITYSCAPES_CLASSES,
         origin="layout cityscapes",
         read=read,
     )
+    if ending != outlines:
+        return found
+    bad = tuple(text for item in found.items for text in unpainted(_picture(item).regions, item.mask))
+    return replace(found, bad=bad)
+
+
+def _picture(item: Item) -> Picture:
+    content = read_json(item.mask)
+    with as_written(item.mask):
+        size = int(content["imgHeight"]), int(content["imgWidth"])
+        objects = [entry for entry in content["objects"] if not entry.get("deleted")]
+        return Picture(
+            size,
+            [
+                Region(
+                    _class_of(entry["label"]),
+                    partial(polygons.fill_between_pixels, entry["polygon"], [], size),
+                    f"object {number} ({entry['label']})",
+                    outline_fault(entry["polygon"]),
+                )
+                for number, entry in enumerate(objects, 1)
+                if entry["label"] not in UNPAINTED
+            ],
+        )
+
+
+def _class_of(label: str) -> str:
+    """The class of a label: groups are of their members' class, and what has no train id is ignored."""
+    name = label if label in (*CITYSCAPES_CLASSES, *IGNORED) else label.removesuffix("group")
+    return "ignore" if name in IGNORED else name
 
 
 def _by_frame(folder: Path, ending: str) -> Listing:
     files = visible(folder, f"*/*{ending}")
-    return listing(folder, files, ending=ending.removesuffix(".png"), flat=True)._replace(ending=ending)
+    return listing(folder, files, ending=Path(ending).stem, flat=True)._replace(ending=ending)
 
 
 def to_label_ids(train_ids: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from deeplab.data.layouts.painting import (
     Painter,
     Picture,
     Region,
-    broken,
+    as_written,
     class_name,
     mentions,
     outline_fault,
@@ -71,7 +72,7 @@ def recognise(root: Path) -> bool:
 def splits(root: Path) -> tuple[str, ...]:
     """The splits that have a file of their own, else lists, else "train" and "val"."""
     files = _files(root)
-    own = tuple(name for name in ("train", "val", "test") if _file_of(files, root, name))
+    own = tuple(name for name in ("train", "val", "test") if file_of(files, root, name))
     return own or by_name.available(root)
 
 
@@ -82,7 +83,7 @@ def survey(root: Path, split: str) -> StoredSplit:
         UserError: no such split, or the file is of another form.
     """
     files = _files(root)
-    own = _file_of(files, root, split)
+    own = file_of(files, root, split)
     if own is None and len(files) != 1:
         found = ", ".join(str(path.relative_to(root)) for path in files) or "none"
         raise UserError(
@@ -90,23 +91,22 @@ def survey(root: Path, split: str) -> StoredSplit:
         )
     path = own or files[0]
     content = read_json(path)
-    try:
+    with as_written(path):
         categories = _categories(content, path)
         images = [{**image, "file_name": plain_name(image["file_name"])} for image in content["images"]]
         drawn, bad, stray = _joined_by_id(images, content["annotations"], categories, path)
         entries = dict(zip(sample_names(image["file_name"] for image in images), images, strict=True))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise broken(path, error) from error
     if len(entries) < len(images):
         twice, _ = Counter(image["file_name"] for image in images).most_common(1)[0]
         raise UserError(
             f"two images are called {twice}", fix="give each its own name, or merge them", file=path
         )
     chosen = list(entries) if own else by_name.choose(root, list(entries), split)
-    folder = _photo_folder(root, path, split, images)
+    folder = photo_folder(root, path, split, images)
     photos = {name: find_file((folder,), entries[name]["file_name"]) for name in chosen if name in entries}
     items, missing = joined(chosen, photos, path)
-    drawings = {item.name: _entry(entries[item.name], item.photo, drawn, path) for item in items}
+    with as_written(path):
+        drawings = {item.name: _entry(entries[item.name], item.photo, drawn) for item in items}
     classes = ClassList.of(categories.values())
     read = Painter(_Pictures(drawings), classes, largest_first=True)
     return StoredSplit(
@@ -179,14 +179,9 @@ def _points(ring: Any) -> Any:
     return [ring[at : at + 2] for at in range(0, len(ring), 2)] if isinstance(ring, list) else ring
 
 
-def _entry(
-    image: Entry, photo: Path, drawn: Mapping[Id, list[Drawn]], path: Path
-) -> tuple[Size, list[Drawn]]:
+def _entry(image: Entry, photo: Path, drawn: Mapping[Id, list[Drawn]]) -> tuple[Size, list[Drawn]]:
     height, width = image.get("height"), image.get("width")
-    try:
-        size = (int(height), int(width)) if height and width else stored(photo).upright
-    except (TypeError, ValueError) as error:
-        raise broken(path, error) from error
+    size = (int(height), int(width)) if height and width else stored(photo).upright
     return size, drawn[same_id(image["id"])]
 
 
@@ -214,10 +209,14 @@ def _categories(content: Entry, path: Path) -> dict[Id, str]:
 def _files(root: Path) -> list[Path]:
     places = [root, root / "annotations", *(by_name.split_folder(root, name) for name in by_name.ALIASES)]
     found = [path for place in places if place for path in visible(place, "*.json")]
-    return [path for path in found if not path.stem.startswith(OTHER_TASKS) and mentions(path, *KEYS)]
+    own = [path for path in found if not path.stem.startswith(OTHER_TASKS) and mentions(path, *KEYS)]
+    return [
+        path for path in own if not (path.with_suffix("").is_dir() and mentions(path, b'"segments_info"'))
+    ]
 
 
-def _file_of(files: list[Path], root: Path, split: str) -> Path | None:
+def file_of(files: list[Path], root: Path, split: str) -> Path | None:
+    """The file of that split, by a word of its name or by its folder."""
     wanted = {split, *by_name.ALIASES.get(split, ())}
     for path in files:
         words = set(re.split(r"[^a-z]+", path.stem.lower()))
@@ -226,15 +225,15 @@ def _file_of(files: list[Path], root: Path, split: str) -> Path | None:
     return None
 
 
-def _photo_folder(root: Path, path: Path, split: str, images: Sequence[Entry]) -> Path:
+def photo_folder(root: Path, path: Path, split: str, images: Sequence[Entry]) -> Path:
     """The first of the usual folders that has one of the photos, by its whole name if there is one."""
     if not images:
         raise UserError(f"{path} lists no image; fix: export it again")
     years = [*visible(root, f"{split}*"), *visible(root / "images", f"{split}*")]
     places = [path.parent, *years, root / "images", root]
     files = [image["file_name"] for image in images]
-    whole = (place for file in files for place in places if (place / file).is_file())
-    last = (place for file in files for place in places if find_file((place,), file).is_file())
+    whole = (place for file in files for place in places if isfile(place / file))
+    last = (place for file in files for place in places if isfile(find_file((place,), file)))
     return next(whole, None) or next(last, root / "images")
 
 

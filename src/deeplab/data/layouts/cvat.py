@@ -1,6 +1,6 @@
-"""CVAT's "CVAT for images 1.1" export: one XML for all photos.
+"""CVAT's "CVAT for images 1.1" and "CVAT for video 1.1" exports: one XML for all photos.
 
-    ROOT/annotations.xml, ROOT/images/NAME.jpg (also ROOT/images/SUBSET/NAME.jpg)
+    ROOT/annotations.xml, ROOT/images/NAME.jpg (also ROOT/images/SUBSET/NAME.jpg; frame_000123.png of a video)
 
 Shapes: polygon, mask, box, ellipse, painted by z_order. Splits: the photos' subsets called train, val or test;
 else lists, else by hash. Source: CVAT's documentation of the format.
@@ -8,6 +8,7 @@ else lists, else by hash. Source: CVAT's documentation of the format.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
@@ -22,19 +23,20 @@ from deeplab.data.layouts.painting import (
     Painter,
     Picture,
     Region,
-    broken,
+    as_written,
     no_area,
     outline_fault,
     unpainted,
 )
 from deeplab.data.layouts.polygons import Window
 from deeplab.data.layouts.run_lengths import from_runs
-from deeplab.data.stored import Item, StoredSplit, joined
+from deeplab.data.stored import Item, StoredSplit, joined, pictures
 from deeplab.data.upright import stored
 from deeplab.errors import UserError
 
-LOOKS_FOR = "annotations.xml (CVAT for images 1.1)"
+LOOKS_FOR = "annotations.xml (CVAT for images 1.1, CVAT for video 1.1)"
 FILE = "annotations.xml"
+FRAME = re.compile(r"\d+$")
 SHAPES = ("polygon", "mask", "box", "ellipse")
 TAGS = frozenset({"tag"})
 """Marks of a whole photo, which paint nothing."""
@@ -50,8 +52,8 @@ class _Pictures:
 
     def __call__(self, item: Item) -> Picture:
         image = ElementTree.fromstring(self.texts[item.name])
-        size = int(image.get("height") or 0), int(image.get("width") or 0)
-        size = size if all(size) else stored(item.photo).upright
+        height, width = (_whole(image, side) for side in ("height", "width"))
+        size = (height, width) if height and width else stored(item.photo).upright
         return Picture(size, _regions(image, size, item.mask))
 
 
@@ -75,7 +77,8 @@ def survey(root: Path, split: str) -> StoredSplit:
     tree = _read(root / FILE)
     labels = [name.text or "" for name in tree.findall("./meta//labels/label/name")]
     classes = ClassList.of(labels)
-    every = tree.findall("image")
+    with as_written(root / FILE):
+        every = _images(tree, root)
     own = [image for image in every if _split_of(image) == split]
     images = own or every
     files = [plain_name(image.get("name", "")) for image in images]
@@ -90,6 +93,12 @@ def survey(root: Path, split: str) -> StoredSplit:
     chosen = names if own else by_name.choose(root, names, split)
     photos = {name: _photo(root, entries[name]) for name in chosen if name in entries}
     items, missing = joined(chosen, photos, root / FILE)
+    with as_written(root / FILE):
+        bad = [
+            text
+            for item in items
+            for text in unpainted(_regions(entries[item.name], (0, 0), item.mask), item.mask)
+        ]
     texts = {item.name: ElementTree.tostring(entries[item.name]) for item in items}
     read = Painter(_Pictures(texts), classes)
     return StoredSplit(
@@ -97,11 +106,7 @@ def survey(root: Path, split: str) -> StoredSplit:
         origin=FILE,
         items=items,
         missing=missing,
-        bad=tuple(
-            text
-            for item in items
-            for text in unpainted(_regions(entries[item.name], (0, 0), item.mask), item.mask)
-        ),
+        bad=tuple(bad),
         unlisted=frozenset(entries).difference(chosen),
         read=read,
     )
@@ -110,10 +115,41 @@ def survey(root: Path, split: str) -> StoredSplit:
 def _read(path: Path) -> ElementTree.Element:
     try:
         return ElementTree.parse(path).getroot()
-    except (OSError, ElementTree.ParseError) as error:
+    # a file may also name an encoding that there is not
+    except (OSError, LookupError, ValueError, ElementTree.ParseError) as error:
         raise UserError(
             f"{path} cannot be read as CVAT's XML ({error}); fix: export again as CVAT for images 1.1"
         ) from error
+
+
+def _images(tree: ElementTree.Element, root: Path) -> list[ElementTree.Element]:
+    """The photos with their shapes; a video's tracks are told apart by frame, which is the number in a photo's name."""
+    tracks = tree.findall("track")
+    if not tracks:
+        return tree.findall("image")
+    size = next(
+        (place for tag in ("original_size", "size") if (place := tree.find(f"./meta//{tag}")) is not None),
+        None,
+    )
+    sides = {side: size.findtext(side, "") for side in ("width", "height")} if size is not None else {}
+    photos = {int(found[0]): file for file in pictures(root / "images") if (found := FRAME.search(file.stem))}
+    names = {frame: file.relative_to(root / "images").as_posix() for frame, file in photos.items()}
+    shapes = [(_whole(shape, "frame"), track, shape) for track in tracks for shape in track]
+    visible_frames = {frame for frame, _, shape in shapes if shape.get("outside") != "1"}
+    images = {
+        frame: ElementTree.Element("image", {"name": names.get(frame, f"frame_{frame:06d}"), **sides})
+        for frame in sorted(visible_frames | names.keys())
+    }
+    for frame, track, shape in shapes:
+        if shape.get("outside") != "1":
+            shape.set("label", track.get("label", ""))
+            images[frame].append(shape)
+    return list(images.values())
+
+
+def _whole(element: ElementTree.Element, key: str) -> int:
+    """An attribute that is a whole number, or not there and 0."""
+    return int(element.get(key) or 0)
 
 
 def _split_of(image: ElementTree.Element) -> str:
@@ -129,7 +165,7 @@ def _photo(root: Path, image: ElementTree.Element) -> Path:
 
 def _regions(image: ElementTree.Element, size: Size, file: Path) -> list[Region]:
     shapes = [shape for shape in image if shape.tag not in TAGS]
-    shapes.sort(key=lambda shape: int(shape.get("z_order", 0)))
+    shapes.sort(key=lambda shape: _whole(shape, "z_order"))
     return [
         Region(
             shape.get("label", ""),
@@ -162,19 +198,16 @@ def _points(shape: ElementTree.Element) -> list[list[float]]:
 
 
 def _cover(shape: ElementTree.Element, *, size: Size, file: Path) -> Window:
-    try:
-        if shape.tag == "polygon":
-            return polygons.fill([_points(shape)], size)
-        if shape.tag == "mask":
-            return _mask(shape)
-        if shape.tag == "box":
-            sides = (float(shape.attrib[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
-            return polygons.fill([polygons.rectangle(*sides, degrees=float(shape.get("rotation", 0)))], size)
-        if shape.tag == "ellipse":
-            sides = (float(shape.attrib[key]) for key in ("cx", "cy", "rx", "ry"))
-            return polygons.fill([polygons.ellipse(*sides, degrees=float(shape.get("rotation", 0)))], size)
-    except (KeyError, ValueError) as error:
-        raise broken(file, error) from error
+    if shape.tag == "polygon":
+        return polygons.fill([_points(shape)], size)
+    if shape.tag == "mask":
+        return _mask(shape)
+    if shape.tag == "box":
+        sides = (float(shape.attrib[key]) for key in ("xtl", "ytl", "xbr", "ybr"))
+        return polygons.fill([polygons.rectangle(*sides, degrees=float(shape.get("rotation", 0)))], size)
+    if shape.tag == "ellipse":
+        sides = (float(shape.attrib[key]) for key in ("cx", "cy", "rx", "ry"))
+        return polygons.fill([polygons.ellipse(*sides, degrees=float(shape.get("rotation", 0)))], size)
     raise no_area(file, shape.tag, SHAPES)
 
 

@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -25,7 +26,7 @@ from deeplab.data.layouts.painting import (
     Painter,
     Picture,
     Region,
-    broken,
+    as_written,
     class_name,
     mentions,
     no_area,
@@ -63,10 +64,7 @@ class _Pictures:
         height, width = (
             results[0].get(f"original_{side}") if results else None for side in ("height", "width")
         )
-        try:
-            size = (int(height), int(width)) if height and width else stored(item.photo).upright
-        except (TypeError, ValueError) as error:
-            raise broken(item.mask, error) from error
+        size = (int(height), int(width)) if height and width else stored(item.photo).upright
         return Picture(size, _regions(results, size, item.mask, photo=item.photo.name))
 
 
@@ -94,8 +92,10 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
     path = _find(root)
     if path is None:
         raise UserError(f"{root} holds no {LOOKS_FOR}; fix: export as JSON (not JSON-MIN) into it")
-    try:
-        tasks = [task for task in read_json(path) if _annotation(task)]
+    with as_written(path):
+        listed = read_json(path)
+        tasks = [task for task in listed if _annotation(task)]
+        open_tasks = [_find_photo(root, _photo_name(task)) for task in listed if not _annotation(task)]
         files = [_photo_name(task) for task in tasks]
         results = [_results(task) for task in tasks]
         labels = sorted({label for each in results for result in each if (label := _label(result))})
@@ -103,10 +103,6 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
             unpainted(_regions(each, (0, 0), path, photo=file), path)
             for each, file in zip(results, files, strict=True)
         ]
-    except UserError:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise broken(path, error) from error
     if not labels and any(bad):
         raise UserError("no region has a label", fix="export regions whose tag has labels", file=path)
     # most photos have a name of their own without their folders
@@ -128,6 +124,7 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
         origin="the names given" if names else path.name,
         items=items,
         missing=missing,
+        unannotated=tuple(photo for photo in open_tasks if isfile(photo)),
         bad=tuple(text for item in items for text in entries[item.name][2]),
         unlisted=frozenset(entries).difference(chosen),
         read=read,
@@ -174,7 +171,7 @@ def _find_photo(root: Path, name: str) -> Path:
     folders = (root / "images", root, root / "upload")
     folder, slash, last = name.rpartition("/")
     found = find_file(folders, name)
-    return found if found.is_file() else find_file(folders, folder + slash + UPLOAD_PREFIX.sub("", last))
+    return found if isfile(found) else find_file(folders, folder + slash + UPLOAD_PREFIX.sub("", last))
 
 
 def _regions(results: list[Task], size: Size, file: Path, *, photo: str) -> list[Region]:

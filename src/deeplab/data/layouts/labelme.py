@@ -4,14 +4,17 @@
     folders of their own
     ROOT/labels.txt, optional: class names, one a line
 
-Shapes: polygon, rectangle, circle, mask. Source: labelme's documentation of its annotation file.
+Shapes: polygon, rectangle, circle, mask; line and linestrip, if the recipe says how wide they are. A photo that is not
+there is read from the JSON's "imageData". Source: labelme's documentation of its annotation file.
 """
 
 from __future__ import annotations
 
 import base64
 import io
+from dataclasses import dataclass
 from functools import partial
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +24,14 @@ from PIL import Image
 from deeplab.data.joining import find_file, plain_name, visible
 from deeplab.data.layouts import polygons
 from deeplab.data.layouts import splits as by_name
+from deeplab.data.layouts.embedded import open_picture
 from deeplab.data.layouts.painting import (
     TOO_FEW,
     ClassList,
     Painter,
     Picture,
     Region,
-    broken,
+    as_written,
     class_name,
     mentions,
     no_area,
@@ -36,13 +40,15 @@ from deeplab.data.layouts.painting import (
     unpainted,
 )
 from deeplab.data.layouts.polygons import Window
-from deeplab.data.stored import Item, StoredSplit, joined, listing
+from deeplab.data.stored import Item, StoredSplit, joined, listing, pictures
 from deeplab.data.upright import stored
 from deeplab.errors import UserError
+from deeplab.imaging.photos import as_photo
 
 LOOKS_FOR = 'NAME.json with "shapes" and "imagePath" (labelme), also in folders'
 NAMES_FILE = "labels.txt"
 LOOKED_AT = 3
+LINES = ("line", "linestrip")
 
 Size = tuple[int, int]
 
@@ -61,13 +67,55 @@ def splits(root: Path) -> tuple[str, ...]:
     ) or by_name.available(root)
 
 
-def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> StoredSplit:
+@dataclass(frozen=True, kw_only=True)
+class LabelmeSplit(StoredSplit):
+    """A `StoredSplit` whose photos may lie inside their annotation, which is then both files of an item."""
+
+    def files(self, index: int) -> tuple[str, str]:
+        """See `Source`."""
+        item = self.items[index]
+        return f"{item.photo}{':imageData' if item.photo == item.mask else ''}", str(item.mask)
+
+    def photo(self, index: int) -> np.ndarray:
+        """See `Source`."""
+        item = self.items[index]
+        return _photo_inside(item.mask) if item.photo == item.mask else super().photo(index)
+
+    def label(self, index: int) -> np.ndarray:
+        """See `Source`."""
+        item = self.items[index]
+        # labelme turns what it stores
+        return self.read(item) if item.photo == item.mask else super().label(index)
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """Finds an item's regions; lines are `line_width` pixels wide, None refuses them."""
+
+    line_width: float | None
+
+    def __call__(self, item: Item) -> Picture:
+        content = _read(item.mask)
+        height, width = content.get("imageHeight"), content.get("imageWidth")
+        if height and width:
+            size = int(height), int(width)
+        elif item.photo == item.mask:
+            size = _photo_inside(item.mask).shape[:2]
+        else:
+            size = stored(item.photo).upright
+        return Picture(size, _regions(content, size, item.mask, self.line_width))
+
+
+def survey(
+    root: Path, split: str, *, names: tuple[str, ...] | None = None, line_width: float | None = None
+) -> LabelmeSplit:
     """The annotated photos of the split.
 
     Args:
         root: the folder.
         split: "train", "val", "test", "all", or the name of a list.
         names: class names; None takes labels.txt, else background and all labels found, by the alphabet.
+        line_width: of lines, in pixels; None refuses them when their labels are read.
 
     Raises:
         UserError: no such split, or an annotation that cannot be read.
@@ -82,17 +130,21 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
     for name in chosen:
         if name in files:
             content = _read(files[name])
-            photos[name] = find_file((files[name].parent,), content["imagePath"])
-            bad += unpainted(_regions(content, (0, 0), files[name]), files[name])
+            photo = find_file((files[name].parent,), content["imagePath"])
+            photos[name] = photo if isfile(photo) or not content.get("imageData") else files[name]
+            bad += unpainted(_regions(content, (0, 0), files[name], line_width), files[name])
     items, missing = joined(chosen, photos, files)
+    # a JSON is called as its photo, which may lie in another folder
+    annotated = {name.rpartition("/")[2] for name in files} | {item.photo.stem for item in items}
     classes, origin = (ClassList(names), "the names given") if names else _classes(root)
-    read = Painter(_picture, classes)
-    return StoredSplit(
+    read = Painter(_Pictures(line_width), classes)
+    return LabelmeSplit(
         classes=classes.classes,
         origin=origin,
         items=items,
         missing=missing,
         bad=tuple(bad),
+        unannotated=tuple(photo for photo in pictures(folder) if plain_name(photo.stem) not in annotated),
         unlisted=frozenset(files).difference(chosen),
         read=read,
     )
@@ -105,11 +157,12 @@ def _annotations(folder: Path) -> list[Path]:
 
 def _read(path: Path) -> dict[str, Any]:
     content = read_json(path)
-    try:
-        shapes = [{**shape, "points": shape.get("points") or []} for shape in content["shapes"] or ()]
+    with as_written(path):
+        shapes = [
+            {**shape, "points": points if isinstance(points := shape.get("points"), list) else []}
+            for shape in content["shapes"] or ()
+        ]
         return {**content, "imagePath": plain_name(content["imagePath"]), "shapes": shapes}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise broken(path, error) from error
 
 
 def _classes(root: Path) -> tuple[ClassList, str]:
@@ -120,24 +173,21 @@ def _classes(root: Path) -> tuple[ClassList, str]:
     for path in visible(root, "**/*.json"):
         content = read_json(path)
         if isinstance(content, dict) and "shapes" in content:
-            labels.update(
-                name for shape in content["shapes"] or () if (name := class_name(shape.get("label")))
-            )
-    return ClassList.of(sorted(labels)), "the labels drawn"
+            labels.update(class_name(shape.get("label")) for shape in _read(path)["shapes"])
+    return ClassList.of(sorted(labels - {""})), "the labels drawn"
 
 
-def _picture(item: Item) -> Picture:
-    content = _read(item.mask)
-    height, width = content.get("imageHeight"), content.get("imageWidth")
-    size = (int(height), int(width)) if height and width else stored(item.photo).upright
-    return Picture(size, _regions(content, size, item.mask))
+def _photo_inside(path: Path) -> np.ndarray:
+    with as_written(path):
+        data = base64.b64decode(read_json(path)["imageData"])
+    return as_photo(open_picture(data, f"{path}:imageData"))
 
 
-def _regions(content: dict[str, Any], size: Size, file: Path) -> list[Region]:
+def _regions(content: dict[str, Any], size: Size, file: Path, line_width: float | None) -> list[Region]:
     return [
         Region(
             class_name(shape.get("label")),
-            partial(_cover, shape, size=size, file=file),
+            partial(_cover, shape, size=size, file=file, line_width=line_width),
             f"shape {number} ({shape.get('label')})",
             _fault(shape),
         )
@@ -162,7 +212,7 @@ def _kind(shape: dict[str, Any]) -> str:
     return "polygon" if kind == "rectangle" and len(shape["points"]) > 2 else kind
 
 
-def _cover(shape: dict[str, Any], *, size: Size, file: Path) -> Window:
+def _cover(shape: dict[str, Any], *, size: Size, file: Path, line_width: float | None) -> Window:
     kind, points = _kind(shape), shape["points"]
     if kind == "polygon":
         return polygons.fill([points], size)
@@ -177,4 +227,11 @@ def _cover(shape: dict[str, Any], *, size: Size, file: Path) -> Window:
         with Image.open(io.BytesIO(base64.b64decode(shape["mask"]))) as image:
             left, top = (round(value) for value in points[0])
             return Window(top, left, np.array(image) > 0)
-    raise no_area(file, kind, ("polygon", "rectangle", "circle", "mask"))
+    if kind in LINES and line_width:
+        return polygons.fill(polygons.thick_line(points, line_width), size, holes=False)
+    if kind in LINES:
+        raise UserError(
+            f"a shape of type {kind!r} has no area",
+            fix="say how wide it is, data.line_width=10 (pixels), or delete it",
+        )
+    raise no_area(file, kind, ("polygon", "rectangle", "circle", "mask", *LINES))

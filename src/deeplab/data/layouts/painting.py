@@ -8,12 +8,15 @@ from __future__ import annotations
 import json
 import math
 import mmap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from deeplab.data.layouts.polygons import Window
 from deeplab.data.source import IGNORE_LABEL
@@ -106,7 +109,12 @@ class Painter:
         Raises:
             UserError: the annotation is broken or has an unknown class; it names the file.
         """
-        size, regions = self.picture(item)
+        with as_written(item.mask):
+            size, regions = self.picture(item)
+        # more than Pillow reads of the photo
+        most = 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else size[0] * size[1]
+        if min(size) < 1 or size[0] * size[1] > most:
+            raise UserError(f"it is of a photo of {size[1]}x{size[0]}", fix="export it again", file=item.mask)
         if len(self.classes.classes) > IGNORE_LABEL:
             raise UserError(f"{item.mask}: {len(self.classes.classes)} classes; masks here have at most 255")
         drawn = [
@@ -131,7 +139,8 @@ def _pixels(region: Region, file: Path) -> Window:
         return region.cover()
     except UserError as error:
         raise error.within(f"{file}: {region.place}" if region.place else file) from None
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    # what is stored in a file may make each decoder fail in its own way
+    except Exception as error:
         raise broken(file, error) from error
 
 
@@ -169,7 +178,7 @@ def read_json(path: Path) -> Any:
 def class_name(value: Any) -> str:
     """A class's name as text; one that is a number is called by its digits, and "" is none at all."""
     named = isinstance(value, int | float | str) and not isinstance(value, bool)
-    return str(value).strip() if named else ""
+    return unicodedata.normalize("NFC", str(value).strip()) if named else ""
 
 
 def _encoding(stored: bytes) -> str:
@@ -189,8 +198,19 @@ def mentions(path: Path, *keys: bytes) -> bool:
         return all(data.find(key) >= 0 for key in keys)
 
 
+@contextmanager
+def as_written(path: Path) -> Iterator[None]:
+    """Turns what goes wrong where an annotation lacks a key, or has a value of another kind, into a `UserError`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise broken(path, error) from error
+
+
 def broken(path: Path, error: Exception) -> UserError:
-    """What to raise where an annotation lacks a key or has a value of another kind."""
+    """What to raise where a file is not of the form that its tool writes."""
     return UserError(
         f"{path} is not of the form that its tool writes ({type(error).__name__}: {error}); fix: export it again"
     )

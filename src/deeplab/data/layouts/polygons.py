@@ -7,6 +7,7 @@ diagonal, as annotation tools store them. Two polygons with a common edge then n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -71,6 +72,18 @@ def ellipse(x: float, y: float, radius_x: float, radius_y: float, *, degrees: fl
     angle = np.arange(_ELLIPSE_CORNERS) * (2 * np.pi / _ELLIPSE_CORNERS)
     ring = np.stack([x + radius_x * np.cos(angle), y + radius_y * np.sin(angle)], axis=1)
     return _turned(ring, (x, y), degrees)
+
+
+def thick_line(points: Ring, width: float) -> list[Ring]:
+    """Rings that together are a line through the points: blunt at its ends, round where it bends."""
+    corners = np.asarray(points, np.float64).reshape(-1, 2)
+    rings: list[Ring] = [ellipse(x, y, width / 2, width / 2) for x, y in corners[1:-1]]
+    for start, end in pairwise(corners):
+        length = float(np.hypot(*(end - start)))
+        if length:
+            aside = np.array([start[1] - end[1], end[0] - start[0]]) * (width / 2 / length)
+            rings.append([start + aside, end + aside, end - aside, start - aside])
+    return rings or [rectangle(*corners[0], *corners[0])]
 
 
 def _bounds(rings: Sequence[np.ndarray], size: Size) -> tuple[int, int, int, int]:

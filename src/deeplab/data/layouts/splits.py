@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,7 +29,9 @@ CLASS_FILES = ("classes.txt", "labels.txt", "class_names.txt", "obj.names")
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """Lines of a text file, without empty ones and blanks around them; UTF-8, or UTF-16 as Windows writes it.
+    """Lines of a text file in composed letters, without empty ones and blanks around them.
+
+    It may be UTF-8, or UTF-16 as Windows writes it.
 
     Raises:
         UserError: it cannot be read.
@@ -38,7 +41,8 @@ def read_names(path: Path) -> tuple[str, ...]:
         text = stored.decode("utf-16" if stored[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as text ({error}); fix: save it as UTF-8") from error
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
+    lines = unicodedata.normalize("NFC", text).splitlines()
+    return tuple(line.strip() for line in lines if line.strip())
 
 
 def read_classes(path: Path) -> tuple[str, ...]:

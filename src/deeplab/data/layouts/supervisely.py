@@ -28,7 +28,7 @@ from deeplab.data.layouts.painting import (
     Painter,
     Picture,
     Region,
-    broken,
+    as_written,
     class_name,
     no_area,
     outline_fault,
@@ -36,7 +36,7 @@ from deeplab.data.layouts.painting import (
     unpainted,
 )
 from deeplab.data.layouts.polygons import Window
-from deeplab.data.stored import Item, StoredSplit, joined
+from deeplab.data.stored import Item, StoredSplit, joined, pictures
 from deeplab.errors import UserError
 
 Size = tuple[int, int]
@@ -62,10 +62,11 @@ def survey(root: Path, split: str) -> StoredSplit:
         UserError: no such split, or meta.json or a photo's annotation is broken.
     """
     meta = root / "meta.json"
-    try:
-        classes = ClassList.of(class_name(entry["title"]) for entry in read_json(meta)["classes"])
-    except (KeyError, TypeError) as error:
-        raise broken(meta, error) from error
+    with as_written(meta):
+        titles = [class_name(entry["title"]) for entry in read_json(meta)["classes"]]
+    if "" in titles:
+        raise UserError("a class has no title", fix="name it in the tool, and export again", file=meta)
+    classes = ClassList.of(titles)
     own = by_name.split_folder(root, split)
     folders = [own] if own else _datasets(root)
     paths = [path for folder in folders for path in visible(folder / "ann", "*.json")]
@@ -74,12 +75,16 @@ def survey(root: Path, split: str) -> StoredSplit:
     chosen = list(annotations) if own else by_name.choose(root, list(annotations), split)
     photos = {name: find_file((path.parent.parent / "img",), path.stem) for name, path in annotations.items()}
     items, missing = joined(chosen, photos, annotations)
+    annotated = set(photos.values())
     read = Painter(_picture, classes)
     return StoredSplit(
         classes=classes.classes,
         origin=meta.name,
         items=items,
         missing=missing,
+        unannotated=tuple(
+            photo for folder in folders for photo in pictures(folder / "img") if photo not in annotated
+        ),
         bad=tuple(text for item in items for text in unpainted(_picture(item).regions, item.mask)),
         unlisted=frozenset(annotations).difference(chosen),
         read=read,
@@ -92,11 +97,9 @@ def _datasets(root: Path) -> list[Path]:
 
 def _picture(item: Item) -> Picture:
     content = read_json(item.mask)
-    try:
+    with as_written(item.mask):
         size = int(content["size"]["height"]), int(content["size"]["width"])
         return Picture(size, _regions(content["objects"], size, item.mask))
-    except (KeyError, TypeError, ValueError) as error:
-        raise broken(item.mask, error) from error
 
 
 def _regions(objects: list[dict[str, Any]], size: Size, file: Path) -> list[Region]:

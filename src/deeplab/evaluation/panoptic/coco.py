@@ -5,6 +5,7 @@ A pixel's id is R + 256 G + 256^2 B. Source: COCO's data format; reference fact 
 
 from __future__ import annotations
 
+import codecs
 import multiprocessing
 import os
 from collections import Counter, defaultdict
@@ -100,7 +101,7 @@ def read_files(path: str | os.PathLike[str], folder: str | os.PathLike[str] | No
     path = Path(path)
     folder = path.with_suffix("") if folder is None else Path(folder)
     try:
-        content = _Content.model_validate_json(path.read_bytes())
+        content = _Content.model_validate_json(path.read_bytes().removeprefix(codecs.BOM_UTF8))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except ValidationError as error:

@@ -1,0 +1,139 @@
+"""COCO's panoptic format as semantic labels: every segment by its category, things and stuff alike.
+
+    ROOT/annotations/panoptic_train2017.json with ROOT/annotations/panoptic_train2017/NAME.png
+    ROOT/train2017/NAME.jpg or ROOT/images/train2017/NAME.jpg
+
+Classes: the categories in the order of their ids. Pixels of id 0 are void, and ignored; crowds are of their category.
+Source: COCO's data format.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from os.path import isfile
+from pathlib import Path
+
+import numpy as np
+
+from deeplab.data.joining import find_file, plain_name, same_id, sample_names, visible
+from deeplab.data.layouts import splits as by_name
+from deeplab.data.layouts.coco import file_of, photo_folder
+from deeplab.data.layouts.painting import as_written, mentions, read_json
+from deeplab.data.source import IGNORE_LABEL
+from deeplab.data.stored import Item, StoredSplit, joined
+from deeplab.errors import UserError
+from deeplab.panoptic.coco import PanopticFiles, read_files, read_ids
+
+LOOKS_FOR = (
+    'a JSON with "segments_info" here or in annotations/, and a folder of its name with PNGs (COCO panoptic)'
+)
+KEYS = (b'"images"', b'"segments_info"', b'"categories"')
+
+
+@dataclass(frozen=True)
+class _Segments:
+    """Reads PNGs of ids; by sample the class of each id."""
+
+    classes: dict[str, dict[int, int]]
+
+    def __call__(self, item: Item) -> np.ndarray:
+        ids = read_ids(item.mask)
+        found, places = np.unique(ids, return_inverse=True)
+        table = {0: IGNORE_LABEL, **self.classes[item.name]}
+        unlisted = [value for value in found.tolist() if value not in table]
+        if unlisted:
+            row, column = np.argwhere(ids == unlisted[0])[0]
+            raise UserError(
+                f"id {unlisted[0]} at row {row}, column {column} is none of its segments_info",
+                fix="list it there, or write 0 for void",
+                file=item.mask,
+            )
+        return np.array([table[value] for value in found.tolist()], np.uint8)[places].reshape(ids.shape)
+
+
+def recognise(root: Path) -> bool:
+    """Whether there is such a file."""
+    return bool(_files(root))
+
+
+def splits(root: Path) -> tuple[str, ...]:
+    """The splits that have a file of their own, else lists, else "train" and "val"."""
+    files = _files(root)
+    own = tuple(name for name in ("train", "val", "test") if file_of(files, root, name))
+    return own or by_name.available(root)
+
+
+def survey(root: Path, split: str) -> StoredSplit:
+    """The photos of the split's file, or of a list or hash split of the only one.
+
+    Raises:
+        UserError: no such split, or the file is of another form.
+    """
+    files = _files(root)
+    own = file_of(files, root, split)
+    if own is None and len(files) != 1:
+        found = ", ".join(str(path.relative_to(root)) for path in files) or "none"
+        raise UserError(
+            f"{root} has no file for the split {split!r}; found: {found}; fix: name another split"
+        )
+    path = own or files[0]
+    panoptic = read_files(path)
+    with as_written(path):
+        images = [
+            {"id": same_id(image["id"]), "file_name": plain_name(image["file_name"])}
+            for image in read_json(path)["images"]
+        ]
+    entries = dict(zip(sample_names(image["file_name"] for image in images), images, strict=True))
+    ids = [image["id"] for image in images]
+    if len(entries) < len(images) or len(set(ids)) < len(ids):
+        raise UserError("two images have one id or one name", fix="give each its own", file=path)
+    chosen = list(entries) if own else by_name.choose(root, list(entries), split)
+    folder = photo_folder(root, path, split, images)
+    photos = {name: find_file((folder,), image["file_name"]) for name, image in entries.items()}
+    notes = {
+        name: find_file((panoptic.folder,), panoptic.annotations[image["id"]].file_name)
+        for name, image in entries.items()
+        if image["id"] in panoptic.annotations
+    }
+    items, missing = joined(chosen, photos, notes)
+    classes, stray = _classes(panoptic, set(ids))
+    by_sample = {item.name: classes[entries[item.name]["id"]] for item in items}
+    return StoredSplit(
+        classes=tuple(panoptic.categories[number].name for number in sorted(panoptic.categories)),
+        origin=path.name,
+        items=tuple(item for item in items if isfile(item.mask)),
+        missing=(
+            *missing,
+            *(f"{item.mask}, which {path} asks for" for item in items if not isfile(item.mask)),
+        ),
+        stray=stray,
+        unlisted=frozenset(entries).difference(chosen),
+        read=_Segments(by_sample),
+    )
+
+
+def _files(root: Path) -> list[Path]:
+    found = [path for place in (root, root / "annotations") for path in visible(place, "*.json")]
+    return [path for path in found if path.with_suffix("").is_dir() and mentions(path, *KEYS)]
+
+
+def _classes(
+    panoptic: PanopticFiles, images: set[int | str]
+) -> tuple[dict[int | str, dict[int, int]], tuple[str, ...]]:
+    """The class of each segment's id by image, and what is of an image or category that is not listed."""
+    index_of = {number: index for index, number in enumerate(sorted(panoptic.categories))}
+    if len(index_of) > IGNORE_LABEL:
+        raise UserError(f"{len(index_of)} categories; masks here have at most 255", file=panoptic.path)
+    classes: dict[int | str, dict[int, int]] = {}
+    stray = []
+    for image, annotation in panoptic.annotations.items():
+        if image not in images:
+            stray.append(f"annotation {annotation.file_name} of {panoptic.path}: image_id {image!r}")
+        table = classes[image] = {}
+        for segment in annotation.segments_info:
+            if segment.category_id in index_of:
+                table[segment.id] = index_of[segment.category_id]
+            else:
+                what = f"segment {segment.id} of {annotation.file_name} in {panoptic.path}"
+                stray.append(f"{what}: category_id {segment.category_id}")
+    return classes, tuple(stray)

@@ -1,0 +1,239 @@
+"""YOLO segmentation: a text file of outlines for each photo.
+
+    ROOT/data.yaml: names (a list, or a table by number) and the places of train, val and test
+    ROOT/images/train/NAME.jpg and ROOT/labels/train/NAME.txt, or ROOT/train/images/ and ROOT/train/labels/
+
+A line is a class's number and the outline's corners, x y x y ..., as shares of the upright photo's width and height.
+Four numbers behind the class are a box, which is no outline. A photo without a text file is background; smaller objects
+lie on top. Classes: background, then the names. Source: Ultralytics' documentation of its data sets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from os.path import isfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from deeplab.data.joining import find_file, plain_name, sample_names, visible
+from deeplab.data.layouts import polygons
+from deeplab.data.layouts import splits as by_name
+from deeplab.data.layouts.painting import (
+    ClassList,
+    Painter,
+    Picture,
+    Region,
+    as_written,
+    class_name,
+    outline_fault,
+    unpainted,
+)
+from deeplab.data.stored import Item, StoredSplit, joined, pictures
+from deeplab.data.upright import stored
+from deeplab.errors import UserError
+
+LOOKS_FOR = "data.yaml with names, and labels/ with text files (YOLO segmentation)"
+PHOTOS, LABELS = "images", "labels"
+BOX = 4
+
+Line = tuple[int, int, list[float]]
+"""Its number, the class's number, and the coordinates."""
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """Finds an item's regions; an item whose two files are one has no text file."""
+
+    names: dict[int, str]
+
+    def __call__(self, item: Item) -> Picture:
+        size = stored(item.photo).upright
+        return Picture(size, [] if item.mask == item.photo else _regions(item.mask, self.names, size))
+
+
+def recognise(root: Path) -> bool:
+    """Whether there is such a description, and a text file beside photos or in a folder of labels."""
+    return _described(root) is not None
+
+
+def splits(root: Path) -> tuple[str, ...]:
+    """The splits that the description names."""
+    content = _description(root)[1]
+    return tuple(split for split in ("train", "val", "test") if content.get(split))
+
+
+def survey(root: Path, split: str) -> StoredSplit:
+    """The photos of a split.
+
+    Raises:
+        UserError: no such split, or the description or a text file is of another form.
+    """
+    path, content = _description(root)
+    names = _names(path, content)
+    folders, photos = _photos(root, path, content, split)
+    entries = dict(zip(sample_names(plain_name(file) for file in photos), photos.values(), strict=True))
+    notes = {name: _note(photo) for name, photo in entries.items()}
+    items, missing = joined(entries, entries, notes)
+    texts = {file for folder in folders for file in visible(_labels_of(folder), "**/*.txt")}
+    alone = sorted(texts.difference(notes.values()))
+    bad, stray, drawn = [], [], 0
+    for item in items:
+        if item.mask != item.photo:
+            regions = _regions(item.mask, names, (0, 0))
+            bad += unpainted((region for region in regions if region.name), item.mask)
+            stray += [f"{region.place} of {item.mask}" for region in regions if not region.name]
+            drawn += sum(not region.fault for region in regions)
+    if bad and not drawn:
+        raise UserError(
+            f"has boxes, no segmentation (first: {bad[0]})", fix="export outlines for segmentation", file=path
+        )
+    classes = ClassList.of(names.values())
+    return StoredSplit(
+        classes=classes.classes,
+        origin=path.name,
+        items=items,
+        missing=(*missing, *(f"photo of {file}" for file in alone)),
+        stray=tuple(stray),
+        bad=tuple(bad),
+        read=Painter(_Pictures(names), classes, largest_first=True),
+    )
+
+
+def _described(root: Path) -> Path | None:
+    texts = (f"{LABELS}/*.txt", f"{LABELS}/*/*.txt", f"*/{LABELS}/*.txt")
+    if not any(visible(root, pattern) for pattern in texts):
+        return None
+    for path in (*visible(root, "*.yaml"), *visible(root, "*.yml")):
+        if b"names" in path.read_bytes():
+            return path
+    return None
+
+
+def _description(root: Path) -> tuple[Path, dict[str, Any]]:
+    path = _described(root)
+    if path is None:
+        raise UserError(f"{root} holds no {LOOKS_FOR}; fix: name the folder of data.yaml")
+    try:
+        content = yaml.safe_load(path.read_bytes())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as YAML ({error}); fix: correct it") from error
+    if not isinstance(content, dict) or not content.get("names"):
+        raise UserError(f"{path} names no class; fix: write names: [cat, dog]")
+    return path, content
+
+
+def _names(path: Path, content: dict[str, Any]) -> dict[int, str]:
+    listed = content["names"]
+    with as_written(path):
+        table = listed if isinstance(listed, dict) else dict(enumerate(listed))
+        names = {int(number): class_name(name) for number, name in sorted(table.items())}
+    if len(set(names.values())) < len(names) or "" in names.values():
+        raise UserError(
+            "a class is listed twice, or has no name", fix="give each a name of its own", file=path
+        )
+    return names
+
+
+def _photos(
+    root: Path, path: Path, content: dict[str, Any], split: str
+) -> tuple[list[Path], dict[str, Path]]:
+    """The split's folders, and its photos by their path below the folder, or as a list has them."""
+    key = split if content.get(split) else {"validation": "val", "valid": "val"}.get(split, split)
+    named = content.get(key)
+    if not named:
+        found = ", ".join(splits(root)) or "none"
+        raise UserError(f"{path} has no split {split!r}; splits found: {found}; fix: name one of them")
+    places = [named] if isinstance(named, str) else named
+    if not isinstance(places, list) or not all(isinstance(place, str) for place in places):
+        raise UserError(
+            f"{key} is {named!r}",
+            allowed="a folder, a list file, or a list of them",
+            fix="correct it",
+            file=path,
+        )
+    folders, photos = [], {}
+    for place in places:
+        # written for another machine, or from another folder
+        tried = [plain_name(str(content.get("path") or "")) + "/" + plain_name(place), place, key]
+        listed = find_file((root,), place)
+        folder = next((found for each in tried if (found := _folder(root, each)) is not None), None)
+        if listed.suffix == ".txt" and isfile(listed):
+            photos |= {name: find_file((root,), name) for name in by_name.read_names(listed)}
+        elif folder is not None:
+            folders.append(folder)
+            photos |= {file.relative_to(folder).as_posix(): file for file in pictures(folder)}
+        else:
+            raise UserError(f"{place}, which {path} names for {key}, is missing; fix: put it into {root}")
+    return folders, photos
+
+
+def _folder(root: Path, name: str) -> Path | None:
+    """The folder of photos by as many of the last parts of its path as there are in `root`."""
+    parts = [part for part in plain_name(name).split("/") if part not in ("", ".", "..")]
+    for start in range(len(parts)):
+        for folder in (root.joinpath(*parts[start:], PHOTOS), root.joinpath(*parts[start:])):
+            if folder.is_dir():
+                return folder
+    return None
+
+
+def _labels_of(folder: Path) -> Path:
+    """The last part called images is labels."""
+    parts = list(folder.parts)
+    places = [place for place, part in enumerate(parts) if part.lower() == PHOTOS]
+    if places:
+        parts[places[-1]] = LABELS
+    return Path(*parts)
+
+
+def _note(photo: Path) -> Path:
+    """The photo's text file, or the photo itself where it has none."""
+    found = find_file((_labels_of(photo.parent),), f"{photo.stem}.txt")
+    return found if found.is_file() else photo
+
+
+def _regions(path: Path, names: dict[int, str], size: tuple[int, int]) -> list[Region]:
+    """Of a text file; a region without a name is of a class that is not listed."""
+    return [
+        Region(
+            names.get(index, ""),
+            partial(_cover, shares, size),
+            f"line {number} (class {index})",
+            "it is a box, no outline" if len(shares) == BOX else outline_fault(_corners(shares)),
+        )
+        for number, index, shares in _lines(path)
+    ]
+
+
+def _lines(path: Path) -> Iterator[Line]:
+    for number, line in enumerate(by_name.read_names(path), 1):
+        try:
+            index, *shares = (float(word) for word in line.split())
+            if (
+                not index.is_integer()
+                or len(shares) < BOX
+                or len(shares) % 2
+                or not all(map(math.isfinite, shares))
+            ):
+                raise ValueError(line)
+        except ValueError:
+            raise UserError(
+                f"line {number} is not a class's number and pairs of x and y",
+                fix="export it again",
+                file=path,
+            ) from None
+        yield number, int(index), shares
+
+
+def _corners(shares: list[float]) -> list[list[float]]:
+    return [shares[at : at + 2] for at in range(0, len(shares), 2)]
+
+
+def _cover(shares: list[float], size: tuple[int, int]) -> polygons.Window:
+    return polygons.fill([np.array(_corners(shares)) * (size[1], size[0])], size)
