@@ -22,7 +22,7 @@ from deeplab.data.layouts.painting import as_written, mentions, read_json
 from deeplab.data.source import IGNORE_LABEL
 from deeplab.data.stored import Item, StoredSplit, joined
 from deeplab.errors import UserError
-from deeplab.panoptic.coco import PanopticFiles, read_files, read_ids
+from deeplab.evaluation.panoptic.coco import PanopticFiles, read_files, read_ids
 
 LOOKS_FOR = (
     'a JSON with "segments_info" here or in annotations/, and a folder of its name with PNGs (COCO panoptic)'
