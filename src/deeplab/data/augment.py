@@ -26,6 +26,7 @@ from deeplab.data.fast_crop import can_crop, crop_of_bytes
 from deeplab.data.resize import ResizeToRange, resize_image, resize_label, scale_choices, scaled_size
 from deeplab.data.rotation import rotate
 from deeplab.data.source import IGNORE_LABEL
+from deeplab.data.teacher_maps import TaughtPhoto
 from deeplab.errors import UserError
 
 GREY_PIXEL = (127.5, 127.5, 127.5)
@@ -193,11 +194,12 @@ class TrainAugment:
         _check(in_order, "blur_range", self.blur_range, "0 < smallest <= largest")
 
     def __call__(
-        self, image: Array, label: Array, rng: np.random.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, image: Array, label: Array, rng: np.random.Generator, taught: TaughtPhoto | None = None
+    ) -> tuple[torch.Tensor, ...]:
         """(uint8 [H, W, 3], uint8 [H, W]) to (uint8 [3, *crop_size], uint8 [*crop_size]).
 
-        Pixels are rounded, see `to_tensors`.
+        Pixels are rounded, see `to_tensors`. Of a photo with a teacher's map the third is what `TaughtPhoto.cut` gives
+        of the same crop; a rotation would leave it where it was.
         """
         if self.resize is not None:
             image, label = self.resize(image, label)
@@ -217,8 +219,13 @@ class TrainAugment:
         }
         jitter, sigma = self._draw_jitter(rng), self._draw_blur(rng)
         if jitter is None and not sigma and can_crop(image, label):
-            return to_tensors(*crop_of_bytes(image, label, **place))
-        return to_tensors(*crop_of_scaled(image, label, jitter=jitter, blur_sigma=sigma, **place))
+            crop = crop_of_bytes(image, label, **place)
+        else:
+            crop = crop_of_scaled(image, label, jitter=jitter, blur_sigma=sigma, **place)
+        sample = to_tensors(*crop)
+        if taught is None:
+            return sample
+        return *sample, taught.cut(crop[1], size=size, offset=place["offset"], flip=place["flip"])
 
     @cached_property
     def _scales(self) -> Array:

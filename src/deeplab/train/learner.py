@@ -22,6 +22,7 @@ from deeplab.train.loop import Objective
 from deeplab.train.norms import freeze_scales, training_mode
 from deeplab.train.optimiser import parameter_groups
 from deeplab.train.random_state import capture, restore
+from deeplab.train.recipe.distil import DistilRecipe
 from deeplab.train.recipe.loss import LossRecipe
 from deeplab.train.recipe.optimise import OptimiseRecipe
 from deeplab.train.recompute import recompute_activations
@@ -75,7 +76,12 @@ def make_learner(model: DeepLab, settings: OptimiseRecipe, world: World) -> Lear
 
 
 def make_objective(
-    learner: Learner, settings: OptimiseRecipe, loss: LossRecipe, world: World
+    learner: Learner,
+    settings: OptimiseRecipe,
+    loss: LossRecipe,
+    world: World,
+    *,
+    distil: DistilRecipe | None = None,
 ) -> Objective | DistributedDataParallel:
     """The module whose result is minimised, in train mode, wrapped for several processes."""
     model = learner.model
@@ -86,7 +92,11 @@ def make_objective(
         recompute_activations(model)
     training_mode(model, settings.freeze_norm)
     objective = Objective(
-        model, loss=loss, precision=PRECISIONS[settings.precision], compiled=settings.compile
+        model,
+        loss=loss,
+        distil=distil,
+        precision=PRECISIONS[settings.precision],
+        compiled=settings.compile,
     )
     if world.size == 1:
         return objective

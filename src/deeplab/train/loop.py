@@ -3,7 +3,7 @@
 An update may be computed in parts: micro-batches one after the other (`accumulate`) and processes beside each
 other. Each part's loss is a mean over its own valid pixels, so a part counts by its share of the update's
 valid pixels, and the sum is what one process gets from the whole batch. That is exact for cross-entropy;
-mining and the losses over regions are taken within each part. Batch norm sees a part, unless it is
+mining, a teacher's and the losses over regions are taken within each part. Batch norm sees a part, unless it is
 synchronised over processes (`deeplab.layers.sync_norm`).
 """
 
@@ -25,10 +25,12 @@ from deeplab.layers.resize import resize_nearest
 from deeplab.model.network import DeepLab
 from deeplab.system.processes import ALONE, World, sum_over_processes
 from deeplab.train.optimiser import set_learning_rate
+from deeplab.train.recipe.distil import DistilRecipe
 from deeplab.train.recipe.loss import LossRecipe, supervised_loss
 
 CROSS_ENTROPY = LossRecipe()
-Batch = tuple[torch.Tensor, torch.Tensor]
+# images and labels; and where there is a teacher, what it says
+Batch = tuple[torch.Tensor, ...]
 
 
 class StepReport(NamedTuple):
@@ -52,6 +54,7 @@ class Objective(nn.Module):
     Args:
         model: is trained.
         loss: what is minimised.
+        distil: of a run with a teacher.
         precision: of the network's passes; logits and loss are float32.
         compiled: run the network through `torch.compile`.
     """
@@ -61,21 +64,26 @@ class Objective(nn.Module):
         model: DeepLab,
         *,
         loss: LossRecipe = CROSS_ENTROPY,
+        distil: DistilRecipe | None = None,
         precision: torch.dtype = torch.float32,
         compiled: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
-        self.loss = loss
+        self.loss, self.distil = loss, distil
         self.precision = precision
         self.network = torch.compile(model.pyramid_logits) if compiled else model.pyramid_logits
 
-    def forward(self, images: torch.Tensor, labels: torch.Tensor, step: int) -> torch.Tensor:
+    def forward(
+        self, images: torch.Tensor, labels: torch.Tensor, step: int, teacher: torch.Tensor | None = None
+    ) -> torch.Tensor:
         return batch_loss(
             self.model,
             images,
             labels,
+            teacher,
             loss=self.loss,
+            distil=self.distil,
             step=step,
             precision=self.precision,
             network=self.network,
@@ -110,7 +118,8 @@ def train_steps(
 
     Args:
         objective: in train mode; wrapped by DDP where there are several processes.
-        batches: (images uint8 [N, 3, H, W], labels uint8 [N, H, W]); sizes N may differ.
+        batches: (images uint8 [N, 3, H, W], labels uint8 [N, H, W]), and with a teacher its shares [N, C, h, w]; sizes
+            N may differ.
         optimiser: groups made by `deeplab.train.optimiser.parameter_groups`.
         schedule: step to learning rate.
         first_step: number of the first update, for schedule and reports.
@@ -141,7 +150,7 @@ def train_steps(
             raise UserError(_not_finite(value, step, rate, "" if math.isfinite(own) else describe(step)))
         update(optimiser, scaler=scaler, clip_norm=clip_norm)
         now = time.perf_counter()
-        photos = sum(len(images) for images, _ in parts)
+        photos = sum(len(images) for images, *_ in parts)
         on_step(StepReport(step, value, rate, photos=photos, seconds=now - began, waited=waited))
         began = time.perf_counter()
     if step < first_step:
@@ -164,13 +173,13 @@ def accumulate_gradients(
     inner = objective.module if isinstance(objective, DistributedDataParallel) else objective
     ignored = inner.model.labels.ignore_label
     shares = pixel_shares(
-        [inner.counted_labels(labels) for _, labels in parts], ignore_label=ignored, world=world
+        [inner.counted_labels(labels) for _, labels, *_ in parts], ignore_label=ignored, world=world
     )
     total = torch.zeros((), device=parts[0][0].device)
-    for index, ((images, labels), share) in enumerate(zip(parts, shares, strict=True)):
+    for index, ((images, labels, *teacher), share) in enumerate(zip(parts, shares, strict=True)):
         waits = index + 1 < len(parts) and isinstance(objective, DistributedDataParallel)
         with objective.no_sync() if waits else nullcontext():
-            loss = objective(images, labels, step) * share
+            loss = objective(images, labels, step, *teacher) * share
             # DDP takes the mean of the processes' gradients, and their sum is wanted
             minimised = loss * world.size
             (scaler.scale(minimised) if scaler else minimised).backward()
@@ -211,8 +220,10 @@ def batch_loss(
     model: DeepLab,
     images: torch.Tensor,
     labels: torch.Tensor,
+    teacher: torch.Tensor | None = None,
     *,
     loss: LossRecipe = CROSS_ENTROPY,
+    distil: DistilRecipe | None = None,
     step: int = 0,
     precision: torch.dtype = torch.float32,
     network: Callable[[torch.Tensor], list[dict[str, torch.Tensor]]] | None = None,
@@ -228,6 +239,8 @@ def batch_loss(
         [{name: logits.float() for name, logits in scale.items()} for scale in scales],
         labels,
         loss,
+        teacher=teacher,
+        distil=distil,
         merge=model.config.pyramid_merge,
         ignore_label=model.labels.ignore_label,
         resize_rule=model.config.resize,
@@ -242,10 +255,11 @@ def _grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
 
 
 def _to_device(batch: Batch, model: DeepLab, *, channels_last: bool) -> Batch:
-    images, labels = batch
+    images, *others = batch
     device = model.pixel_mean.device
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    return images.to(device, non_blocking=True, memory_format=layout), labels.to(device, non_blocking=True)
+    images = images.to(device, non_blocking=True, memory_format=layout)
+    return images, *(other.to(device, non_blocking=True) for other in others)
 
 
 def _not_finite(value: float, step: int, rate: float, files: str) -> str:

@@ -40,6 +40,7 @@ from deeplab.train.run_folder.checkpointing import (
 from deeplab.train.run_folder.folder import claim_folder, hold_folder
 from deeplab.train.run_folder.record import data_fingerprint, describe_run, write_recipe
 from deeplab.train.start import start_from
+from deeplab.train.teaching import prepare_teachers
 
 
 def train(
@@ -123,6 +124,15 @@ def _train(
         recipe, started=kept["started"], photos=len(dataset), data=kept["data"], processes=world.size
     )
     record["resumed after"] = kept["resumed"]
+    if recipe.distil:
+        dataset.teachers, record["taught by"] = prepare_teachers(
+            recipe.distil,
+            dataset,
+            student=learner.model,
+            data=kept["data"],
+            world=world,
+            on_news=watcher.on_news,
+        )
     first_step = state.step if state else 0
     if world.is_main:
         write_recipe(folder, recipe)
@@ -187,7 +197,7 @@ def _updates(
         world=world,
     )
     train_steps(
-        make_objective(learner, settings, recipe.loss, world),
+        make_objective(learner, settings, recipe.loss, world, distil=recipe.distil),
         load_batches(samples, sampler, workers=recipe.workers, device=world.device),
         optimiser=learner.optimiser,
         schedule=lambda step: scheduled_rate(

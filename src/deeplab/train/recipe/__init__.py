@@ -20,6 +20,7 @@ from deeplab.config import DeepLabConfig, Strict, parse_config
 from deeplab.data.augment_recipe import AugmentRecipe
 from deeplab.data.recipe import DataRecipe
 from deeplab.errors import UserError
+from deeplab.train.recipe.distil import DistilRecipe
 from deeplab.train.recipe.loss import LossRecipe
 from deeplab.train.recipe.optimise import OptimiseRecipe
 
@@ -57,6 +58,7 @@ class Recipe(Strict):
     start: str | None = None
     augment: AugmentRecipe = AugmentRecipe()
     loss: LossRecipe = LossRecipe()
+    distil: DistilRecipe | None = None
     optimise: OptimiseRecipe
     workers: Annotated[int, Field(ge=0)] = 1
 
@@ -66,6 +68,15 @@ class Recipe(Strict):
         if missing:
             has = list(self.model.extra_outputs)
             raise ValueError(f"loss.outputs names {missing[0]!r}; model.extra_outputs has {has}")
+        return self
+
+    @model_validator(mode="after")
+    def _teacher_sees_the_same(self) -> Self:
+        moved = [name for name in ("rotate", "copy_paste") if getattr(self.augment, name)]
+        if self.distil and moved:
+            raise ValueError(
+                f"distil: what a teacher said of a photo is not turned or pasted; leave out augment.{moved[0]}"
+            )
         return self
 
 

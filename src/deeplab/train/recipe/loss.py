@@ -13,8 +13,10 @@ from deeplab.data.class_weights import median_frequency_weights
 from deeplab.errors import UserError
 from deeplab.train.losses.cross_entropy import same_size, segmentation_cross_entropy
 from deeplab.train.losses.dice import dice_loss
+from deeplab.train.losses.distillation import distillation_loss
 from deeplab.train.losses.focal import focal_loss
 from deeplab.train.losses.lovasz import lovasz_softmax
+from deeplab.train.recipe.distil import DistilRecipe
 
 MAIN_OUTPUT = "semantic"
 
@@ -113,6 +115,8 @@ def supervised_loss(
     labels: torch.Tensor | Mapping[str, torch.Tensor],
     recipe: LossRecipe,
     *,
+    teacher: torch.Tensor | None = None,
+    distil: DistilRecipe | None = None,
     merge: Literal["max", "mean"] = "max",
     ignore_label: int = 255,
     resize_rule: ResizeRule = "align_corners",
@@ -126,6 +130,8 @@ def supervised_loss(
         scales: for each scale of the image pyramid, logits [N, C, h, w] by output name, all of one size.
         labels: integer [N, H, W] for all outputs, or by output name.
         recipe: its `outputs` say which besides the main one learn.
+        teacher: what the main output's teacher says, see `distillation_loss`; with `distil`.
+        distil: how that counts.
         merge: how scales are fused, element-wise.
         ignore_label: pixels with this label count nowhere.
         resize_rule: how logits are resized.
@@ -146,6 +152,11 @@ def supervised_loss(
                 each, target, recipe, ignore_label=ignore_label, resize_rule=resize_rule, step=step
             )
             total.append(weight * loss)
+            if distil is not None and teacher is not None and name == MAIN_OUTPUT:
+                taught = distillation_loss(
+                    each, teacher, temperature=distil.temperature, resize_rule=resize_rule
+                )
+                total.append(distil.weight * taught)
     return torch.stack(total).sum()
 
 
