@@ -17,6 +17,7 @@ from deeplab.backbones import build_backbone
 from deeplab.config import backbone_config
 from deeplab.errors import UserError
 from deeplab.layers.norm import BatchNorm2d
+from deeplab.model.checkpoint import load
 from deeplab.system.processes import World
 from deeplab.train import learner, run
 from deeplab.train.ema import AveragedWeights
@@ -24,7 +25,7 @@ from deeplab.train.failures import explained
 from deeplab.train.keeper import SILENT
 from deeplab.train.learner import announce_progress, make_learner, make_objective
 from deeplab.train.loop import Objective, batch_loss, train_steps, update
-from deeplab.train.norms import training_mode
+from deeplab.train.norms import measure_statistics, training_mode
 from deeplab.train.optimiser import parameter_groups
 from deeplab.train.recipe import read_recipe
 from deeplab.train.recipe.loss import LossRecipe
@@ -87,6 +88,46 @@ def test_frozen_statistics_and_frozen_norms(batch: tuple[torch.Tensor, torch.Ten
         model.train()
         training_mode(model, freeze)
         assert not any(norm.training for norm in norms) and model.training
+
+
+def test_statistics_of_whole_photos_are_those_of_all_their_pixels() -> None:
+    """The first norm by hand, over photos of two sizes; the last is right once those before it are."""
+    model = tiny_model().float().eval()
+    rng = np.random.default_rng(0)
+    photos = [
+        rng.integers(low, 256, (*size, 3), dtype=np.uint8) for low, size in ((0, (33, 47)), (90, (20, 65)))
+    ]
+    measure_statistics(model, lambda: photos)
+    assert model.training is False
+    norms = [module for module in model.modules() if isinstance(module, BatchNorm2d)]
+    seen: dict[nn.Module, list[torch.Tensor]] = {norm: [] for norm in norms}
+    for norm in norms:
+        norm.register_forward_pre_hook(lambda norm, inputs: seen[norm].append(inputs[0][0].flatten(1)))
+    with torch.no_grad():
+        for photo in photos:
+            model(torch.from_numpy(photo).permute(2, 0, 1)[None])
+    pixels = torch.cat(seen[norms[0]], 1)
+    torch.testing.assert_close(norms[0].running_mean, pixels.mean(1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(norms[0].running_var, pixels.var(1, correction=0), rtol=1e-4, atol=1e-4)
+    before = {name: value.clone() for name, value in model.state_dict().items() if "running" in name}
+    for _ in norms:
+        measure_statistics(model, lambda: photos)
+    settled = {name: value.clone() for name, value in model.state_dict().items() if name in before}
+    measure_statistics(model, lambda: photos)
+    for name, value in settled.items():
+        torch.testing.assert_close(model.state_dict()[name], value, rtol=1e-3, atol=1e-3)
+
+
+def test_calibrated_norms_are_saved_and_frozen_ones_are_not_touched(squares: Path, tmp_path: Path) -> None:
+    results = []
+    for photos in (0, 3):
+        folder = tmp_path / str(photos)
+        train(squares_recipe(squares, steps=2, calibrate_norms=photos), folder, device="cpu")
+        results.append(load(folder).state_dict())
+    changed = {name for name, value in results[0].items() if not torch.equal(value, results[1][name])}
+    assert changed == {name for name in results[0] if "running" in name}
+    with pytest.raises(ValueError, match=r"calibrate_norms changes what freeze_norm: all keeps"):
+        squares_recipe(squares, calibrate_norms=3, freeze_norm="all")
 
 
 def test_average_follows_by_its_decay() -> None:

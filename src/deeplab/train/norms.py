@@ -2,16 +2,27 @@
 
 `statistics`: the running statistics are used and left alone, scale and shift go on learning (the reference's
 `fine_tune_batch_norm: false`). `all`: scale and shift are fixed too (v3 section 4.1, second stage).
+
+Running statistics are those of crops, with their padding, under weights that moved on; `measure_statistics` takes them
+anew, of whole photos and the weights as they are: Wu and Johnson, "Rethinking Batch in BatchNorm" (arXiv 2105.07576,
+section 3).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Literal
 
+import numpy as np
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from deeplab.model.network import DeepLab
+
 FreezeNorm = Literal["none", "statistics", "all"]
+# a layer sees what the layers before it make with their old statistics; the second round mends that
+ROUNDS = 2
 
 
 def freeze_scales(model: nn.Module, freeze: FreezeNorm) -> None:
@@ -25,6 +36,38 @@ def training_mode(model: nn.Module, freeze: FreezeNorm) -> None:
     model.train()
     for module in _norms(model) if freeze != "none" else ():
         module.eval()
+
+
+@torch.no_grad()
+def measure_statistics(model: DeepLab, photos: Callable[[], Iterable[np.ndarray]]) -> None:
+    """Set every batch norm's running mean and variance to those over all pixels of all photos.
+
+    Args:
+        model: put into eval mode, in which it computes meanwhile.
+        photos: gives the same photos each time it is called, uint8 [H, W, channels] of any size.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    for _ in range(ROUNDS):
+        sums: dict[nn.Module, torch.Tensor] = {}
+
+        def add(norm: nn.Module, inputs: tuple[torch.Tensor], sums: dict = sums) -> None:
+            x = inputs[0]
+            total, squares = (each.sum((0, 2, 3), dtype=torch.float64) for each in (x, x.square()))
+            own = torch.stack([torch.full_like(total, x.numel() // x.shape[1]), total, squares])
+            sums[norm] = sums[norm] + own if norm in sums else own
+
+        hooks = [norm.register_forward_pre_hook(add) for norm in _norms(model)]
+        try:
+            for photo in photos():
+                model.pyramid_logits(torch.from_numpy(photo).permute(2, 0, 1)[None].to(device))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for norm, (count, total, squares) in sums.items():
+            mean = total / count
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_((squares / count - mean.square()).clamp(min=0))
 
 
 def _norms(model: nn.Module) -> list[nn.Module]:

@@ -6,6 +6,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from deeplab.config.labels import LabelSpec
 from deeplab.data.augment_recipe import train_transform, with_copy_paste
 from deeplab.data.dataset import SegmentationDataset
@@ -28,6 +30,7 @@ from deeplab.train.learner import (
     settled,
 )
 from deeplab.train.loop import train_steps
+from deeplab.train.norms import measure_statistics
 from deeplab.train.random_state import seed_all
 from deeplab.train.recipe import Recipe
 from deeplab.train.recipe.schedule import scheduled_rate
@@ -150,6 +153,10 @@ def _train(
     ) as keeper:
         if first_step < recipe.optimise.steps:
             _updates(recipe, learner, dataset, keeper, first_step=first_step, world=world)
+        if recipe.optimise.calibrate_norms and world.is_main:
+            shown = min(recipe.optimise.calibrate_norms, len(dataset))
+            indices = np.linspace(0, len(dataset) - 1, shown, dtype=int).tolist()
+            measure_statistics(learner.result, lambda: (dataset.load(index)[0] for index in indices))
         return keeper.finish()
 
 
