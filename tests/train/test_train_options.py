@@ -24,9 +24,9 @@ from deeplab.train.ema import AveragedWeights
 from deeplab.train.failures import explained
 from deeplab.train.keeper import SILENT
 from deeplab.train.learner import announce_progress, make_learner, make_objective
-from deeplab.train.loop import Objective, batch_loss, train_steps, update
+from deeplab.train.loop import Objective, StepReport, batch_loss, train_steps, update
 from deeplab.train.norms import measure_statistics, training_mode
-from deeplab.train.optimiser import parameter_groups
+from deeplab.train.optimiser import parameter_groups, set_learning_rate
 from deeplab.train.recipe import read_recipe
 from deeplab.train.recipe.loss import LossRecipe
 from deeplab.train.recipe.optimise import OptimiseRecipe
@@ -131,21 +131,51 @@ def test_calibrated_norms_are_saved_and_frozen_ones_are_not_touched(squares: Pat
 
 
 def test_average_follows_by_its_decay() -> None:
-    """Two updates by hand: a = 0.9 a + 0.1 w; counters are copied."""
+    """Four updates by hand: a = d a + (1 - d) w, d rising from 1 / 10 to the decay; counters are copied."""
     model = nn.BatchNorm2d(2)
-    average = AveragedWeights(model, decay=0.9)
+    average = AveragedWeights(model, decay=0.25)
     expected = model.weight.detach().clone()
-    for value in (3.0, -1.0):
+    for step, (decay, value) in enumerate(((1 / 10, 3.0), (2 / 11, -1.0), (3 / 12, 2.0), (0.25, 5.0))):
         with torch.no_grad():
             model.weight.fill_(value)
             model.running_var.fill_(value)
             model.num_batches_tracked.fill_(7)
-        average.update()
-        expected = 0.9 * expected + 0.1 * value
+        average.update(step)
+        expected = decay * expected + (1 - decay) * value
     torch.testing.assert_close(average.model.weight, expected)
     torch.testing.assert_close(average.model.running_var, expected)
     assert average.model.num_batches_tracked == 7
     assert not average.model.training and not average.model.weight.requires_grad
+
+
+def test_adamw_steps_by_hand() -> None:
+    """The first update is the rate times the gradient's sign, with the decay beside it; biases learn twice as fast."""
+    model = tiny_model().float()
+    settings = OptimiseRecipe(steps=1, algorithm="adamw", weight_decay=0.1)
+    optimiser = make_learner(model, settings, ALONE).optimiser
+    set_learning_rate(optimiser, 0.01)
+    conv = model.classifiers["semantic"].convs[0]
+    before = {name: value.detach().clone() for name, value in conv.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, -3.0)
+    update(optimiser)
+    torch.testing.assert_close(conv.weight.detach(), before["weight"] * (1 - 0.01 * 0.1) + 0.01)
+    torch.testing.assert_close(conv.bias.detach(), before["bias"] + 0.02)
+
+
+def test_adamw_goes_on_where_it_stopped(squares: Path, tmp_path: Path) -> None:
+    recipe = squares_recipe(squares, steps=4, save_every=2, algorithm="adamw", learning_rate=1e-3)
+    train(recipe, tmp_path / "unbroken", device="cpu")
+
+    def stop(report: StepReport) -> None:
+        if report.step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "broken", device="cpu", watcher=SILENT._replace(on_step=stop))
+    train(recipe, tmp_path / "broken", device="cpu", resume=True)
+    ours, theirs = (load(tmp_path / name).state_dict() for name in ("broken", "unbroken"))
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
 
 
 def test_clipping_shortens_to_the_given_length() -> None:

@@ -69,7 +69,11 @@ def make_learner(model: DeepLab, settings: OptimiseRecipe, world: World) -> Lear
         bias_multiplier=settings.bias_multiplier,
         last_layers_contain_logits_only=settings.last_layers_contain_logits_only,
     )
-    optimiser = torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
+    if settings.algorithm == "adamw":
+        betas = (settings.momentum, 0.999)
+        optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas)
+    else:
+        optimiser = torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
     scaled = settings.precision == "float16"
     scaler = torch.amp.GradScaler(world.device.partition(":")[0]) if scaled else None
     return Learner(model, optimiser, average, scaler)

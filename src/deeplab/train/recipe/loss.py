@@ -32,6 +32,7 @@ class LossRecipe(Strict):
     top_k: share of the pixels, hardest first, that count in the cross-entropy; falls to it over
     `mining_steps`.
     upsample: logits to the labels' size (v3); false shrinks the labels instead (v1, v2).
+    upsample_regions: false shrinks them for Dice and Lovasz alone, which then cost a stride squared less.
     outputs: further outputs of the model that learn, and the weight of their loss; the main one has 1.
     """
 
@@ -45,6 +46,7 @@ class LossRecipe(Strict):
     top_k: Annotated[float, Field(gt=0, le=1)] = 1.0
     mining_steps: Annotated[int, Field(ge=0)] = 0
     upsample: bool = True
+    upsample_regions: bool = True
     outputs: dict[str, NonNegative] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -97,16 +99,18 @@ def recipe_loss(
         )
         terms.append(recipe.cross_entropy * entropy)
     # the other losses need logits at the labels' size, cross-entropy does not
-    if recipe.focal or recipe.dice or recipe.lovasz:
-        logits, labels = same_size(logits, labels, upsample=recipe.upsample, rule=resize_rule)
     if recipe.focal:
+        one_size = same_size(logits, labels, upsample=recipe.upsample, rule=resize_rule)
         focal = focal_loss(
-            logits, labels, ignore_label=ignore_label, gamma=recipe.focal_gamma, class_weights=weights
+            *one_size, ignore_label=ignore_label, gamma=recipe.focal_gamma, class_weights=weights
         )
         terms.append(recipe.focal * focal)
-    for weight, region_loss in ((recipe.dice, dice_loss), (recipe.lovasz, lovasz_softmax)):
-        if weight:
-            terms.append(weight * region_loss(logits, labels, ignore_label=ignore_label))
+    if recipe.dice or recipe.lovasz:
+        enlarged = recipe.upsample and recipe.upsample_regions
+        one_size = same_size(logits, labels, upsample=enlarged, rule=resize_rule)
+        for weight, region_loss in ((recipe.dice, dice_loss), (recipe.lovasz, lovasz_softmax)):
+            if weight:
+                terms.append(weight * region_loss(*one_size, ignore_label=ignore_label))
     return torch.stack(terms).sum()
 
 

@@ -15,8 +15,10 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class OptimiseRecipe(Strict):
-    """SGD with momentum (v2 section 4.1, v3 section 4.1).
+    """SGD with momentum (v2 section 4.1, v3 section 4.1), or AdamW.
 
+    algorithm: "sgd"; or "adamw" (arXiv 1711.05101), whose first beta is `momentum`, and which wants a rate of about
+        1e-3 or less and a decay of about 1e-2.
     batch_size: photos an update, over all processes and parts.
     accumulate: parts in which each process computes its share of an update, one after the other.
     head_multiplier: factor on the learning rate of the last layers: all but the backbone, or with
@@ -31,7 +33,8 @@ class OptimiseRecipe(Strict):
     calibrate_norms: at the end the running statistics are taken anew, of this many whole training photos, see
         `deeplab.train.norms`; 0 keeps those of the crops.
     sync_norm: batch norms see the batches of all processes.
-    average: decay of a moving average of the weights, such as 0.9998; then that is what is validated and saved.
+    average: decay of a moving average of the weights, such as 0.998, reached by a ramp (`deeplab.train.ema`); then
+        that is what is validated and saved.
     recompute: forget activations inside the backbone's blocks and compute them again: less memory.
     compile: run the network through torch.compile.
     channels_last: memory layout of images and weights.
@@ -39,6 +42,7 @@ class OptimiseRecipe(Strict):
         predictions; 0 is never (the end is always validated and saved).
     """
 
+    algorithm: Literal["sgd", "adamw"] = "sgd"
     steps: Positive
     batch_size: Positive = 16
     accumulate: Positive = 1
