@@ -27,7 +27,7 @@ from deeplab.train.learner import announce_progress, make_learner, make_objectiv
 from deeplab.train.loop import Objective, StepReport, batch_loss, train_steps, update
 from deeplab.train.norms import measure_statistics, training_mode
 from deeplab.train.optimiser import parameter_groups, set_learning_rate
-from deeplab.train.recipe import read_recipe
+from deeplab.train.recipe import Recipe, read_recipe
 from deeplab.train.recipe.loss import LossRecipe
 from deeplab.train.recipe.optimise import OptimiseRecipe
 from deeplab.train.recompute import PARTS, recompute_activations
@@ -176,6 +176,45 @@ def test_adamw_goes_on_where_it_stopped(squares: Path, tmp_path: Path) -> None:
     train(recipe, tmp_path / "broken", device="cpu", resume=True)
     ours, theirs = (load(tmp_path / name).state_dict() for name in ("broken", "unbroken"))
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_an_auxiliary_head_learns_from_the_middle_and_is_gone(squares: Path, tmp_path: Path) -> None:
+    """Its gradient reaches the backbone up to its end point and no further; what is saved does not know of it."""
+    model = tiny_model().float()
+    settings = OptimiseRecipe(steps=1)
+    learner = make_learner(model, settings, ALONE, auxiliary=True)
+    only = LossRecipe(cross_entropy=1e-30, auxiliary=0.4)
+    objective = make_objective(learner, settings, only, ALONE)
+    images = torch.randint(0, 256, (2, 3, 65, 65), dtype=torch.uint8)
+    labels = torch.randint(0, 3, (2, 65, 65), dtype=torch.uint8)
+    loss = objective(images, labels, 0)
+    # of random logits
+    assert loss.item() == pytest.approx(0.4 * np.log(3), rel=0.25)
+    loss.backward()
+    largest = {
+        name: float(parameter.grad.abs().max()) if parameter.grad is not None else 0.0
+        for name, parameter in objective.named_parameters()
+    }
+    assert max(value for name, value in largest.items() if name.startswith("model.context")) < 1e-20
+    backbone = [value for name, value in largest.items() if name.startswith("model.backbone")]
+    assert backbone[0] > 1e-8 > backbone[-1]
+    assert largest["auxiliary.layers.2.weight"] > 0
+
+    values = squares_recipe(squares, steps=4, save_every=2).model_dump(mode="json")
+    recipe = Recipe.model_validate(values | {"loss": {"auxiliary": 0.4}})
+    train(recipe, tmp_path / "unbroken", device="cpu")
+
+    def stop(report: StepReport) -> None:
+        if report.step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "broken", device="cpu", watcher=SILENT._replace(on_step=stop))
+    train(recipe, tmp_path / "broken", device="cpu", resume=True)
+    ours, theirs = (load(tmp_path / name).state_dict() for name in ("broken", "unbroken"))
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    with pytest.raises(ValueError, match=r"loss.auxiliary looks into the network"):
+        Recipe.model_validate(recipe.model_dump() | {"optimise": {"steps": 1, "compile": True}})
 
 
 def test_clipping_shortens_to_the_given_length() -> None:

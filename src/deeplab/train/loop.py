@@ -24,6 +24,8 @@ from deeplab.errors import UserError
 from deeplab.layers.resize import resize_nearest
 from deeplab.model.network import DeepLab
 from deeplab.system.processes import ALONE, World, sum_over_processes
+from deeplab.train.auxiliary import AuxiliaryHead
+from deeplab.train.losses.cross_entropy import segmentation_cross_entropy
 from deeplab.train.optimiser import set_learning_rate
 from deeplab.train.recipe.distil import DistilRecipe
 from deeplab.train.recipe.loss import LossRecipe, supervised_loss
@@ -55,6 +57,7 @@ class Objective(nn.Module):
         model: is trained.
         loss: what is minimised.
         distil: of a run with a teacher.
+        auxiliary: learns beside the model, and watches it from now on.
         precision: of the network's passes; logits and loss are float32.
         compiled: run the network through `torch.compile`.
     """
@@ -65,19 +68,22 @@ class Objective(nn.Module):
         *,
         loss: LossRecipe = CROSS_ENTROPY,
         distil: DistilRecipe | None = None,
+        auxiliary: AuxiliaryHead | None = None,
         precision: torch.dtype = torch.float32,
         compiled: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
-        self.loss, self.distil = loss, distil
+        self.loss, self.distil, self.auxiliary = loss, distil, auxiliary
+        if auxiliary is not None:
+            auxiliary.watch(model)
         self.precision = precision
         self.network = torch.compile(model.pyramid_logits) if compiled else model.pyramid_logits
 
     def forward(
         self, images: torch.Tensor, labels: torch.Tensor, step: int, teacher: torch.Tensor | None = None
     ) -> torch.Tensor:
-        return batch_loss(
+        loss = batch_loss(
             self.model,
             images,
             labels,
@@ -88,6 +94,21 @@ class Objective(nn.Module):
             precision=self.precision,
             network=self.network,
         )
+        if self.auxiliary is None:
+            return loss
+        with torch.autocast(images.device.type, self.precision, enabled=self.precision != torch.float32):
+            seen = self.auxiliary.logits()
+        for logits in seen:
+            entropy = segmentation_cross_entropy(
+                logits,
+                labels,
+                ignore_label=self.model.labels.ignore_label,
+                class_weights=self.loss.weights,
+                upsample=self.loss.upsample,
+                resize_rule=self.model.config.resize,
+            )
+            loss = loss + self.loss.auxiliary * entropy
+        return loss
 
     def counted_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """The labels that the loss is a mean over: those given, or shrunk to the logits."""

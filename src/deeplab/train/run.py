@@ -176,7 +176,7 @@ def _make_learner(recipe: Recipe, state: TrainingState | None, kept: dict[str, A
     # each process drops out other units; the main one goes on as if it were alone
     if world.rank:
         seed_all(recipe.seed + 1_000_003 * world.rank)
-    learner = make_learner(model, recipe.optimise, world)
+    learner = make_learner(model, recipe.optimise, world, auxiliary=recipe.loss.auxiliary > 0)
     if state:
         go_on_from(state, learner, world)
     return learner

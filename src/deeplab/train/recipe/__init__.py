@@ -71,6 +71,14 @@ class Recipe(Strict):
         return self
 
     @model_validator(mode="after")
+    def _middle_can_be_seen(self) -> Self:
+        if self.loss.auxiliary and self.optimise.compile:
+            raise ValueError(
+                "loss.auxiliary looks into the network, which optimise.compile closes; leave one out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _teacher_sees_the_same(self) -> Self:
         moved = [name for name in ("rotate", "copy_paste") if getattr(self.augment, name)]
         if self.distil and moved:

@@ -33,6 +33,8 @@ class LossRecipe(Strict):
     `mining_steps`.
     upsample: logits to the labels' size (v3); false shrinks the labels instead (v1, v2).
     upsample_regions: false shrinks them for Dice and Lovasz alone, which then cost a stride squared less.
+    auxiliary: weight of the cross-entropy of a head that learns from the middle of the backbone and is not saved
+        (`deeplab.train.auxiliary`); 0.4 is usual.
     outputs: further outputs of the model that learn, and the weight of their loss; the main one has 1.
     """
 
@@ -47,6 +49,7 @@ class LossRecipe(Strict):
     mining_steps: Annotated[int, Field(ge=0)] = 0
     upsample: bool = True
     upsample_regions: bool = True
+    auxiliary: NonNegative = 0.0
     outputs: dict[str, NonNegative] = Field(default_factory=dict)
 
     @model_validator(mode="after")
