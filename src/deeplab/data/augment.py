@@ -34,7 +34,7 @@ GREY_PIXEL = (127.5, 127.5, 127.5)
 IMAGENET_MEAN_PIXEL = (123.15, 115.9, 103.06)
 """RGB padding for networks that subtract the ImageNet mean: ResNet-v1-50 and -101 (fact 2.1)."""
 ANYWHERE = CropChoice()
-UNCHANGED = {"jitter": None, "hue": 0.0, "gamma": 1.0, "blur_sigma": 0.0}
+UNCHANGED: dict[str, Any] = {"jitter": None, "hue": 0.0, "gamma": 1.0, "blur_sigma": 0.0}
 
 Array = np.ndarray
 Size = tuple[int, int]

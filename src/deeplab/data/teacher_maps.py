@@ -25,7 +25,6 @@ from deeplab.system.cache import ANOTHER_CACHE
 from deeplab.system.writing import write_whole
 
 CLASSES_NAME = "classes.json"
-ARRAY = "probabilities"
 BACKGROUND = "background"
 # smaller shares teach nothing, and as zeros they take no room
 LEAST_SHARE = 1e-3
@@ -74,7 +73,7 @@ def write_map(path: Path, probabilities: Array) -> None:
     """Keep float [classes, h, w] as float16, without shares below a thousandth; packed, so most zeros cost nothing."""
     kept = np.where(probabilities < LEAST_SHARE, 0, probabilities).astype(np.float16)
     packed = io.BytesIO()
-    np.savez_compressed(packed, **{ARRAY: kept})
+    np.savez_compressed(packed, probabilities=kept)
     write_whole(path, packed.getvalue(), otherwise=ANOTHER_CACHE)
 
 
@@ -125,7 +124,7 @@ class TeacherMaps:
         for folder, matches in zip(self.folders, self._matches, strict=True):
             stored = _read_map(map_path(folder, photo), matches.shape[1])
             planes = np.tensordot(matches, stored, axes=1)
-            maps.append((np.moveaxis(planes, 0, 2), matches.any(axis=1)))
+            maps.append((np.moveaxis(planes, 0, 2), matches.max(axis=1) > 0))
         return TaughtPhoto(maps, self.grid)
 
 
@@ -204,7 +203,7 @@ def _read_map(path: Path, classes: int) -> Array:
     """float32 [classes, h, w]."""
     try:
         with np.load(path) as file:
-            stored = file[ARRAY]
+            stored = file["probabilities"]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{path} cannot be read as a teacher's map ({error}); fix: if it is missing or broken, delete it and "

@@ -66,8 +66,8 @@ def measure_statistics(model: DeepLab, photos: Callable[[], Iterable[np.ndarray]
                 hook.remove()
         for norm, (count, total, squares) in sums.items():
             mean = total / count
-            norm.running_mean.copy_(mean)
-            norm.running_var.copy_((squares / count - mean.square()).clamp(min=0))
+            norm.get_buffer("running_mean").copy_(mean)
+            norm.get_buffer("running_var").copy_((squares / count - mean.square()).clamp(min=0))
 
 
 def _norms(model: nn.Module) -> list[nn.Module]:
