@@ -10,7 +10,7 @@ section 3).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import numpy as np
@@ -21,8 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from deeplab.model.network import DeepLab
 
 FreezeNorm = Literal["none", "statistics", "all"]
-# a layer sees what the layers before it make with their old statistics; the second round mends that
-ROUNDS = 2
+TOGETHER = 8
 
 
 def freeze_scales(model: nn.Module, freeze: FreezeNorm) -> None:
@@ -39,36 +38,53 @@ def training_mode(model: nn.Module, freeze: FreezeNorm) -> None:
 
 
 @torch.no_grad()
-def measure_statistics(model: DeepLab, photos: Callable[[], Iterable[np.ndarray]]) -> None:
+def measure_statistics(model: DeepLab, photos: Iterable[np.ndarray]) -> None:
     """Set every batch norm's running mean and variance to those over all pixels of all photos.
 
+    Photos of one size go through together, `TOGETHER` at a time, each layer normalised by what it sees of them: behind
+    layers with old statistics the next would be measured wrong, and such errors multiply with the depth.
+
     Args:
-        model: put into eval mode, in which it computes meanwhile.
-        photos: gives the same photos each time it is called, uint8 [H, W, channels] of any size.
+        model: put into eval mode.
+        photos: uint8 [H, W, channels] of any size.
     """
     model.eval()
-    device = next(model.parameters()).device
-    for _ in range(ROUNDS):
-        sums: dict[nn.Module, torch.Tensor] = {}
+    norms, momenta = _norms(model), [norm.momentum for norm in _norms(model)]
+    sums: dict[nn.Module, torch.Tensor] = {}
 
-        def add(norm: nn.Module, inputs: tuple[torch.Tensor], sums: dict = sums) -> None:
-            x = inputs[0]
-            total, squares = (each.sum((0, 2, 3), dtype=torch.float64) for each in (x, x.square()))
-            own = torch.stack([torch.full_like(total, x.numel() // x.shape[1]), total, squares])
-            sums[norm] = sums[norm] + own if norm in sums else own
+    def add(norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        x = inputs[0]
+        total, squares = (each.sum((0, 2, 3), dtype=torch.float64) for each in (x, x.square()))
+        own = torch.stack([torch.full_like(total, x.numel() // x.shape[1]), total, squares])
+        sums[norm] = sums[norm] + own if norm in sums else own
 
-        hooks = [norm.register_forward_pre_hook(add) for norm in _norms(model)]
-        try:
-            for photo in photos():
-                model.pyramid_logits(torch.from_numpy(photo).permute(2, 0, 1)[None].to(device))
-        finally:
-            for hook in hooks:
-                hook.remove()
-        for norm, (count, total, squares) in sums.items():
-            mean = total / count
-            norm.get_buffer("running_mean").copy_(mean)
-            norm.get_buffer("running_var").copy_((squares / count - mean.square()).clamp(min=0))
+    hooks = [norm.register_forward_pre_hook(add) for norm in norms]
+    try:
+        for norm in norms:
+            # without a momentum no kernel of our own takes the norm's place, which would call no hook
+            norm.train().momentum = None
+        for batch in _of_one_size(photos):
+            images = torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2)
+            model.pyramid_logits(images.to(model.pixel_mean.device))
+    finally:
+        for norm, hook, momentum in zip(norms, hooks, momenta, strict=True):
+            hook.remove()
+            norm.eval().momentum = momentum
+    for norm, (count, total, squares) in sums.items():
+        mean = total / count
+        norm.get_buffer("running_mean").copy_(mean)
+        norm.get_buffer("running_var").copy_((squares / count - mean.square()).clamp(min=0))
 
 
-def _norms(model: nn.Module) -> list[nn.Module]:
+def _of_one_size(photos: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    waiting: dict[tuple[int, ...], list[np.ndarray]] = {}
+    for photo in photos:
+        alike = waiting.setdefault(photo.shape, [])
+        alike.append(photo)
+        if len(alike) == TOGETHER:
+            yield waiting.pop(photo.shape)
+    yield from waiting.values()
+
+
+def _norms(model: nn.Module) -> list[_BatchNorm]:
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]

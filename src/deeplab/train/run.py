@@ -156,7 +156,7 @@ def _train(
         if recipe.optimise.calibrate_norms and world.is_main:
             shown = min(recipe.optimise.calibrate_norms, len(dataset))
             indices = np.linspace(0, len(dataset) - 1, shown, dtype=int).tolist()
-            measure_statistics(learner.result, lambda: (dataset.load(index)[0] for index in indices))
+            measure_statistics(learner.result, (dataset.load(index)[0] for index in indices))
         return keeper.finish()
 
 
