@@ -122,7 +122,7 @@ def _label(
         for done, index in enumerate(missing[world.rank :: world.size]):
             if done and done % NEWS_EVERY == 0:
                 on_news(f"{teacher}: {done * world.size} of {len(missing)} photos")
-            _, found = predictor.probabilities_of(dataset.source.photo(index))
+            _, found = predictor.probabilities_of(dataset.load(index)[0])
             height, width = found.shape[-2:]
             size = ceil_divide(height, STRIDE), ceil_divide(width, STRIDE)
             small = resize_bilinear(found[None], size, "align_corners")[0]
