@@ -7,7 +7,7 @@ import torch
 from deeplab.config import PixelConfig
 from deeplab.data.augment import TrainAugment
 from deeplab.data.augment_recipe import AugmentRecipe, train_transform, with_copy_paste
-from deeplab.data.colours import blur
+from deeplab.data.colours import LUMA, blur, turn_hue
 from deeplab.data.copy_paste import CopyPaste, paste
 from deeplab.data.crop_choice import CropChoice
 from deeplab.data.resize import ResizeToRange
@@ -78,6 +78,36 @@ def half_and_half():
     label[:, 20:] = 1
     label[:5] = 255
     return label
+
+
+def test_half_a_turn_of_hue_mirrors_colours_at_the_grey_value():
+    image = photo(7, 9)[0].astype(np.float32) / 4 + 96
+    grey = (image @ LUMA)[..., None]
+    np.testing.assert_allclose(turn_hue(image, degrees=180), 2 * grey - image, atol=0.1)
+    turned = turn_hue(image, degrees=25)
+    np.testing.assert_allclose(turned @ LUMA, grey[..., 0], atol=0.1)
+    np.testing.assert_allclose(turn_hue(turned, degrees=-25), image, atol=0.1)
+
+
+def test_gamma_and_hue_are_drawn_from_their_ranges_after_all_else():
+    """Gamma as often above 1 as below; where both are off samples are what they were."""
+    grey = np.full((9, 9, 3), 64, np.uint8)
+    label = np.zeros((9, 9), np.uint8)
+    options = {"crop_size": (9, 9), "scale_range": (1, 1)}
+    augment = TrainAugment(gamma=(0.5, 2.0), hue=30, **options)
+    seen = [int(augment(grey, label, np.random.default_rng(seed))[0][0, 0, 0]) for seed in range(60)]
+    assert min(seen) >= round(255 * (64 / 255) ** 2) and max(seen) <= round(255 * (64 / 255) ** 0.5)
+    assert 20 < sum(value > 64 for value in seen) < 40
+    image, label = photo(40, 30)
+    plain, changed = (
+        TrainAugment(crop_size=(20, 20), jitter=(0.2, 0.2, 0.2), **more)(
+            image, label, np.random.default_rng(1)
+        )
+        for more in ({}, {"hue": 90})
+    )
+    assert torch.equal(plain[1], changed[1]) and not torch.equal(plain[0], changed[0])
+    with pytest.raises(UserError, match="gamma"):
+        TrainAugment(gamma=(0.0, 1.0), **options)
 
 
 def test_crops_of_one_class_are_drawn_again():
@@ -152,6 +182,31 @@ def test_copy_paste_lays_whole_regions_over_a_photo():
             assert np.ptp(rows) == 2 and np.ptp(columns) == 5
             seen.add((rows[0], columns[0]))
     assert len(seen) > 10
+
+
+def test_a_pasted_region_keeps_its_row():
+    """By the photo's height: what stood on the donor's last row stands on the photo's."""
+    image, label = np.zeros((20, 30, 3), np.uint8), np.zeros((20, 30), np.uint8)
+    for last, row in ((39, 19), (19, 9), (3, 3)):
+        donor = np.zeros((40, 50), np.uint8)
+        donor[last - 3 : last + 1, 20:26] = 1
+        columns = set()
+        for seed in range(8):
+            _, pasted = paste(
+                image,
+                label,
+                np.zeros((40, 50, 3), np.uint8),
+                donor,
+                mask=donor == 1,
+                rng=np.random.default_rng(seed),
+                keep_row=True,
+            )
+            rows, found = np.nonzero(pasted)
+            assert (rows.min(), rows.max()) == (row - 3, row)
+            columns.add(int(found.min()))
+        assert len(columns) > 3
+    given = AugmentRecipe(copy_paste=0.5, copy_paste_classes=("b",), copy_paste_keeps_row=True)
+    assert with_copy_paste(TwoPhotos(), given, classes=("a", "b")).keep_row
 
 
 def test_copy_paste_depends_on_seed_index_and_draw_alone():

@@ -162,6 +162,17 @@ def test_lovasz_is_the_extension_of_the_jaccard_set_function():
     assert lovasz_softmax(small_logits(), SMALL).item() == pytest.approx(np.mean(expected), rel=1e-6)
 
 
+def test_regions_may_be_taken_at_the_logits_own_size():
+    """Dice and Lovasz alone: labels shrink for them, cross-entropy stays at the labels' size."""
+    torch.manual_seed(0)
+    logits, labels = torch.randn(2, 3, 5, 5), torch.randint(0, 3, (2, 17, 17), dtype=torch.uint8)
+    shrunk = labels[:, ::4, ::4]
+    recipe = LossRecipe(dice=0.5, lovasz=2.0, upsample_regions=False)
+    entropy = segmentation_cross_entropy(logits, labels)
+    regions = 0.5 * dice_loss(logits, shrunk) + 2 * lovasz_softmax(logits, shrunk)
+    torch.testing.assert_close(recipe_loss(logits, labels, recipe), entropy + regions)
+
+
 def test_lovasz_of_certain_predictions_is_one_minus_iou():
     labels = torch.tensor([[[0, 0, 0, 1, 1]]])
     predicted = torch.tensor([[[0, 0, 1, 1, 1]]])

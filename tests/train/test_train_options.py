@@ -20,15 +20,16 @@ from deeplab.backbones import build_backbone
 from deeplab.config import backbone_config
 from deeplab.errors import UserError
 from deeplab.layers.norm import BatchNorm2d
+from deeplab.model.checkpoint import load
 from deeplab.system.processes import World
 from deeplab.train import learner, run
 from deeplab.train.ema import AveragedWeights
 from deeplab.train.failures import explained
 from deeplab.train.keeper import SILENT
 from deeplab.train.learner import announce_progress, make_learner, make_objective
-from deeplab.train.loop import Objective, batch_loss, train_steps, update
-from deeplab.train.norms import training_mode
-from deeplab.train.optimiser import parameter_groups
+from deeplab.train.loop import Objective, StepReport, batch_loss, train_steps, update
+from deeplab.train.norms import measure_statistics, training_mode
+from deeplab.train.optimiser import parameter_groups, set_learning_rate
 from deeplab.train.recipe import Recipe, read_recipe
 from deeplab.train.recipe.loss import LossRecipe
 from deeplab.train.recipe.optimise import OptimiseRecipe
@@ -92,22 +93,142 @@ def test_frozen_statistics_and_frozen_norms(batch: tuple[torch.Tensor, torch.Ten
         assert not any(norm.training for norm in norms) and model.training
 
 
+def test_statistics_of_whole_photos_are_those_of_all_their_pixels() -> None:
+    """The first norm by hand, over photos of two sizes."""
+    model = tiny_model().float()
+    rng = np.random.default_rng(0)
+    sizes = ((33, 47), (20, 65), (33, 47))
+    photos = [rng.integers(40 * i, 256, (*size, 3), dtype=np.uint8) for i, size in enumerate(sizes)]
+    first = next(module for module in model.modules() if isinstance(module, BatchNorm2d))
+    seen: list[torch.Tensor] = []
+    hook = first.register_forward_pre_hook(
+        lambda norm, inputs: seen.append(inputs[0].transpose(0, 1).flatten(1))
+    )
+    measure_statistics(model, photos)
+    hook.remove()
+    pixels = torch.cat(seen, 1)
+    assert [part.shape[1] for part in seen] == [2 * 17 * 24, 10 * 33]
+    torch.testing.assert_close(first.running_mean, pixels.mean(1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(first.running_var, pixels.var(1, correction=0), rtol=1e-4, atol=1e-4)
+
+
+def test_measured_statistics_are_right_at_every_depth() -> None:
+    """With those of a batch the model in eval mode computes what it computed in train mode, however wrong they were."""
+    model = tiny_model().float()
+    norms = [module for module in model.modules() if isinstance(module, BatchNorm2d)]
+    for norm in norms:
+        norm.running_var.mul_(3)
+    photos = np.random.default_rng(0).integers(0, 256, (4, 65, 49, 3), dtype=np.uint8)
+    images = torch.from_numpy(photos).permute(0, 3, 1, 2)
+    measure_statistics(model, photos)
+    assert not model.training and {norm.momentum for norm in norms} == {
+        tiny_model().config.head_norm.momentum
+    }
+    with torch.no_grad():
+        found = model(images)
+        for norm in norms:
+            norm.train()
+        torch.testing.assert_close(found, model(images), rtol=1e-3, atol=1e-3)
+
+
+def test_calibrated_norms_are_saved_and_frozen_ones_are_not_touched(squares: Path, tmp_path: Path) -> None:
+    results = []
+    for photos in (0, 3):
+        folder = tmp_path / str(photos)
+        train(squares_recipe(squares, steps=2, calibrate_norms=photos), folder, device="cpu")
+        results.append(load(folder).state_dict())
+    changed = {name for name, value in results[0].items() if not torch.equal(value, results[1][name])}
+    changed = {name for name in changed if not name.endswith("num_batches_tracked")}
+    assert changed == {name for name in results[0] if "running" in name}
+    with pytest.raises(ValueError, match=r"calibrate_norms changes what freeze_norm: all keeps"):
+        squares_recipe(squares, calibrate_norms=3, freeze_norm="all")
+
+
 def test_average_follows_by_its_decay() -> None:
-    """Two updates by hand: a = 0.9 a + 0.1 w; counters are copied."""
+    """Four updates by hand: a = d a + (1 - d) w, d rising from 1 / 10 to the decay; counters are copied."""
     model = nn.BatchNorm2d(2)
-    average = AveragedWeights(model, decay=0.9)
+    average = AveragedWeights(model, decay=0.25)
     expected = model.weight.detach().clone()
-    for value in (3.0, -1.0):
+    for step, (decay, value) in enumerate(((1 / 10, 3.0), (2 / 11, -1.0), (3 / 12, 2.0), (0.25, 5.0))):
         with torch.no_grad():
             model.weight.fill_(value)
             model.running_var.fill_(value)
             model.num_batches_tracked.fill_(7)
-        average.update()
-        expected = 0.9 * expected + 0.1 * value
+        average.update(step)
+        expected = decay * expected + (1 - decay) * value
     torch.testing.assert_close(average.model.weight, expected)
     torch.testing.assert_close(average.model.running_var, expected)
     assert average.model.num_batches_tracked == 7
     assert not average.model.training and not average.model.weight.requires_grad
+
+
+def test_adamw_steps_by_hand() -> None:
+    """The first update is the rate times the gradient's sign, with the decay beside it; biases learn twice as fast."""
+    model = tiny_model().float()
+    settings = OptimiseRecipe(steps=1, algorithm="adamw", weight_decay=0.1)
+    optimiser = make_learner(model, settings, ALONE).optimiser
+    set_learning_rate(optimiser, 0.01)
+    conv = model.classifiers["semantic"].convs[0]
+    before = {name: value.detach().clone() for name, value in conv.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, -3.0)
+    update(optimiser)
+    torch.testing.assert_close(conv.weight.detach(), before["weight"] * (1 - 0.01 * 0.1) + 0.01)
+    torch.testing.assert_close(conv.bias.detach(), before["bias"] + 0.02)
+
+
+def test_adamw_goes_on_where_it_stopped(squares: Path, tmp_path: Path) -> None:
+    recipe = squares_recipe(squares, steps=4, save_every=2, algorithm="adamw", learning_rate=1e-3)
+    train(recipe, tmp_path / "unbroken", device="cpu")
+
+    def stop(report: StepReport) -> None:
+        if report.step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "broken", device="cpu", watcher=SILENT._replace(on_step=stop))
+    train(recipe, tmp_path / "broken", device="cpu", resume=True)
+    ours, theirs = (load(tmp_path / name).state_dict() for name in ("broken", "unbroken"))
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_an_auxiliary_head_learns_from_the_middle_and_is_gone(squares: Path, tmp_path: Path) -> None:
+    """Its gradient reaches the backbone up to its end point and no further; what is saved does not know of it."""
+    model = tiny_model().float()
+    settings = OptimiseRecipe(steps=1)
+    learner = make_learner(model, settings, ALONE, auxiliary=True)
+    only = LossRecipe(cross_entropy=1e-30, auxiliary=0.4)
+    objective = make_objective(learner, settings, only, ALONE)
+    images = torch.randint(0, 256, (2, 3, 65, 65), dtype=torch.uint8)
+    labels = torch.randint(0, 3, (2, 65, 65), dtype=torch.uint8)
+    loss = objective(images, labels, 0)
+    # of random logits
+    assert loss.item() == pytest.approx(0.4 * np.log(3), rel=0.25)
+    loss.backward()
+    largest = {
+        name: float(parameter.grad.abs().max()) if parameter.grad is not None else 0.0
+        for name, parameter in objective.named_parameters()
+    }
+    assert max(value for name, value in largest.items() if name.startswith("model.context")) < 1e-20
+    backbone = [value for name, value in largest.items() if name.startswith("model.backbone")]
+    assert backbone[0] > 1e-8 > backbone[-1]
+    assert largest["auxiliary.layers.2.weight"] > 0
+
+    values = squares_recipe(squares, steps=4, save_every=2).model_dump(mode="json")
+    recipe = Recipe.model_validate(values | {"loss": {"auxiliary": 0.4}})
+    train(recipe, tmp_path / "unbroken", device="cpu")
+
+    def stop(report: StepReport) -> None:
+        if report.step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "broken", device="cpu", watcher=SILENT._replace(on_step=stop))
+    train(recipe, tmp_path / "broken", device="cpu", resume=True)
+    ours, theirs = (load(tmp_path / name).state_dict() for name in ("broken", "unbroken"))
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    with pytest.raises(ValueError, match=r"loss.auxiliary looks into the network"):
+        Recipe.model_validate(recipe.model_dump() | {"optimise": {"steps": 1, "compile": True}})
 
 
 def test_clipping_shortens_to_the_given_length() -> None:

@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from deeplab.data.colours import as_bytes, blur, colour_jitter
+from deeplab.data.colours import apply_gamma, as_bytes, blur, colour_jitter, turn_hue
 from deeplab.data.crop_choice import CropChoice
 from deeplab.data.fast_crop import can_crop, crop_of_bytes
 from deeplab.data.resize import ResizeToRange, resize_image, resize_label, scale_choices, scaled_size
 from deeplab.data.rotation import rotate
 from deeplab.data.source import IGNORE_LABEL
+from deeplab.data.teacher_maps import TaughtPhoto
 from deeplab.errors import UserError
 
 GREY_PIXEL = (127.5, 127.5, 127.5)
@@ -33,6 +34,7 @@ GREY_PIXEL = (127.5, 127.5, 127.5)
 IMAGENET_MEAN_PIXEL = (123.15, 115.9, 103.06)
 """RGB padding for networks that subtract the ImageNet mean: ResNet-v1-50 and -101 (fact 2.1)."""
 ANYWHERE = CropChoice()
+UNCHANGED: dict[str, Any] = {"jitter": None, "hue": 0.0, "gamma": 1.0, "blur_sigma": 0.0}
 
 Array = np.ndarray
 Size = tuple[int, int]
@@ -94,6 +96,8 @@ def crop_of_scaled(
     offset: Size = (0, 0),
     flip: bool = False,
     jitter: tuple[float, float, float] | None = None,
+    hue: float = 0.0,
+    gamma: float = 1.0,
     blur_sigma: float = 0.0,
     pad_pixel: Sequence[float] = GREY_PIXEL,
     ignore_label: int = IGNORE_LABEL,
@@ -108,6 +112,8 @@ def crop_of_scaled(
         offset: (row, column) of the crop in the scaled and padded photo.
         flip: mirror left and right, padding included.
         jitter: (brightness, contrast, saturation) factors of `colour_jitter`, applied before padding.
+        hue: degrees of `turn_hue`, after it.
+        gamma: of `apply_gamma`, after that.
         blur_sigma: standard deviation of `blur`, pixels of the crop; 0 is sharp. Also before padding.
         pad_pixel: RGB of the padding.
         ignore_label: label of the padding.
@@ -121,6 +127,10 @@ def crop_of_scaled(
     window = resize_image(image, size, rows=rows, columns=columns)
     if jitter is not None:
         window = colour_jitter(window, brightness=jitter[0], contrast=jitter[1], saturation=jitter[2])
+    if hue:
+        window = turn_hue(window, degrees=hue)
+    if gamma != 1:
+        window = apply_gamma(window, gamma=gamma)
     if blur_sigma:
         window = blur(window, sigma=blur_sigma)
     labels = resize_label(label, size, rows=rows, columns=columns)
@@ -156,6 +166,8 @@ class TrainAugment:
         rotation: largest angle in degrees, either way, drawn uniformly; 0 turns nothing.
         jitter: largest relative change (brightness, contrast, saturation), each 0..1; 0.4 draws a factor
             from 0.6..1.4. None, the reference's setting, leaves colours alone.
+        hue: largest angle in degrees, either way, by which colours are turned; 0 turns none.
+        gamma: smallest and largest exponent, drawn so that one and its inverse are as likely; None is 1.
         blur_probability: share of the samples that are blurred.
         blur_range: smallest and largest standard deviation of the blur, pixels.
         crops: where crops are cut.
@@ -173,6 +185,8 @@ class TrainAugment:
     resize: ResizeToRange | None = None
     rotation: float = 0.0
     jitter: tuple[float, float, float] | None = None
+    hue: float = 0.0
+    gamma: tuple[float, float] | None = None
     blur_probability: float = 0.0
     blur_range: tuple[float, float] = (0.1, 2.0)
     crops: CropChoice = ANYWHERE
@@ -188,16 +202,20 @@ class TrainAugment:
         _check(0 <= self.rotation <= 180, "rotation", self.rotation, "0..180 degrees")
         in_range = self.jitter is None or all(0 <= amount <= 1 for amount in self.jitter)
         _check(in_range, "jitter", self.jitter, "None or three numbers 0..1")
+        _check(0 <= self.hue <= 180, "hue", self.hue, "0..180 degrees")
+        in_order = self.gamma is None or 0 < self.gamma[0] <= self.gamma[1]
+        _check(in_order, "gamma", self.gamma, "None, or 0 < smallest <= largest")
         _check(0 <= self.blur_probability <= 1, "blur_probability", self.blur_probability, "0..1")
         in_order = 0 < self.blur_range[0] <= self.blur_range[1]
         _check(in_order, "blur_range", self.blur_range, "0 < smallest <= largest")
 
     def __call__(
-        self, image: Array, label: Array, rng: np.random.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, image: Array, label: Array, rng: np.random.Generator, taught: TaughtPhoto | None = None
+    ) -> tuple[torch.Tensor, ...]:
         """(uint8 [H, W, 3], uint8 [H, W]) to (uint8 [3, *crop_size], uint8 [*crop_size]).
 
-        Pixels are rounded, see `to_tensors`.
+        Pixels are rounded, see `to_tensors`. Of a photo with a teacher's map the third is what `TaughtPhoto.cut` gives
+        of the same crop; a rotation would leave it where it was.
         """
         if self.resize is not None:
             image, label = self.resize(image, label)
@@ -215,10 +233,15 @@ class TrainAugment:
             "pad_pixel": self.pad_pixel,
             "ignore_label": self.ignore_label,
         }
-        jitter, sigma = self._draw_jitter(rng), self._draw_blur(rng)
-        if jitter is None and not sigma and can_crop(image, label):
-            return to_tensors(*crop_of_bytes(image, label, **place))
-        return to_tensors(*crop_of_scaled(image, label, jitter=jitter, blur_sigma=sigma, **place))
+        changes = self._draw_changes(rng)
+        if changes == UNCHANGED and can_crop(image, label):
+            crop = crop_of_bytes(image, label, **place)
+        else:
+            crop = crop_of_scaled(image, label, **changes, **place)
+        sample = to_tensors(*crop)
+        if taught is None:
+            return sample
+        return *sample, taught.cut(crop[1], size=size, offset=place["offset"], flip=place["flip"])
 
     @cached_property
     def _scales(self) -> Array:
@@ -233,16 +256,18 @@ class TrainAugment:
             return float(rng.uniform(*self.scale_range))
         return float(self._scales[rng.integers(self._scales.size)])
 
-    def _draw_jitter(self, rng: np.random.Generator) -> tuple[float, float, float] | None:
-        if self.jitter is None:
-            return None
-        brightness, contrast, saturation = (float(rng.uniform(1 - j, 1 + j)) for j in self.jitter)
-        return brightness, contrast, saturation
-
-    def _draw_blur(self, rng: np.random.Generator) -> float:
-        if not self.blur_probability or rng.random() >= self.blur_probability:
-            return 0.0
-        return float(rng.uniform(*self.blur_range))
+    def _draw_changes(self, rng: np.random.Generator) -> dict[str, Any]:
+        """What happens to the pixels alone; what is off draws nothing."""
+        changes = dict(UNCHANGED)
+        if self.jitter is not None:
+            changes["jitter"] = tuple(float(rng.uniform(1 - j, 1 + j)) for j in self.jitter)
+        if self.blur_probability and rng.random() < self.blur_probability:
+            changes["blur_sigma"] = float(rng.uniform(*self.blur_range))
+        if self.hue:
+            changes["hue"] = float(rng.uniform(-self.hue, self.hue))
+        if self.gamma is not None:
+            changes["gamma"] = float(np.exp(rng.uniform(*np.log(self.gamma))))
+        return changes
 
 
 def _check(condition: bool, name: str, value: object, allowed: str) -> None:

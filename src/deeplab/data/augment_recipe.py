@@ -34,10 +34,13 @@ class AugmentRecipe(Strict):
     """Random scale (factor from `scales`, spaced by `scale_step`; 0 is uniform), crop, flip: the reference's.
 
     Off by default: resize, to a range first. rotate: largest angle, degrees. jitter: largest relative change
-    of brightness, contrast, saturation. blur: share of the samples that are blurred, by a standard deviation
-    from `blur_sigma`, pixels. max_share: crops in which one class covers this share or more are drawn again,
-    up to `tries` times. rare: share of crops centred on a pixel of one of `rare_classes`. copy_paste: share
-    of samples into which what another photo shows of one of `copy_paste_classes` is laid.
+    of brightness, contrast, saturation. hue: largest angle by which colours are turned, degrees. gamma: smallest
+    and largest exponent of the brightness, such as 0.7 and 1.4. blur: share of the samples that are blurred, by
+    a standard deviation from `blur_sigma`, pixels. max_share: crops in which one class covers this share or
+    more are drawn again, up to `tries` times. rare: share of crops centred on a pixel of one of
+    `rare_classes`. copy_paste: share of samples into which what another photo shows of one of
+    `copy_paste_classes` is laid, anywhere, or with `copy_paste_keeps_row` at the height in the photo at
+    which it stood: cars stay on the street.
     """
 
     crop: tuple[Width, Width] = (513, 513)
@@ -47,6 +50,8 @@ class AugmentRecipe(Strict):
     flip: Share = 0.5
     rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
     jitter: tuple[Share, Share, Share] | None = None
+    hue: Annotated[float, Field(ge=0, le=180)] = 0.0
+    gamma: tuple[Fraction, Fraction] | None = None
     blur: Share = 0.0
     blur_sigma: tuple[Scale, Scale] = (0.1, 2.0)
     max_share: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -55,6 +60,7 @@ class AugmentRecipe(Strict):
     rare_classes: tuple[str, ...] = ()
     copy_paste: Share = 0.0
     copy_paste_classes: tuple[str, ...] = ()
+    copy_paste_keeps_row: bool = False
 
 
 def train_transform(
@@ -80,6 +86,8 @@ def train_transform(
         resize=ResizeToRange(**recipe.resize.model_dump()) if recipe.resize else None,
         rotation=recipe.rotate,
         jitter=recipe.jitter,
+        hue=recipe.hue,
+        gamma=recipe.gamma,
         blur_probability=recipe.blur,
         blur_range=recipe.blur_sigma,
         crops=CropChoice(
@@ -104,7 +112,9 @@ def with_copy_paste(
     if not recipe.copy_paste:
         return dataset
     indices = _indices("copy_paste_classes", recipe.copy_paste_classes, classes)
-    return CopyPaste(dataset, classes=indices, probability=recipe.copy_paste)
+    return CopyPaste(
+        dataset, classes=indices, probability=recipe.copy_paste, keep_row=recipe.copy_paste_keeps_row
+    )
 
 
 def _indices(key: str, names: Sequence[str], classes: Sequence[str]) -> tuple[int, ...]:

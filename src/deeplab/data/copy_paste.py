@@ -41,12 +41,15 @@ class CopyPaste(Dataset[Sample]):
         dataset: of photos with label maps.
         classes: indices of the classes that may be copied; from a donor one that it shows is drawn.
         probability: share of samples that are given something.
+        keep_row: see `paste`.
 
     Raises:
         UserError: no classes, or a probability that is none.
     """
 
-    def __init__(self, dataset: Photos, *, classes: tuple[int, ...], probability: float) -> None:
+    def __init__(
+        self, dataset: Photos, *, classes: tuple[int, ...], probability: float, keep_row: bool = False
+    ) -> None:
         if not 0 <= probability <= 1 or not classes:
             raise UserError(
                 f"copy-paste has classes {classes} and probability {probability}; allowed: at least one class, 0..1"
@@ -54,6 +57,7 @@ class CopyPaste(Dataset[Sample]):
         self.dataset = dataset
         self.classes = classes
         self.probability = probability
+        self.keep_row = keep_row
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -76,7 +80,7 @@ class CopyPaste(Dataset[Sample]):
         if not present:
             return image, label
         mask = donor_label == present[rng.integers(len(present))]
-        return paste(image, label, donor_image, donor_label, mask=mask, rng=rng)
+        return paste(image, label, donor_image, donor_label, mask=mask, rng=rng, keep_row=self.keep_row)
 
 
 def paste(
@@ -87,6 +91,7 @@ def paste(
     *,
     mask: Array,
     rng: np.random.Generator,
+    keep_row: bool = False,
 ) -> tuple[Array, Array]:
     """Lay the masked pixels of a donor over a photo, their bounding box at a place drawn uniformly.
 
@@ -97,6 +102,7 @@ def paste(
         donor_label: uint8 [h, w].
         mask: bool [h, w], True somewhere.
         rng: of the place; and, of a region larger than the photo, of the part that is taken.
+        keep_row: the region's lower edge comes as far down the photo, by its height, as it was in the donor.
 
     Returns:
         new arrays (image, label); those given stay as they are.
@@ -109,6 +115,11 @@ def paste(
         place = int(rng.integers(room - length + 1))
         source.append(slice(start, start + length))
         target.append(slice(place, place + length))
+    if keep_row:
+        height, length = label.shape[0], target[0].stop - target[0].start
+        bottom = round(source[0].stop * height / donor_label.shape[0])
+        bottom = min(max(bottom, length), height)
+        target[0] = slice(bottom - length, bottom)
     into, out_of = tuple(target), tuple(source)
     image, label, chosen = image.copy(), label.copy(), mask[out_of]
     image[into][chosen] = donor_image[out_of][chosen]

@@ -11,9 +11,11 @@ from torch.utils.data import Dataset
 from deeplab.data.augment import to_tensors
 from deeplab.data.decoded import DecodedFiles
 from deeplab.data.source import Source, check_sample
+from deeplab.data.teacher_maps import TeacherMaps
 
-Sample = tuple[torch.Tensor, torch.Tensor]
-Transform = Callable[[np.ndarray, np.ndarray, np.random.Generator], Sample]
+# photo and label; and where there is a teacher, what it says
+Sample = tuple[torch.Tensor, ...]
+Transform = Callable[..., Sample]
 
 
 class SegmentationDataset(Dataset[Sample]):
@@ -24,6 +26,9 @@ class SegmentationDataset(Dataset[Sample]):
     same with any number of workers and after any resume.
 
     Without a transform a sample is (image uint8 [3, H, W] in 0..255, label uint8 [H, W]).
+
+    Attributes:
+        teachers: whose maps the transform is given with each photo, as a fourth argument; None at first.
 
     Raises:
         UserError: when a sample is read, with the file and the fix: a file is broken or of the wrong kind,
@@ -44,7 +49,7 @@ class SegmentationDataset(Dataset[Sample]):
         Args:
             source: the split.
             label_map: uint8 [256], applied to every mask; see `deeplab.data.selection.select_classes`.
-            transform: (image uint8 [H, W, 3], label uint8 [H, W], generator) to the sample.
+            transform: (image uint8 [H, W, 3], label uint8 [H, W], generator) to the sample, see `teachers`.
             seed: of all random choices.
             kept: where decoded samples are kept; None decodes each time. Kept ones are not writable.
         """
@@ -53,6 +58,7 @@ class SegmentationDataset(Dataset[Sample]):
         self.transform = transform
         self.seed = seed
         self.kept = kept
+        self.teachers: TeacherMaps | None = None
 
     def __len__(self) -> int:
         return len(self.source)
@@ -63,7 +69,8 @@ class SegmentationDataset(Dataset[Sample]):
         image, label = self.load(index)
         if self.transform is None:
             return to_tensors(image, label)
-        return self.transform(image, label, np.random.default_rng([self.seed, index, draw]))
+        taught = () if self.teachers is None else (self.teachers.of(self.source.files(index)[0]),)
+        return self.transform(image, label, np.random.default_rng([self.seed, index, draw]), *taught)
 
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Sample `index` as decoded: (image uint8 [H, W, 3], label uint8 [H, W] after `label_map`)."""

@@ -126,9 +126,8 @@ def _collate_told(samples: Sequence[Sample | UserError]) -> Sample | UserError:
 
 
 def collate(samples: Sequence[Sample]) -> Sample:
-    """(uint8 [N, 3, H, W], channels-last in memory as the samples are; labels uint8 [N, H, W])."""
-    images, labels = zip(*samples, strict=True)
+    """(uint8 [N, 3, H, W], channels-last in memory as the samples are; the others, such as labels, stacked)."""
+    images, *others = zip(*samples, strict=True)
     # `default_collate` stacks into the memory that a worker shares with the trainer
-    return default_collate([image.movedim(0, 2) for image in images]).movedim(3, 1), default_collate(
-        list(labels)
-    )
+    pixels = default_collate([image.movedim(0, 2) for image in images]).movedim(3, 1)
+    return pixels, *map(default_collate, others)

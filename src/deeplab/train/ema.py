@@ -1,6 +1,8 @@
 """An exponential moving average of the weights: often a better model than the last step's.
 
-After each update average = decay * average + (1 - decay) * weights, batch norm's running statistics included.
+After update t (0 is the first) average = d * average + (1 - d) * weights, batch norm's running statistics included,
+with d = min(decay, (1 + t) / (10 + t)) as in TensorFlow's ExponentialMovingAverage with `num_updates`: without that
+ramp the random weights of the start would stay in the average for some multiples of 1 / (1 - decay) updates.
 """
 
 from __future__ import annotations
@@ -24,16 +26,17 @@ class AveragedWeights(Generic[M]):
 
     def __init__(self, model: M, *, decay: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self._average = get_ema_multi_avg_fn(decay)
+        self.decay = decay
         self._own = list(self.model.state_dict().values())
         self._followed = [value.detach() for value in model.state_dict().values()]
 
     @torch.no_grad()
-    def update(self) -> None:
-        """Move towards the model as it is now; whole numbers (counters) are copied."""
+    def update(self, step: int) -> None:
+        """Move towards the model as it is now, after update `step`; whole numbers (counters) are copied."""
+        average = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
         pairs = list(zip(self._own, self._followed, strict=True))
         floats = [(own, new) for own, new in pairs if own.is_floating_point()]
-        self._average([own for own, _ in floats], [new for _, new in floats], 1)
+        average([own for own, _ in floats], [new for _, new in floats], 1)
         for own, new in pairs:
             if not own.is_floating_point():
                 own.copy_(new)

@@ -87,7 +87,7 @@ class Keeper:
         # of all processes together
         report = report._replace(photos=settings.batch_size)
         if self.learner.average:
-            self.learner.average.update()
+            self.learner.average.update(report.step)
         for log in self._logs():
             log.step(report)
         self.watcher.on_step(report)

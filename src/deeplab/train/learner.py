@@ -17,11 +17,13 @@ from deeplab.layers.sync_norm import synchronise
 from deeplab.model.network import DeepLab
 from deeplab.system.processes import World, gather
 from deeplab.system.processor import has_bfloat16
+from deeplab.train.auxiliary import AuxiliaryHead
 from deeplab.train.ema import AveragedWeights
 from deeplab.train.loop import Objective
 from deeplab.train.norms import freeze_scales, training_mode
-from deeplab.train.optimiser import parameter_groups
+from deeplab.train.optimiser import head_groups, parameter_groups
 from deeplab.train.random_state import capture, restore
+from deeplab.train.recipe.distil import DistilRecipe
 from deeplab.train.recipe.loss import LossRecipe
 from deeplab.train.recipe.optimise import OptimiseRecipe
 from deeplab.train.recompute import recompute_activations
@@ -35,12 +37,13 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 
 
 class Learner(NamedTuple):
-    """What changes with every update; `average` and `scaler` are None where the recipe has none."""
+    """What changes with every update; `average`, `scaler` and `auxiliary` are None where the recipe has none."""
 
     model: DeepLab
     optimiser: torch.optim.Optimizer
     average: AveragedWeights[DeepLab] | None
     scaler: torch.amp.GradScaler | None
+    auxiliary: AuxiliaryHead | None = None
 
     @property
     def result(self) -> DeepLab:
@@ -55,7 +58,9 @@ def settled(settings: OptimiseRecipe, device: str) -> OptimiseRecipe:
     return settings.model_copy(update={"precision": "bfloat16" if has_bfloat16(device) else "float32"})
 
 
-def make_learner(model: DeepLab, settings: OptimiseRecipe, world: World) -> Learner:
+def make_learner(
+    model: DeepLab, settings: OptimiseRecipe, world: World, *, auxiliary: bool = False
+) -> Learner:
     """Move `model` to the device and give it what it learns with."""
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
     model.to(world.device, memory_format=layout)  # type: ignore[call-overload]  # not in torch's stubs
@@ -68,25 +73,46 @@ def make_learner(model: DeepLab, settings: OptimiseRecipe, world: World) -> Lear
         bias_multiplier=settings.bias_multiplier,
         last_layers_contain_logits_only=settings.last_layers_contain_logits_only,
     )
-    optimiser = torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
+    head = AuxiliaryHead(model).to(world.device, memory_format=layout) if auxiliary else None
+    if head is not None:
+        groups += head_groups(
+            head, weight_decay=settings.weight_decay, head_multiplier=settings.head_multiplier
+        )
+    if settings.algorithm == "adamw":
+        betas = (settings.momentum, 0.999)
+        optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas)
+    else:
+        optimiser = torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
     scaled = settings.precision == "float16"
     scaler = torch.amp.GradScaler(world.device.partition(":")[0]) if scaled else None
-    return Learner(model, optimiser, average, scaler)
+    return Learner(model, optimiser, average, scaler, head)
 
 
 def make_objective(
-    learner: Learner, settings: OptimiseRecipe, loss: LossRecipe, world: World
+    learner: Learner,
+    settings: OptimiseRecipe,
+    loss: LossRecipe,
+    world: World,
+    *,
+    distil: DistilRecipe | None = None,
 ) -> Objective | DistributedDataParallel:
     """The module whose result is minimised, in train mode, wrapped for several processes."""
     model = learner.model
     synced = settings.sync_norm and settings.freeze_norm == "none" and world.size > 1
     if synced:
-        synchronise(model, device=world.device)
+        for each in (model, learner.auxiliary):
+            if each is not None:
+                synchronise(each, device=world.device)
     if settings.recompute:
         recompute_activations(model)
     training_mode(model, settings.freeze_norm)
     objective = Objective(
-        model, loss=loss, precision=PRECISIONS[settings.precision], compiled=settings.compile
+        model,
+        loss=loss,
+        distil=distil,
+        auxiliary=learner.auxiliary,
+        precision=PRECISIONS[settings.precision],
+        compiled=settings.compile,
     )
     if world.size == 1:
         return objective
@@ -111,7 +137,9 @@ def state_of(learner: Learner, step: int, values: dict[str, Any], world: World) 
     """Everything to go on from; every process takes part, as each has its own random generators."""
     random = gather(capture(world.device), world)
     average = learner.average.model if learner.average else None
-    tensors = collect_tensors(learner.model, learner.optimiser, average=average, random=random)
+    tensors = collect_tensors(
+        learner.model, learner.optimiser, average=average, auxiliary=learner.auxiliary, random=random
+    )
     scaler = learner.scaler.state_dict() if learner.scaler else None
     own = {"random": [state.values for state in random], "scaler": scaler}
     return TrainingState(step, tensors, {**values, **own})
@@ -120,7 +148,7 @@ def state_of(learner: Learner, step: int, values: dict[str, Any], world: World) 
 def go_on_from(state: TrainingState, learner: Learner, world: World) -> None:
     """Put the learner and this process's random generators where `state_of` found them."""
     average = learner.average.model if learner.average else None
-    fill(state, learner.model, learner.optimiser, average=average)
+    fill(state, learner.model, learner.optimiser, average=average, auxiliary=learner.auxiliary)
     if learner.scaler:
         learner.scaler.load_state_dict(state.values["scaler"])
     random = random_of_rank(state, world.rank)

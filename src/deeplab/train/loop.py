@@ -3,7 +3,7 @@
 An update may be computed in parts: micro-batches one after the other (`accumulate`) and processes beside each
 other. Each part's loss is a mean over its own valid pixels, so a part counts by its share of the update's
 valid pixels, and the sum is what one process gets from the whole batch. That is exact for cross-entropy;
-mining and the losses over regions are taken within each part. Batch norm sees a part, unless it is
+mining, a teacher's and the losses over regions are taken within each part. Batch norm sees a part, unless it is
 synchronised over processes (`deeplab.layers.sync_norm`).
 """
 
@@ -24,11 +24,15 @@ from deeplab.errors import UserError
 from deeplab.layers.resize import resize_nearest
 from deeplab.model.network import DeepLab
 from deeplab.system.processes import ALONE, World, sum_over_processes
+from deeplab.train.auxiliary import AuxiliaryHead
+from deeplab.train.losses.cross_entropy import segmentation_cross_entropy
 from deeplab.train.optimiser import set_learning_rate
+from deeplab.train.recipe.distil import DistilRecipe
 from deeplab.train.recipe.loss import LossRecipe, supervised_loss
 
 CROSS_ENTROPY = LossRecipe()
-Batch = tuple[torch.Tensor, torch.Tensor]
+# images and labels; and where there is a teacher, what it says
+Batch = tuple[torch.Tensor, ...]
 
 
 class StepReport(NamedTuple):
@@ -52,6 +56,8 @@ class Objective(nn.Module):
     Args:
         model: is trained.
         loss: what is minimised.
+        distil: of a run with a teacher.
+        auxiliary: learns beside the model, and watches it from now on.
         precision: of the network's passes; logits and loss are float32.
         compiled: run the network through `torch.compile`.
     """
@@ -61,25 +67,48 @@ class Objective(nn.Module):
         model: DeepLab,
         *,
         loss: LossRecipe = CROSS_ENTROPY,
+        distil: DistilRecipe | None = None,
+        auxiliary: AuxiliaryHead | None = None,
         precision: torch.dtype = torch.float32,
         compiled: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
-        self.loss = loss
+        self.loss, self.distil, self.auxiliary = loss, distil, auxiliary
+        if auxiliary is not None:
+            auxiliary.watch(model)
         self.precision = precision
         self.network = torch.compile(model.pyramid_logits) if compiled else model.pyramid_logits
 
-    def forward(self, images: torch.Tensor, labels: torch.Tensor, step: int) -> torch.Tensor:
-        return batch_loss(
+    def forward(
+        self, images: torch.Tensor, labels: torch.Tensor, step: int, teacher: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        loss = batch_loss(
             self.model,
             images,
             labels,
+            teacher,
             loss=self.loss,
+            distil=self.distil,
             step=step,
             precision=self.precision,
             network=self.network,
         )
+        if self.auxiliary is None:
+            return loss
+        with torch.autocast(images.device.type, self.precision, enabled=self.precision != torch.float32):
+            seen = self.auxiliary.logits()
+        for logits in seen:
+            entropy = segmentation_cross_entropy(
+                logits,
+                labels,
+                ignore_label=self.model.labels.ignore_label,
+                class_weights=self.loss.weights,
+                upsample=self.loss.upsample,
+                resize_rule=self.model.config.resize,
+            )
+            loss = loss + self.loss.auxiliary * entropy
+        return loss
 
     def counted_labels(self, labels: torch.Tensor) -> torch.Tensor:
         """The labels that the loss is a mean over: those given, or shrunk to the logits."""
@@ -110,7 +139,8 @@ def train_steps(
 
     Args:
         objective: in train mode; wrapped by DDP where there are several processes.
-        batches: (images uint8 [N, 3, H, W], labels uint8 [N, H, W]); sizes N may differ.
+        batches: (images uint8 [N, 3, H, W], labels uint8 [N, H, W]), and with a teacher its shares [N, C, h, w]; sizes
+            N may differ.
         optimiser: groups made by `deeplab.train.optimiser.parameter_groups`.
         schedule: step to learning rate.
         first_step: number of the first update, for schedule and reports.
@@ -143,7 +173,7 @@ def train_steps(
             )
         update(optimiser, scaler=scaler, clip_norm=clip_norm)
         now = time.perf_counter()
-        photos = sum(len(images) for images, _ in parts)
+        photos = sum(len(images) for images, *_ in parts)
         on_step(StepReport(step, value, rate, photos=photos, seconds=now - began, waited=waited))
         began = time.perf_counter()
     if step < first_step:
@@ -166,15 +196,15 @@ def accumulate_gradients(
     inner = objective.module if isinstance(objective, DistributedDataParallel) else objective
     ignored = inner.model.labels.ignore_label
     shares = pixel_shares(
-        [inner.counted_labels(labels) for _, labels in parts], ignore_label=ignored, world=world
+        [inner.counted_labels(labels) for _, labels, *_ in parts], ignore_label=ignored, world=world
     )
     total = torch.zeros((), device=parts[0][0].device)
-    for index, ((images, labels), share) in enumerate(zip(parts, shares, strict=True)):
+    for index, ((images, labels, *teacher), share) in enumerate(zip(parts, shares, strict=True)):
         waits = index + 1 < len(parts)
         with (
             objective.no_sync() if waits and isinstance(objective, DistributedDataParallel) else nullcontext()
         ):
-            loss = objective(images, labels, step) * share
+            loss = objective(images, labels, step, *teacher) * share
             # DDP takes the mean of the processes' gradients, and their sum is wanted
             minimised = loss * world.size
             (scaler.scale(minimised) if scaler else minimised).backward()
@@ -215,8 +245,10 @@ def batch_loss(
     model: DeepLab,
     images: torch.Tensor,
     labels: torch.Tensor,
+    teacher: torch.Tensor | None = None,
     *,
     loss: LossRecipe = CROSS_ENTROPY,
+    distil: DistilRecipe | None = None,
     step: int = 0,
     precision: torch.dtype = torch.float32,
     network: Callable[[torch.Tensor], list[dict[str, torch.Tensor]]] | None = None,
@@ -232,6 +264,8 @@ def batch_loss(
         [{name: logits.float() for name, logits in scale.items()} for scale in scales],
         labels,
         loss,
+        teacher=teacher,
+        distil=distil,
         merge=model.config.pyramid_merge,
         ignore_label=model.labels.ignore_label,
         resize_rule=model.config.resize,
@@ -246,10 +280,11 @@ def _grouped(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
 
 
 def _to_device(batch: Batch, model: DeepLab, *, channels_last: bool) -> Batch:
-    images, labels = batch
+    images, *others = batch
     device = model.pixel_mean.device
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    return images.to(device, non_blocking=True, memory_format=layout), labels.to(device, non_blocking=True)
+    images = images.to(device, non_blocking=True, memory_format=layout)
+    return images, *(other.to(device, non_blocking=True) for other in others)
 
 
 def _not_finite(value: float, step: int, rate: float, batch: str) -> str:

@@ -2,16 +2,26 @@
 
 `statistics`: the running statistics are used and left alone, scale and shift go on learning (the reference's
 `fine_tune_batch_norm: false`). `all`: scale and shift are fixed too (v3 section 4.1, second stage).
+
+Running statistics are those of crops, with their padding, under weights that moved on; `measure_statistics` takes them
+anew, of whole photos and the weights as they are: Wu and Johnson, "Rethinking Batch in BatchNorm" (arXiv 2105.07576,
+section 3).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
+import numpy as np
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from deeplab.model.network import DeepLab
+
 FreezeNorm = Literal["none", "statistics", "all"]
+TOGETHER = 8
 
 
 def freeze_scales(model: nn.Module, freeze: FreezeNorm) -> None:
@@ -27,5 +37,54 @@ def training_mode(model: nn.Module, freeze: FreezeNorm) -> None:
         module.eval()
 
 
-def _norms(model: nn.Module) -> list[nn.Module]:
+@torch.no_grad()
+def measure_statistics(model: DeepLab, photos: Iterable[np.ndarray]) -> None:
+    """Set every batch norm's running mean and variance to those over all pixels of all photos.
+
+    Photos of one size go through together, `TOGETHER` at a time, each layer normalised by what it sees of them: behind
+    layers with old statistics the next would be measured wrong, and such errors multiply with the depth.
+
+    Args:
+        model: put into eval mode.
+        photos: uint8 [H, W, channels] of any size.
+    """
+    model.eval()
+    norms, momenta = _norms(model), [norm.momentum for norm in _norms(model)]
+    sums: dict[nn.Module, torch.Tensor] = {}
+
+    def add(norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        x = inputs[0]
+        total, squares = (each.sum((0, 2, 3), dtype=torch.float64) for each in (x, x.square()))
+        own = torch.stack([torch.full_like(total, x.numel() // x.shape[1]), total, squares])
+        sums[norm] = sums[norm] + own if norm in sums else own
+
+    hooks = [norm.register_forward_pre_hook(add) for norm in norms]
+    try:
+        for norm in norms:
+            # without a momentum no kernel of our own takes the norm's place, which would call no hook
+            norm.train().momentum = None
+        for batch in _of_one_size(photos):
+            images = torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2)
+            model.pyramid_logits(images.to(model.pixel_mean.device))
+    finally:
+        for norm, hook, momentum in zip(norms, hooks, momenta, strict=True):
+            hook.remove()
+            norm.eval().momentum = momentum
+    for norm, (count, total, squares) in sums.items():
+        mean = total / count
+        norm.get_buffer("running_mean").copy_(mean)
+        norm.get_buffer("running_var").copy_((squares / count - mean.square()).clamp(min=0))
+
+
+def _of_one_size(photos: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    waiting: dict[tuple[int, ...], list[np.ndarray]] = {}
+    for photo in photos:
+        alike = waiting.setdefault(photo.shape, [])
+        alike.append(photo)
+        if len(alike) == TOGETHER:
+            yield waiting.pop(photo.shape)
+    yield from waiting.values()
+
+
+def _norms(model: nn.Module) -> list[_BatchNorm]:
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]

@@ -52,6 +52,16 @@ def parameter_groups(
     ]
 
 
+def head_groups(head: nn.Module, *, weight_decay: float, head_multiplier: float) -> list[dict[str, Any]]:
+    """Groups as `parameter_groups` makes them, for a head that is no part of the model: kernels decay, nothing else."""
+    kernels = [parameter for parameter in head.parameters() if parameter.dim() > 1]
+    others = [parameter for parameter in head.parameters() if parameter.dim() <= 1]
+    return [
+        {"params": kernels, "weight_decay": weight_decay, "multiplier": head_multiplier},
+        {"params": others, "weight_decay": 0.0, "multiplier": head_multiplier},
+    ]
+
+
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
     """Give every group `rate` times its own multiplier."""
     for group in optimiser.param_groups:

@@ -7,6 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from deeplab.config.labels import LabelSpec
 from deeplab.data.augment_recipe import train_transform, with_copy_paste
 from deeplab.data.dataset import SegmentationDataset
@@ -30,6 +32,7 @@ from deeplab.train.learner import (
     settled,
 )
 from deeplab.train.loop import Batch, train_steps
+from deeplab.train.norms import measure_statistics
 from deeplab.train.random_state import seed_all
 from deeplab.train.recipe import Recipe
 from deeplab.train.recipe.schedule import scheduled_rate
@@ -42,6 +45,7 @@ from deeplab.train.run_folder.checkpointing import (
 from deeplab.train.run_folder.folder import claim_folder, hold_folder
 from deeplab.train.run_folder.record import RECORD_NAME, data_fingerprint, describe_run, write_recipe
 from deeplab.train.start import start_from
+from deeplab.train.teaching import prepare_teachers
 from deeplab.train.validation import validate
 
 
@@ -142,6 +146,15 @@ def _train(
         recipe, started=kept["started"], photos=len(dataset), data=kept["data"], processes=world.size
     )
     record["resumed after"] = kept["resumed"]
+    if recipe.distil:
+        dataset.teachers, record["taught by"] = prepare_teachers(
+            recipe.distil,
+            dataset,
+            student=learner.model,
+            data=kept["data"],
+            world=world,
+            on_news=watcher.on_news,
+        )
     first_step = state.step if state else 0
     if world.is_main:
         write_recipe(folder, recipe)
@@ -159,6 +172,10 @@ def _train(
     ) as keeper:
         if first_step < recipe.optimise.steps:
             _updates(recipe, learner, dataset, keeper, first_step=first_step, world=world)
+        if recipe.optimise.calibrate_norms and world.is_main:
+            shown = min(recipe.optimise.calibrate_norms, len(dataset))
+            indices = np.linspace(0, len(dataset) - 1, shown, dtype=int).tolist()
+            measure_statistics(learner.result, (dataset.load(index)[0] for index in indices))
         return keeper.finish()
 
 
@@ -178,7 +195,7 @@ def _make_learner(recipe: Recipe, state: TrainingState | None, kept: dict[str, A
     # each process drops out other units; the main one goes on as if it were alone
     if world.rank:
         seed_all(recipe.seed + 1_000_003 * world.rank)
-    learner = make_learner(model, recipe.optimise, world)
+    learner = make_learner(model, recipe.optimise, world, auxiliary=recipe.loss.auxiliary > 0)
     if state:
         go_on_from(state, learner, world)
     return learner
@@ -212,7 +229,7 @@ def _updates(
         return f"{files}; as it was after augmentation, saved in {saved}"
 
     train_steps(
-        make_objective(learner, settings, recipe.loss, world),
+        make_objective(learner, settings, recipe.loss, world, distil=recipe.distil),
         load_batches(samples, sampler, workers=recipe.workers, device=world.device),
         optimiser=learner.optimiser,
         schedule=lambda step: scheduled_rate(

@@ -21,6 +21,7 @@ from deeplab.data.recipe import DataRecipe
 from deeplab.errors import UserError
 from deeplab.system.reading import cut, foreign, read_text, shown
 from deeplab.system.yaml_settings import parse_yaml
+from deeplab.train.recipe.distil import DistilRecipe
 from deeplab.train.recipe.loss import LossRecipe
 from deeplab.train.recipe.optimise import OptimiseRecipe
 
@@ -50,6 +51,7 @@ class Recipe(Strict):
     start: str | None = None
     augment: AugmentRecipe = AugmentRecipe()
     loss: LossRecipe = LossRecipe()
+    distil: DistilRecipe | None = None
     optimise: OptimiseRecipe
     workers: Annotated[int, Field(ge=0, le=256)] = 1
 
@@ -59,6 +61,23 @@ class Recipe(Strict):
         if missing:
             has = list(self.model.extra_outputs)
             raise ValueError(f"loss.outputs names {missing[0]!r}; model.extra_outputs has {has}")
+        return self
+
+    @model_validator(mode="after")
+    def _middle_can_be_seen(self) -> Self:
+        if self.loss.auxiliary and self.optimise.compile:
+            raise ValueError(
+                "loss.auxiliary looks into the network, which optimise.compile closes; leave one out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _teacher_sees_the_same(self) -> Self:
+        moved = [name for name in ("rotate", "copy_paste") if getattr(self.augment, name)]
+        if self.distil and moved:
+            raise ValueError(
+                f"distil: what a teacher said of a photo is not turned or pasted; leave out augment.{moved[0]}"
+            )
         return self
 
 

@@ -13,8 +13,10 @@ from deeplab.data.class_weights import median_frequency_weights
 from deeplab.errors import UserError
 from deeplab.train.losses.cross_entropy import same_size, segmentation_cross_entropy
 from deeplab.train.losses.dice import dice_loss
+from deeplab.train.losses.distillation import distillation_loss
 from deeplab.train.losses.focal import focal_loss
 from deeplab.train.losses.lovasz import lovasz_softmax
+from deeplab.train.recipe.distil import DistilRecipe
 
 MAIN_OUTPUT = "semantic"
 
@@ -30,6 +32,9 @@ class LossRecipe(Strict):
     top_k: share of the pixels, hardest first, that count in the cross-entropy; falls to it over
     `mining_steps`.
     upsample: logits to the labels' size (v3); false shrinks the labels instead (v1, v2).
+    upsample_regions: false shrinks them for Dice and Lovasz alone, which then cost a stride squared less.
+    auxiliary: weight of the cross-entropy of a head that learns from the middle of the backbone and is not saved
+        (`deeplab.train.auxiliary`); 0.4 is usual.
     outputs: further outputs of the model that learn, and the weight of their loss; the main one has 1.
     """
 
@@ -43,6 +48,8 @@ class LossRecipe(Strict):
     top_k: Annotated[float, Field(gt=0, le=1)] = 1.0
     mining_steps: Annotated[int, Field(ge=0)] = 0
     upsample: bool = True
+    upsample_regions: bool = True
+    auxiliary: NonNegative = 0.0
     outputs: dict[str, NonNegative] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -95,16 +102,18 @@ def recipe_loss(
         )
         terms.append(recipe.cross_entropy * entropy)
     # the other losses need logits at the labels' size, cross-entropy does not
-    if recipe.focal or recipe.dice or recipe.lovasz:
-        logits, labels = same_size(logits, labels, upsample=recipe.upsample, rule=resize_rule)
     if recipe.focal:
+        one_size = same_size(logits, labels, upsample=recipe.upsample, rule=resize_rule)
         focal = focal_loss(
-            logits, labels, ignore_label=ignore_label, gamma=recipe.focal_gamma, class_weights=weights
+            *one_size, ignore_label=ignore_label, gamma=recipe.focal_gamma, class_weights=weights
         )
         terms.append(recipe.focal * focal)
-    for weight, region_loss in ((recipe.dice, dice_loss), (recipe.lovasz, lovasz_softmax)):
-        if weight:
-            terms.append(weight * region_loss(logits, labels, ignore_label=ignore_label))
+    if recipe.dice or recipe.lovasz:
+        enlarged = recipe.upsample and recipe.upsample_regions
+        one_size = same_size(logits, labels, upsample=enlarged, rule=resize_rule)
+        for weight, region_loss in ((recipe.dice, dice_loss), (recipe.lovasz, lovasz_softmax)):
+            if weight:
+                terms.append(weight * region_loss(*one_size, ignore_label=ignore_label))
     return torch.stack(terms).sum()
 
 
@@ -113,6 +122,8 @@ def supervised_loss(
     labels: torch.Tensor | Mapping[str, torch.Tensor],
     recipe: LossRecipe,
     *,
+    teacher: torch.Tensor | None = None,
+    distil: DistilRecipe | None = None,
     merge: Literal["max", "mean"] = "max",
     ignore_label: int = 255,
     resize_rule: ResizeRule = "align_corners",
@@ -126,6 +137,8 @@ def supervised_loss(
         scales: for each scale of the image pyramid, logits [N, C, h, w] by output name, all of one size.
         labels: integer [N, H, W] for all outputs, or by output name.
         recipe: its `outputs` say which besides the main one learn.
+        teacher: what the main output's teacher says, see `distillation_loss`; with `distil`.
+        distil: how that counts.
         merge: how scales are fused, element-wise.
         ignore_label: pixels with this label count nowhere.
         resize_rule: how logits are resized.
@@ -146,6 +159,11 @@ def supervised_loss(
                 each, target, recipe, ignore_label=ignore_label, resize_rule=resize_rule, step=step
             )
             total.append(weight * loss)
+            if distil is not None and teacher is not None and name == MAIN_OUTPUT:
+                taught = distillation_loss(
+                    each, teacher, temperature=distil.temperature, resize_rule=resize_rule
+                )
+                total.append(distil.weight * taught)
     return torch.stack(total).sum()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -15,8 +15,10 @@ Count = Annotated[int, Field(ge=0, le=1 << 30)]
 
 
 class OptimiseRecipe(Strict):
-    """SGD with momentum (v2 section 4.1, v3 section 4.1).
+    """SGD with momentum (v2 section 4.1, v3 section 4.1), or AdamW.
 
+    algorithm: "sgd"; or "adamw" (arXiv 1711.05101), whose first beta is `momentum`, and which wants a rate of about
+        1e-3 or less and a decay of about 1e-2.
     batch_size: photos an update, over all processes and parts.
     accumulate: parts in which each process computes its share of an update, one after the other.
     head_multiplier: factor on the learning rate of the last layers: all but the backbone, or with
@@ -28,8 +30,11 @@ class OptimiseRecipe(Strict):
         device has instructions for it, else float32; the run's recipe.yaml says which.
     freeze_norm: batch norms' running statistics are used and kept ("statistics"), and their scale and
         shift too ("all").
+    calibrate_norms: at the end the running statistics are taken anew, of this many whole training photos, see
+        `deeplab.train.norms`; 0 keeps those of the crops.
     sync_norm: batch norms see the batches of all processes.
-    average: decay of a moving average of the weights, such as 0.9998; then that is what is validated and saved.
+    average: decay of a moving average of the weights, such as 0.998, reached by a ramp (`deeplab.train.ema`); then
+        that is what is validated and saved.
     recompute: forget activations inside the backbone's blocks and compute them again: less memory.
     compile: run the network through torch.compile.
     channels_last: memory layout of images and weights.
@@ -37,6 +42,7 @@ class OptimiseRecipe(Strict):
         predictions; 0 is never (the end is always validated and saved).
     """
 
+    algorithm: Literal["sgd", "adamw"] = "sgd"
     steps: Positive
     batch_size: Width = 16
     accumulate: Width = 1
@@ -50,6 +56,7 @@ class OptimiseRecipe(Strict):
     clip_norm: Fraction | None = None
     precision: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     freeze_norm: FreezeNorm = "none"
+    calibrate_norms: Count = 0
     sync_norm: bool = True
     average: Annotated[float, Field(gt=0, lt=1)] | None = None
     recompute: bool = False
@@ -73,3 +80,11 @@ class OptimiseRecipe(Strict):
         if twice:
             raise ValueError(f"schedule.{twice[0]} is given twice, once by its short form; leave one out")
         return {**kept, "schedule": {**schedule, **given}}
+
+    @model_validator(mode="after")
+    def _norms_are_free(self) -> Self:
+        if self.calibrate_norms and self.freeze_norm != "none":
+            raise ValueError(
+                f"calibrate_norms changes what freeze_norm: {self.freeze_norm} keeps; leave one out"
+            )
+        return self

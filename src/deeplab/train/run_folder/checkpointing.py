@@ -39,7 +39,7 @@ class TrainingState(NamedTuple):
 
     Attributes:
         step: updates done.
-        tensors: by name: model/..., average/..., optimiser/..., random/RANK/...
+        tensors: by name: model/..., average/..., auxiliary/..., optimiser/..., random/RANK/...
         values: JSON values: `recipe`, `data` (fingerprint), `best`, `random`, `resumed`, `scaler`, `seconds`.
     """
 
@@ -135,13 +135,16 @@ def collect_tensors(
     optimiser: torch.optim.Optimizer,
     *,
     average: nn.Module | None,
+    auxiliary: nn.Module | None,
     random: list[RandomState],
 ) -> dict[str, torch.Tensor]:
     """All tensors of a `TrainingState` by name."""
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     if average is not None:
         tensors |= {f"average/{name}": value for name, value in average.state_dict().items()}
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    if auxiliary is not None:
+        tensors |= {f"auxiliary/{name}": value for name, value in auxiliary.state_dict().items()}
+    names = {id(parameter): name for name, parameter in _learning(model, auxiliary)}
     for parameter, state in optimiser.state.items():
         for key, value in state.items():
             if value is not None:
@@ -157,20 +160,22 @@ def fill(
     optimiser: torch.optim.Optimizer,
     *,
     average: nn.Module | None,
+    auxiliary: nn.Module | None,
 ) -> None:
-    """Put weights, moving average and the optimiser's state back.
+    """Put weights, moving average, auxiliary head and the optimiser's state back.
 
     Raises:
         UserError: they are of another model or optimiser.
     """
-    for prefix, module in (("model", model), *([("average", average)] if average is not None else [])):
-        given = part_of(state.tensors, prefix)
-        _refuse_misfit(prefix, given, {name: value.shape for name, value in module.state_dict().items()})
-        module.load_state_dict(given)
+    for prefix, module in (("model", model), ("average", average), ("auxiliary", auxiliary)):
+        if module is not None:
+            given = part_of(state.tensors, prefix)
+            _refuse_misfit(prefix, given, {name: value.shape for name, value in module.state_dict().items()})
+            module.load_state_dict(given)
     stored = part_of(state.tensors, "optimiser")
     numbers = {id(p): n for n, p in enumerate(p for g in optimiser.param_groups for p in g["params"])}
     states: dict[int, dict[str, torch.Tensor]] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in _learning(model, auxiliary):
         own = part_of(stored, name)
         if own:
             _refuse_misfit(f"optimiser/{name}", own, dict.fromkeys(own, parameter.shape))
@@ -178,6 +183,12 @@ def fill(
                 key: _laid_out_as(parameter, value) for key, value in own.items()
             }
     optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def _learning(model: nn.Module, auxiliary: nn.Module | None) -> list[tuple[str, nn.Parameter]]:
+    """Every parameter that an optimiser may know, by a name of its own."""
+    beside = [] if auxiliary is None else auxiliary.named_parameters(prefix="auxiliary")
+    return [*model.named_parameters(), *beside]
 
 
 def _refuse_misfit(prefix: str, given: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Size]) -> None:
