@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -13,13 +14,14 @@ from dataclasses import replace
 from importlib import import_module, resources
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from deeplab.errors import UserError
 from deeplab.native import build
 from deeplab.native.build import INT, CannotCompileError, Kernel
 from deeplab.native.confusion import KERNEL as CONFUSION
-from deeplab.native.sources import KERNELS, LEVELS, commands
+from deeplab.native.sources import KERNELS, LEVELS, commands, levels
 
 
 @pytest.fixture(autouse=True)
@@ -292,3 +294,48 @@ def test_a_level_that_was_not_shipped_is_said(kernel: Kernel, monkeypatch: pytes
     monkeypatch.setenv("DEEPLAB_KERNELS", "x86-64-v4")
     with pytest.warns(RuntimeWarning, match="DEEPLAB_KERNELS is 'x86-64-v4', which was not shipped"):
         assert not kernel.ready()
+
+
+PREDICTION = ("dense_conv", "depthwise", "separable", "upsample_argmax", "winograd")
+PREDICT = """
+import sys
+from importlib import import_module
+from pathlib import Path
+import numpy as np
+from deeplab import Segmenter
+from deeplab.native import build
+folder, level, *names = sys.argv[1:]
+build.SHIPPED_FOLDER = Path(folder)
+photo = np.load(f"{folder}/photo.npy")
+labels = [Segmenter(model)(photo).labels for model in ("animals", "street")]
+for name in names:
+    assert import_module(f"deeplab.native.{name}").KERNEL.state == f"shipped, for {level}", name
+np.save(f"{folder}/{level}.npy", labels)
+"""
+
+
+def test_all_levels_give_the_same_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled as in a wheel: registers are twice as wide in one of them, and sums have to be the same."""
+    if CONFUSION.why_not.startswith("no C++") or len(levels(build._instructions())) < len(LEVELS):
+        pytest.skip("needs a compiler, and a processor with every level")
+    spec = importlib.util.spec_from_file_location("setup_py", Path(__file__).parents[2] / "setup.py")
+    assert spec and spec.loader
+    monkeypatch.setattr("setuptools.setup", lambda **_: None)
+    setup = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(setup)
+    # soft gradients: edges between classes are long, and their logits nearly equal there
+    rows, columns = np.mgrid[0:193, 0:257]
+    waves = np.stack([np.sin(rows / 9), np.cos(columns / 11), np.sin((rows + columns) / 13)], axis=-1)
+    np.save(tmp_path / "photo.npy", (127 + 120 * waves).astype(np.uint8))
+    for level in LEVELS:
+        (tmp_path / level).mkdir()
+        for name in PREDICTION:
+            source = Path(build.__file__).with_name(f"{name}.cpp")
+            setup.compile_library(source, level, tmp_path / level / f"{name}.so")
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", PREDICT, tmp_path, level, *PREDICTION],
+            check=True,
+            env=os.environ | {"DEEPLAB_KERNELS": level, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+    first, *others = (np.load(tmp_path / f"{level}.npy") for level in LEVELS)
+    assert len(np.unique(first)) > 2 and all((each == first).all() for each in others)
