@@ -161,15 +161,19 @@ def first_use(place: Installed, wheel: Path, photos: list[str], folder: Path) ->
     began = time.perf_counter()
     venv.create(place.folder, with_pip=True)
     creating = time.perf_counter() - began
-    installing, _ = place.run("python", "-m", "pip", "install", "--quiet", wheel)
+    # the versions of constraints.txt: a CPU build of torch where one is at hand
+    words = ("python", "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", wheel)
+    installing, _ = place.run(*words)
     if found := [name for name in ("c++", "g++", "clang++", "cc") if (place.folder / "bin" / name).exists()]:
         sys.exit(f"the environment that should have no compiler has {found}")
     first, _ = place.run("deeplab", "predict", *photos, "-o", folder / "first")
     again, _ = place.run("deeplab", "predict", *photos, "-o", folder / "again")
     compiling, _ = place.run("deeplab", "predict", *photos, "-o", folder / "compiling", kernels=COMPILED)
+    torch = json.loads(place.run("deeplab", "env", "--json")[1])["versions"]["torch"]
+    gigabytes = sum(each.stat().st_size for each in place.folder.rglob("*.*") if each.is_file()) / 1e9
     rows = [
         ["an empty environment", f"{creating:.1f}"],
-        ["`pip install` of the wheel and what it needs, as fast as packages arrive", f"{installing:.1f}"],
+        [f"`pip install` of the wheel with torch {torch}: {gigabytes:.1f} GB", f"{installing:.1f}"],
         ["`deeplab predict`, first run", f"{first:.1f}"],
         ["`pip install` to labels on disk", f"{installing + first:.1f}"],
         ["`deeplab predict`, second run", f"{again:.1f}"],

@@ -305,7 +305,8 @@ def install(environment: Path, what: str) -> None:
         CalledProcessError: it failed.
     """
     pip = [environment / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, what], check=True)
+    # with the torch of constraints.txt, the core's CPU build where one is at hand
+    subprocess.run([*pip, "--constraint", ROOT / "constraints.txt", what], check=True)
 
 
 def _megabytes(folder: Path) -> float:
