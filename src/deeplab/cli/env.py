@@ -14,13 +14,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from deeplab import __version__
+from deeplab.native.sources import KERNELS
 
-KERNELS = (
-    *(f"deeplab.native.{name}" for name in ("confusion", "dense_conv", "depthwise", "norm_act", "separable")),
-    *(f"deeplab.native.{name}" for name in ("upsample_argmax", "upsample_loss", "winograd")),
-    "deeplab.crf.compiled",
-    "deeplab.data.fast_crop",
-)
 REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)[^;]*(?:;.*extra == ['\"](?P<extra>[\w-]+)['\"])?")
 
 
@@ -110,7 +105,7 @@ def _kernels() -> dict[str, str]:
     found = {}
     for module in KERNELS:
         kernel: Any = import_module(module).KERNEL
-        found[kernel.name] = kernel.why_not or "compiled"
+        found[kernel.name] = kernel.state
     return found
 
 

@@ -12,8 +12,7 @@ from deeplab.crf.terms import Term, by_tiles
 from deeplab.native.build import INT, LONG, POINTER, Kernel
 
 KERNEL = Kernel(
-    "deeplab.crf",
-    ("mean_field.cpp", "lattice.hpp", "buffer.hpp", "team.hpp"),
+    __name__,
     {"deeplab_crf_mean_field": (INT, LONG, LONG, POINTER, POINTER, INT, *[POINTER] * 4, INT, INT, POINTER)},
 )
 

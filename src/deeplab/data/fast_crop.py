@@ -17,8 +17,7 @@ Array = np.ndarray
 Size = tuple[int, int]
 PLACE, AXIS = (POINTER, POINTER, LONG), (LONG, POINTER, POINTER)
 KERNEL = Kernel(
-    "deeplab.data",
-    ("fast_crop.cpp",),
+    __name__,
     {"deeplab_fast_crop": (None, *PLACE, *AXIS, *AXIS, LONG, ctypes.c_char_p, LONG, LONG, *[POINTER] * 2)},
 )
 

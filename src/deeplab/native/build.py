@@ -1,7 +1,9 @@
-"""Shared libraries from this package's C++ sources, built at first use with the system's compiler.
+"""Shared libraries from this package's C++ sources: those that a wheel brings, else built at first use.
 
-Nothing is compiled when the package is installed. A library lies in the cache folder under a name that changes
-with the sources, the compiler and the processor, so it is built once and never loaded where it does not belong.
+Wheels for Linux on x86-64 bring each kernel compiled for several levels of instructions, and the processor decides
+which is loaded. Elsewhere nothing is compiled when the package is installed, but at first use with the system's
+compiler. Such a library lies in the cache folder under a name that changes with the sources, the compiler and the
+processor, so it is built once and never loaded where it does not belong.
 """
 
 from __future__ import annotations
@@ -26,13 +28,14 @@ from typing import Any
 import torch  # noqa: F401  brings the OpenMP runtime that the libraries share
 
 from deeplab.errors import UserError
+from deeplab.native.sources import FLAGS, KERNELS, LEVELS, OPENMP, SHIPPED, commands, levels
 from deeplab.system.cache import cache_folder
 
-FLAGS = ("-std=c++17", "-O3", "-fPIC", "-pthread")
 # OpenMP's runtime is torch's own, found when the library is loaded: a second one would spin against it. The others
 # are for systems whose torch has another runtime, and for compilers that do not know this processor.
-VARIANTS = (("-march=native", "-fopenmp"), ("-march=native",), ())
-SWITCH, PLAIN = "DEEPLAB_KERNELS", "plain"
+VARIANTS = (("-march=native", OPENMP), ("-march=native",), ())
+SWITCH, PLAIN, COMPILE = "DEEPLAB_KERNELS", "plain", "compile"
+SHIPPED_FOLDER = Path(__file__).parents[1] / SHIPPED
 COMPILERS = ("c++", "g++", "clang++")
 # the slowest kernel takes some ten seconds of a busy core
 MOST_SECONDS = 180.0
@@ -49,22 +52,20 @@ class _CompilerHangsError(CannotCompileError):
 
 @dataclass(frozen=True)
 class Kernel:
-    """A library of compiled functions, built and loaded when it is first asked for.
+    """A library of compiled functions, found or built, and loaded, when it is first asked for.
 
     Attributes:
-        package: the dotted name of the package that has the sources.
-        sources: files of `package`; the first is compiled, the others are its headers.
+        module: the dotted name of the module that calls it, by which `KERNELS` names its sources.
         functions: by name, the ctypes type of the result (None: there is none) and those of the arguments.
     """
 
-    package: str
-    sources: tuple[str, ...]
+    module: str
     functions: Mapping[str, tuple[Any, ...]]
 
     @property
     def name(self) -> str:
         """That of the compiled source, without its ending."""
-        return Path(self.sources[0]).stem
+        return Path(KERNELS[self.module][0]).stem
 
     @property
     def library(self) -> ctypes.CDLL:
@@ -72,55 +73,78 @@ class Kernel:
 
         Raises:
             CannotCompileError: no compiler, or it fails or does not end, or its result cannot be kept or loaded;
-                or the environment says DEEPLAB_KERNELS=plain.
+                or the environment says DEEPLAB_KERNELS=plain, or asks for a level that is not there.
             UserError: the environment says anything else there.
         """
         if isinstance(self._found, str):
             raise CannotCompileError(self._found)
-        return self._found
+        return self._found[0]
 
     @property
     def why_not(self) -> str:
         """Empty if the library is ready (it is built for the answer), else the reason."""
         return self._found if isinstance(self._found, str) else ""
 
+    @property
+    def state(self) -> str:
+        """Where the library comes from, such as 'shipped, for x86-64-v3' or 'compiled', or why there is none."""
+        return self._found if isinstance(self._found, str) else self._found[1]
+
     def ready(self) -> bool:
-        """Whether the library is there; the first kernel of a process that cannot be built warns.
+        """Whether the library is there; the first kernel of a process that has none warns.
 
         Who asked for plain code is not told that it runs.
         """
         if not isinstance(self._found, str):
             return True
-        if not _plain():
+        if _wanted() != PLAIN:
             _warn_once(self._found)
         return False
 
     @cached_property
-    def _found(self) -> ctypes.CDLL | str:
-        """The library, or why there is none."""
-        if _plain():
+    def _found(self) -> tuple[ctypes.CDLL, str] | str:
+        """The library and where it comes from, or why there is none."""
+        wanted = _wanted()
+        if wanted == PLAIN:
             return f"{SWITCH} is {PLAIN!r}"
         try:
-            contents = {
-                each: resources.files(self.package).joinpath(each).read_bytes() for each in self.sources
-            }
-            compiler = _compiler()
-            folder, key = _own_folder(cache_folder() / "native"), _key(contents, compiler)
-            for index, variant in enumerate(VARIANTS):
-                try:
-                    stem = f"{self.name}-{key}-{index}"
-                    return self._load(
-                        _kept(folder, stem) or _build(contents, compiler, variant, folder, stem)
-                    )
-                except _CompilerHangsError:
-                    raise
-                except CannotCompileError as error:
-                    reason = str(error)
+            shipped = None if wanted == COMPILE else self._shipped(wanted)
+            return shipped or (self._compiled(), "compiled")
         except CannotCompileError as error:
-            reason = str(error)
+            return str(error)
         except OSError as error:
-            reason = f"the library cannot be built: {error}"
-        return reason
+            return f"the library cannot be built: {error}"
+
+    def _shipped(self, wanted: str) -> tuple[ctypes.CDLL, str] | None:
+        """That of the wheel for the best level that this processor has, if it brought one that loads."""
+        for level in levels(_instructions()):
+            path = SHIPPED_FOLDER / level / f"{self.name}.so"
+            if wanted in ("", level) and path.exists():
+                try:
+                    return self._load(path), f"shipped, for {level}"
+                except CannotCompileError:
+                    # a torch with another OpenMP runtime, say: a compiler will do
+                    break
+        if wanted:
+            raise CannotCompileError(
+                f"{SWITCH} is {wanted!r}, which was not shipped or is not for this processor"
+            )
+        return None
+
+    def _compiled(self) -> ctypes.CDLL:
+        package = resources.files(self.module.rpartition(".")[0])
+        contents = {each: package.joinpath(each).read_bytes() for each in KERNELS[self.module]}
+        compiler = _compiler()
+        folder, key = _own_folder(cache_folder() / "native"), _key(contents, compiler)
+        for index, variant in enumerate(VARIANTS):
+            try:
+                stem = f"{self.name}-{key}-{index}"
+                return self._load(_kept(folder, stem) or _build(contents, compiler, variant, folder, stem))
+            except _CompilerHangsError:
+                raise
+            except CannotCompileError as error:
+                reason = error
+        raise reason
 
     def _load(self, path: Path) -> ctypes.CDLL:
         try:
@@ -133,11 +157,14 @@ class Kernel:
         return library
 
 
-def _plain() -> bool:
-    wanted = os.environ.get(SWITCH, "")
-    if wanted not in ("", PLAIN):
-        raise UserError(f"{SWITCH} is {wanted!r}; allowed is {PLAIN!r}; fix: set it so, or unset it")
-    return wanted == PLAIN
+def _wanted() -> str:
+    """What the environment asks for, empty for the best there is."""
+    wanted, allowed = os.environ.get(SWITCH, ""), (PLAIN, COMPILE, *LEVELS)
+    if wanted not in ("", *allowed):
+        raise UserError(
+            f"{SWITCH} is {wanted!r}; allowed is one of {', '.join(allowed)}; fix: set it so, or unset it"
+        )
+    return wanted
 
 
 def _warn_once(reason: str) -> None:
@@ -205,6 +232,12 @@ def _processor() -> str:
     return "\n".join(told) or f"{platform.machine()} {platform.processor()}"
 
 
+def _instructions() -> set[str]:
+    """What every processor of this machine can do, as Linux calls it; empty where the system does not say."""
+    flags = [set(line.split()) for line in _processor().splitlines() if line.startswith("flags")]
+    return set.intersection(*flags) if flags else set()
+
+
 def _kept(folder: Path, stem: str) -> Path | None:
     """The library built before, whose name ends in its bytes' SHA-256; what a crash has cut off is deleted."""
     for path in folder.glob(f"{stem}-*.so"):
@@ -221,10 +254,7 @@ def _build(
     with tempfile.TemporaryDirectory(dir=folder) as place:
         for name, content in contents.items():
             (Path(place) / name).write_bytes(content)
-        # two steps, as linking with -fopenmp would name a runtime
-        compiling = [compiler, *FLAGS, *variant, "-c", next(iter(contents)), "-o", "library.o"]
-        linking = [compiler, "-shared", "-pthread", "library.o", "-o", "library.so"]
-        for command in (compiling, linking):
+        for command in commands(compiler, next(iter(contents)), variant):
             status, said = _output(command, folder=place)
             if status:
                 raise CannotCompileError(f"{compiler} failed: {' '.join(said.split())[-300:]}")

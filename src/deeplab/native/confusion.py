@@ -9,8 +9,7 @@ from deeplab.native.build import INT, LONG, POINTER, Kernel
 
 DTYPES = ("uint8", "uint16", "int64")
 KERNEL = Kernel(
-    "deeplab.native",
-    ("confusion.cpp", "share_out.hpp"),
+    __name__,
     {"deeplab_confusion": (INT, POINTER, POINTER, *[LONG] * 7, POINTER)},
 )
 # below it, counting takes less than the rest of a call, and the library need not be there

@@ -23,8 +23,7 @@ from deeplab.native.depthwise import Pads, taps, taps_back
 from deeplab.native.winograd import Ending
 
 KERNEL = Kernel(
-    "deeplab.native",
-    ("dense_conv.cpp", "products.hpp", "lanes.hpp"),
+    __name__,
     {
         "deeplab_dense_panel": (LONG,),
         "deeplab_dense_bands": (LONG, POINTER),

@@ -20,8 +20,7 @@ from torch.autograd.function import once_differentiable
 from deeplab.native.build import INT, LONG, POINTER, Kernel
 
 KERNEL = Kernel(
-    "deeplab.native",
-    ("depthwise.cpp", "taps.hpp", "lanes.hpp"),
+    __name__,
     {
         "deeplab_depthwise": (INT, POINTER, INT, INT, *[POINTER] * 6),
         "deeplab_depthwise_weight": (INT, POINTER, INT, INT, *[POINTER] * 4, LONG, POINTER, POINTER),

@@ -18,8 +18,7 @@ from torch.autograd.function import once_differentiable
 from deeplab.native.build import INT, LONG, POINTER, Kernel
 
 KERNEL = Kernel(
-    "deeplab.native",
-    ("norm_act.cpp", "lanes.hpp"),
+    __name__,
     {
         "deeplab_norm_chunk": (LONG,),
         "deeplab_norm_statistics": (None, LONG, LONG, INT, *[POINTER] * 4),

@@ -19,8 +19,7 @@ from deeplab.native.upsample_argmax import axis
 from deeplab.native.winograd import Ending
 
 KERNEL = Kernel(
-    "deeplab.native",
-    ("separable.cpp", "products.hpp", "taps.hpp", "lanes.hpp"),
+    __name__,
     {"deeplab_separable": (INT, POINTER, LONG, LONG, *[POINTER] * 10)},
 )
 

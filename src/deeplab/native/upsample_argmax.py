@@ -19,8 +19,7 @@ from deeplab.config import ResizeRule
 from deeplab.native.build import INT, LONG, POINTER, Kernel
 
 KERNEL = Kernel(
-    "deeplab.native",
-    ("upsample_argmax.cpp",),
+    __name__,
     {
         "deeplab_upsample_argmax": (
             INT,

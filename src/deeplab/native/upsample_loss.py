@@ -20,8 +20,7 @@ from deeplab.config import ResizeRule
 from deeplab.native.build import INT, POINTER, Kernel
 
 KERNEL = Kernel(
-    "deeplab.native",
-    ("upsample_loss.cpp", "vector_math.hpp", "share_out.hpp"),
+    __name__,
     {"deeplab_upsample_loss": (INT, POINTER, INT)},
 )
 # below it, the library's first compilation (some seconds) is not worth it

@@ -16,8 +16,7 @@ import torch
 from deeplab.native.build import INT, LONG, POINTER, REAL, Kernel
 
 KERNEL = Kernel(
-    "deeplab.native",
-    ("winograd.cpp", "products.hpp", "lanes.hpp"),
+    __name__,
     {
         "deeplab_winograd_packed": (LONG, LONG, LONG),
         "deeplab_winograd_pack": (None, LONG, LONG, *[POINTER] * 3),
