@@ -51,7 +51,7 @@ class AugmentRecipe(Strict):
     rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
     jitter: tuple[Share, Share, Share] | None = None
     hue: Annotated[float, Field(ge=0, le=180)] = 0.0
-    gamma: tuple[Fraction, Fraction] | None = None
+    gamma: tuple[Scale, Scale] | None = None
     blur: Share = 0.0
     blur_sigma: tuple[Scale, Scale] = (0.1, 2.0)
     max_share: Annotated[float, Field(gt=0, le=1)] = 1.0

@@ -63,7 +63,8 @@ def refuse_beyond_memory(recipe: Recipe, world: World) -> None:
 
 
 def save_batch(path: Path, parts: Sequence[Batch]) -> Path:
-    """Write a batch as the network saw it, with `images.N` uint8 [N, 3, H, W] and `labels.N` for its parts.
+    """Write a batch as the network saw it, with `images.N` uint8 [N, 3, H, W], `labels.N` and, with a teacher, `teacher.N.I`
+    for its parts.
 
     Returns:
         the path written.
@@ -72,9 +73,10 @@ def save_batch(path: Path, parts: Sequence[Batch]) -> Path:
         UserError: it cannot be written.
     """
     tensors = {}
-    for number, (images, labels) in enumerate(parts):
+    for number, (images, labels, *taught) in enumerate(parts):
         tensors[f"images.{number}"] = images.cpu().contiguous()
         tensors[f"labels.{number}"] = labels.cpu().contiguous()
+        tensors |= {f"teacher.{number}.{index}": maps.cpu().contiguous() for index, maps in enumerate(taught)}
     return write_whole(path, to_bytes(tensors))
 
 
