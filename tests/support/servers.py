@@ -87,12 +87,13 @@ def serving(*models: object, how: Any = None, token: str | None = None, **limits
 
     app = make_app(Models([str(model) for model in models], how or AS_IT_IS), Limits(**limits), token=token)
     with listen("127.0.0.1", 0) as bound:
-        server = Server(app, Limits(**limits), drain=0.0)
+        listening = threading.Event()
+        server = Server(app, Limits(**limits), drain=0.0, ready=listening.set)
         server.shared, server.client = app.state.shared, Client(bound.getsockname()[1])
         thread = threading.Thread(target=server.run, args=([bound],))
         thread.start()
         try:
-            until(lambda: server.started)
+            assert listening.wait(LONGEST_START)
             yield server
         finally:
             server.stop(0.0)

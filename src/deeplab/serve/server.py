@@ -101,9 +101,15 @@ class Server(uvicorn.Server):
     """A server that first says that it is not ready, then stops listening, then answers whom it has, then ends.
 
     Interrupted from a keyboard it does not wait for balancers; a second signal ends it at once.
+
+    Args:
+        app: see `make_app`.
+        limits: its own.
+        drain: see `Service`.
+        ready: called when it listens.
     """
 
-    def __init__(self, app: FastAPI, limits: Limits, *, drain: float) -> None:
+    def __init__(self, app: FastAPI, limits: Limits, *, drain: float, ready: Callable[[], None]) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -119,7 +125,12 @@ class Server(uvicorn.Server):
             )
         )
         self._shared = app.state.shared
-        self._drain = drain
+        self._drain, self._ready = drain, ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn's, and then the word that it is done."""
+        await super().startup(sockets)
+        self._ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """See the class; what uvicorn does would end the process by the signal instead of with 0."""
@@ -184,7 +195,7 @@ def _answer(service: Service, bound: socket.socket, ready: Callable[[], None]) -
     app = make_app(
         Models(service.models, service.how), service.limits, token=service.token, origins=service.origins
     )
-    server = Server(app, service.limits, drain=service.drain)
+    server = Server(app, service.limits, drain=service.drain, ready=ready)
     parent = multiprocessing.parent_process()
     if parent is not None:
         # without the one that would tell it to stop, it stops by itself
@@ -194,7 +205,6 @@ def _answer(service: Service, bound: socket.socket, ready: Callable[[], None]) -
             server.stop(0.0)
 
         threading.Thread(target=follow, daemon=True).start()
-    ready()
     server.run([bound])
     return 0
 
