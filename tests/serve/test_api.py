@@ -25,6 +25,7 @@ pytest.importorskip("fastapi")
 
 from deeplab import Segmenter
 from deeplab.data.layouts.run_lengths import coco_runs, from_runs
+from deeplab.prediction.labelling import Labelling
 
 PROBLEM = "application/problem+json"
 
@@ -67,6 +68,24 @@ def test_labels_and_overlay_are_the_files_of_predict(
         for (where, kind, number), reply in zip(asked, replies, strict=True):
             assert reply.status == 200, reply.body
             assert reply.body == (tmp_path / where / f"{number}_{kind}.png").read_bytes()
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_labels_are_those_of_predict_with_every_engine(
+    deeplab: Any, squares_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    for module in (engine, "onnxscript") if engine == "onnxruntime" else (engine,):
+        pytest.importorskip(module)
+    monkeypatch.setenv("DEEPLAB_CACHE", str(tmp_path / "cache"))
+    photos = [png(noise(40 + 3 * number, 57, number)) for number in range(8)]
+    (tmp_path / "in").mkdir()
+    for number, content in enumerate(photos):
+        (tmp_path / "in" / f"{number}.png").write_bytes(content)
+    deeplab("predict", tmp_path / "in", "-m", squares_model, "-o", tmp_path / "out", "--engine", engine)
+    with serving(squares_model, how=Labelling(engine=engine)) as server, ThreadPoolExecutor(8) as threads:
+        assert server.client.get("/v1/models").json["models"][0]["engine"] == engine
+        for number, reply in enumerate(threads.map(server.client.segment, photos)):
+            assert reply.body == (tmp_path / "out" / f"{number}_labels.png").read_bytes()
 
 
 def test_every_output_says_the_same(server: Any, squares_model: Path, photo: bytes) -> None:
