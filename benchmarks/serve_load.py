@@ -157,7 +157,7 @@ def health(given: argparse.Namespace) -> str:
         status, _, _, seconds = computing.result()
         wanted(status == 200, f"health: {status}")
         wanted(max(asked) < 0.1, f"health: {1000 * max(asked):.0f} ms")
-        return f"{len(asked)} asked in {seconds:.1f} s, slowest {1000 * max(asked):.0f} ms, server at most {most} MB"
+        return f"{len(asked)} asked in {seconds:.1f} s, {spread(asked)}, server at most {most} MB"
 
 
 def halves(given: argparse.Namespace) -> str:

@@ -51,7 +51,7 @@ def serve(
     queue:
         Requests that may be inside each process; more are answered 503 and told when to come again.
     max_pixels:
-        Of a photo; a larger one is refused by its header. Memory follows it, about 0.5 GB a million.
+        Of a photo; a larger one is refused by its header. Memory follows it, up to 1 GB a million.
     max_bytes:
         Of a request's body.
     deadline:

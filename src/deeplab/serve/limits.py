@@ -18,7 +18,7 @@ class Limits:
 
     Attributes:
         pixels: of a photo, counted as those that the network would see at its own stride: a scale of 2 counts four
-            times, and so does half the output stride. Memory follows it, about 0.5 GB a million.
+            times, and so does half the output stride. Memory follows it, up to 1 GB a million.
         bytes: of a request's body.
         queue: requests that may be inside at once, the one that computes included; more are told to come again.
         deadline: seconds that a request may wait for its turn.
