@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 DEMO_PHOTOS = $$($(BIN)/python -c "from pathlib import Path; import skimage; folder = Path(skimage.__file__).parent / 'data'; print(*(folder / name for name in ('astronaut.png', 'chelsea.png', 'coffee.png')))")
 
-.PHONY: demo test test-oldest peers bench bench-full wheel extras lint clean
+.PHONY: demo test test-page test-oldest peers bench bench-full wheel extras lint clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/deeplab predict $(DEMO_PHOTOS) --output demo
@@ -20,6 +20,10 @@ lint: $(VENV)/test.done
 # the core dependencies alone, at the oldest versions that pyproject.toml admits
 test-oldest: .venv-oldest/done
 	.venv-oldest/bin/python tests/core_only.py
+
+# the page of `deeplab serve` in a real browser; screenshots go to .page/
+test-page: .page/done
+	OMP_NUM_THREADS=1 DEEPLAB_PAGE=.page $(BIN)/python -m pytest -q tests/serve/test_page.py
 
 # against the models of torchvision, segmentation_models.pytorch, transformers and timm, and the measures of torchmetrics
 # and cityscapesScripts; prints docs/imports.md's tables
@@ -55,6 +59,14 @@ $(VENV)/test.done: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@
 
+# Debian's browser, and axe-core, which judges whether everybody can use the page
+.page/done: $(VENV)/test.done
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[test,test-page]'
+	command -v chromium >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; }
+	mkdir -p .page
+	npm install --silent --no-save --prefix .page axe-core@4.14.1
+	touch $@
+
 .venv-oldest/done: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/pip --disable-pip-version-check install --quiet --constraint constraints-oldest.txt --editable .
@@ -78,4 +90,4 @@ $(VENV)/test.done: $(BIN)/python pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-oldest .venv-peers .venv-bench .venv-wheel .bench build demo dist
+	rm -rf $(VENV) .venv-oldest .venv-peers .venv-bench .venv-wheel .bench .page build demo dist

@@ -22,6 +22,8 @@ from deeplab.config import (
     backbone_config,
 )
 from deeplab.errors import UserError
+from deeplab.layers.conv import AtrousConv2d
+from deeplab.layers.packed_conv import PackedConv
 from deeplab.model.network import DeepLab
 from deeplab.native import dense_conv
 from deeplab.prediction.runtimes import ENGINES, engine_network, program
@@ -263,16 +265,39 @@ def test_auto_is_pytorch_for_several_passes() -> None:
     assert Segmenter(small_model(), engine="auto", scales=(1.0, 0.5)).predictor.engine == "torch"
 
 
-def test_threads_do_not_disturb_each_other(empty_cache: Path) -> None:
-    pytest.importorskip("openvino")
-    segmenter = Segmenter(small_model(), engine="openvino", device="cpu")
+@pytest.mark.parametrize("engine", ["torch", *ENGINES])
+def test_threads_do_not_disturb_each_other(engine: str, empty_cache: Path) -> None:
+    for module in {"onnxruntime": ("onnxruntime", "onnxscript")}.get(engine, (engine,)):
+        pytest.importorskip(module)
+    segmenter = Segmenter(small_model(), engine=engine, device="cpu")
     images = [photos((65 + number, 97, 3)).numpy() for number in range(16)]
     alone = [segmenter(image).labels for image in images]
     with ThreadPoolExecutor(4) as threads:
         for found, expected in zip(
-            threads.map(lambda image: segmenter(image).labels, images), alone, strict=True
+            threads.map(lambda image: segmenter(image).labels, 4 * images), 4 * alone, strict=True
         ):
             np.testing.assert_array_equal(found, expected)
+
+
+def test_weights_laid_out_for_another_threads_place_are_not_taken() -> None:
+    """Another thread may lay them out anew at any moment, so also while this one does."""
+
+    class Disturbed(PackedConv):
+        """After every look at what is kept, another thread's place is there."""
+
+        @property
+        def _packed(self) -> object:
+            kept, self.__dict__["kept"] = self.__dict__.get("kept"), (("there",), "theirs")
+            return kept
+
+        @_packed.setter
+        def _packed(self, kept: object) -> None:
+            self.__dict__["kept"] = kept
+
+    layer = Disturbed.of(AtrousConv2d(2, 3, kernel=1), torch.nn.Identity())
+    assert layer.laid_out(("here",), lambda: "ours") == "ours"
+    layer.laid_out(("here",), lambda: "ours")
+    assert layer.laid_out(("here",), lambda: "ours") == "ours"
 
 
 def test_the_program_computes_the_models_logits() -> None:

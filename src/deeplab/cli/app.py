@@ -27,6 +27,7 @@ COMMANDS = {
     "train": ("deeplab.cli.train:train", "Train a model by a recipe and measure it."),
     "recipes": ("deeplab.cli.recipes:recipes", "Recipes that come with the package, to list or to print."),
     "eval": ("deeplab.cli.evaluate:evaluate", "Mean IoU of a model on a data set, by class."),
+    "serve": ("deeplab.cli.serve:serve", "Label photos over HTTP, with a page to try it."),
     "panoptic": ("deeplab.cli.panoptic:panoptic", "Panoptic Quality or Parsing Covering, by class."),
     "import": (
         "deeplab.cli.import_weights:import_weights",

@@ -37,11 +37,16 @@ def save_label_map(labels: np.ndarray, path: str | os.PathLike[str], *, palette:
         UserError: wrong dtype, shape or range, or the file cannot be written.
     """
     _check_labels(labels, path)
+    return save_png(label_map_picture(labels, palette=palette), path)
+
+
+def label_map_picture(labels: np.ndarray, *, palette: np.ndarray) -> Image.Image:
+    """What `save_label_map` writes: indexed, or 16-bit grey above 256 classes or a label above 255."""
     if len(palette) > _INDEXED_ENTRIES or labels.max() >= _INDEXED_ENTRIES:
-        return save_png(Image.fromarray(labels.astype(np.uint16)), path)
+        return Image.fromarray(labels.astype(np.uint16))
     image = Image.fromarray(np.ascontiguousarray(labels, dtype=np.uint8))
     image.putpalette(_full_palette(palette).tobytes())
-    return save_png(image, path)
+    return image
 
 
 def _check_labels(labels: np.ndarray, path: str | os.PathLike[str]) -> None:

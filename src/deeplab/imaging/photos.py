@@ -12,8 +12,10 @@ they were for the data sets that the models learned from.
 from __future__ import annotations
 
 import glob
+import math
 import os
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,9 @@ PHOTO_SUFFIXES = frozenset(
     }
 )  # fmt: skip
 _WIDE_GREY_MAX = 65535
+_EMPTY = "the file is empty (0 bytes)"
+# the second box of such a file
+_HEIC = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc")
 # the EXIF tag and its usual value
 _ORIENTATION, _UPRIGHT = 0x0112, 1
 _CONVERTIBLE_MODES = frozenset({"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"})
@@ -97,6 +102,10 @@ def _looks_like_photo(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES
 
 
+class TooManyPixels(UserError):
+    """A picture larger than its reader is ready for, which its header says: nothing was decoded."""
+
+
 def read_photo(path: str | os.PathLike[str]) -> np.ndarray:
     """Read a photo file.
 
@@ -110,15 +119,54 @@ def read_photo(path: str | os.PathLike[str]) -> np.ndarray:
     """
     name = os.fspath(path)
     _require_bytes(name)
+    return _read(name, name=name)
+
+
+def photo_from_bytes(
+    content: bytes, *, name: str, formats: Sequence[str] | None = None, most_pixels: float = math.inf
+) -> np.ndarray:
+    """Read a photo from a file's bytes.
+
+    Args:
+        content: of the file.
+        name: what messages call it.
+        formats: Pillow's names of the formats to try; None tries all.
+        most_pixels: more are refused by the header alone.
+
+    Returns:
+        see `read_photo`.
+
+    Raises:
+        TooManyPixels: more than `most_pixels`, or than Pillow ever decodes.
+        UserError: as for `read_photo`.
+    """
+    if not content:
+        raise UserError(_EMPTY, file=name)
+    return _read(BytesIO(content), name=name, formats=formats, most_pixels=most_pixels)
+
+
+def _read(
+    source: str | BytesIO, *, name: str, formats: Sequence[str] | None = None, most_pixels: float = math.inf
+) -> np.ndarray:
+    if formats is not None:
+        # it knows only the commonest before
+        Image.init()
     try:
-        with Image.open(name) as image:
+        with Image.open(source, formats=formats) as image:
+            if image.width * image.height > most_pixels:
+                raise TooManyPixels(
+                    f"{image.width} x {image.height} pixels are {image.width * image.height / 1e6:.1f} million",
+                    allowed=f"{most_pixels / 1e6:.3g} million",
+                    fix="shrink it",
+                    file=name,
+                )
             return _rgb_array(image, name=name)
     except UserError:
         raise
     except UnidentifiedImageError as error:
-        raise UserError(f"{name}: {_why_unreadable(name)}") from error
+        raise UserError(f"{name}: {_why_unreadable(source)}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UserError(
+        raise TooManyPixels(
             f"{name}: too large to be read safely ({error}); "
             "fix: shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
         ) from error
@@ -135,11 +183,12 @@ def _require_bytes(name: str) -> None:
     if os.path.isdir(name):
         raise UserError(f"{name}: is a folder, not a photo")
     if size == 0:
-        raise UserError(f"{name}: the file is empty (0 bytes)")
+        raise UserError(_EMPTY, file=name)
 
 
-def _why_unreadable(name: str) -> str:
-    if name.lower().endswith((".heic", ".heif")):
+def _why_unreadable(source: str | BytesIO) -> str:
+    named = isinstance(source, str) and source.lower().endswith((".heic", ".heif"))
+    if named or (isinstance(source, BytesIO) and source.getvalue()[4:12] in _HEIC):
         return "HEIC photos cannot be read by Pillow; fix: convert it to JPEG or PNG"
     return "not a picture, or a kind of picture that Pillow cannot read; fix: convert it to JPEG or PNG"
 

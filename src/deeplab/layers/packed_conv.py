@@ -133,9 +133,11 @@ class PackedConv(AtrousConv2d):
         key = (*place, weight.dtype, weight.data_ptr(), weight._version)
         if bias is not None:
             key += (bias.data_ptr(), bias._version)
-        if self._packed is None or self._packed[0] != key:
-            self._packed = (key, lay_out())
-        return self._packed[1]
+        # one look at what is kept: another thread may put its own there at any time
+        kept = self._packed
+        if kept is None or kept[0] != key:
+            kept = self._packed = (key, lay_out())
+        return kept[1]
 
     def can_run(self, x: torch.Tensor) -> bool:
         """Whether packed weights may be used for x at all."""

@@ -10,17 +10,23 @@ import ctypes
 import sys
 
 # <malloc.h>
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
 LARGEST_INT = 2**31 - 1
 
 
-def keep_freed_memory() -> bool:
-    """Tell glibc to reuse freed blocks instead of returning them; True if it took effect (Linux, glibc)."""
+def keep_freed_memory(*, every_thread: bool = False) -> bool:
+    """Tell glibc to reuse freed blocks instead of returning them; True if it took effect (Linux, glibc).
+
+    Args:
+        every_thread: also for threads that start later, which then share the first one's heap; those of their own
+            are returned to the system in any case.
+    """
     if not sys.platform.startswith("linux"):
         return False
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return False
-    settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, LARGEST_INT), (M_TOP_PAD, 64 << 20))
+    settings = [(M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, LARGEST_INT), (M_TOP_PAD, 64 << 20)]
+    settings += [(M_ARENA_MAX, 1)] if every_thread else []
     return all([mallopt(name, value) == 1 for name, value in settings])

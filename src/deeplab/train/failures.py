@@ -63,8 +63,7 @@ def refuse_beyond_memory(recipe: Recipe, world: World) -> None:
 
 
 def save_batch(path: Path, parts: Sequence[Batch]) -> Path:
-    """Write a batch as the network saw it, with `images.N` uint8 [N, 3, H, W], `labels.N` and, with a teacher, `teacher.N.I`
-    for its parts.
+    """Write a batch as the network saw it: `images.N` uint8 [N, 3, H, W], `labels.N` and `teacher.N.I` for its parts.
 
     Returns:
         the path written.

@@ -77,12 +77,12 @@ def ellipse(x: float, y: float, radius_x: float, radius_y: float, *, degrees: fl
 def thick_line(points: Ring, width: float) -> list[Ring]:
     """Rings that together are a line through the points: blunt at its ends, round where it bends."""
     corners = np.asarray(points, np.float64).reshape(-1, 2)
-    rings: list[Ring] = [ellipse(x, y, width / 2, width / 2) for x, y in corners[1:-1]]
+    rings: list[Ring | np.ndarray] = [ellipse(x, y, width / 2, width / 2) for x, y in corners[1:-1]]
     for start, end in pairwise(corners):
         length = float(np.hypot(*(end - start)))
         if length:
             aside = np.array([start[1] - end[1], end[0] - start[0]]) * (width / 2 / length)
-            rings.append([start + aside, end + aside, end - aside, start - aside])
+            rings.append(np.stack([start + aside, end + aside, end - aside, start - aside]))
     return rings or [rectangle(*corners[0], *corners[0])]
 
 

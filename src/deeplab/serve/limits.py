@@ -1,0 +1,42 @@
+"""What a server takes, how much of it at once, and how long it waits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from deeplab.errors import UserError
+
+# decoders are attack surface: these are what cameras, phones and browsers make
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+# each is a pass over the photo
+MOST_SCALES = 8
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of one process.
+
+    Attributes:
+        pixels: of a photo, counted as those that the network would see at its own stride: a scale of 2 counts four
+            times, and so does half the output stride. Memory follows it, up to 1 GB a million.
+        bytes: of a request's body.
+        queue: requests that may be inside at once, the one that computes included; more are told to come again.
+        deadline: seconds that a request may wait for its turn.
+        header: seconds in which a request's header must come, and after which a silent connection is closed.
+        body: seconds in which its body must come.
+
+    Raises:
+        UserError: one of them is not positive.
+    """
+
+    pixels: int = 4_000_000
+    bytes: int = 20_000_000
+    queue: int = 16
+    deadline: float = 60.0
+    header: float = 8.0
+    body: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value <= 0:
+                raise UserError(f"{name} is {value}; allowed: a positive number")

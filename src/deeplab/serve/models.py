@@ -1,0 +1,162 @@
+"""The models that a server offers: each loaded once, made ready for every output stride that somebody asks for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deeplab.errors import UserError
+from deeplab.model.checkpoint import EMBEDDED, load
+from deeplab.model.network import DeepLab
+from deeplab.prediction.labelling import Labelling
+from deeplab.prediction.predictor import Predictor
+
+CARD = "README.md"
+CARD_BYTES = 50_000
+
+
+@dataclass(frozen=True)
+class Offered:
+    """A model under its name.
+
+    Attributes:
+        network: as it was loaded.
+        version: twelve digits that change with its weights or its description.
+        card: what it knows and does not, as Markdown; empty if nobody wrote it.
+    """
+
+    name: str
+    network: DeepLab
+    version: str
+    card: str
+
+
+class Models:
+    """Models by name, the first being the default.
+
+    Args:
+        given: each a name or path as `deeplab predict --model` takes it, or NAME=PATH to choose the name.
+        how: labelling where a request says nothing else.
+
+    Raises:
+        UserError: no such model, two of one name, or one that cannot be labelled with so.
+    """
+
+    def __init__(self, given: Sequence[str], how: Labelling) -> None:
+        self.how = how
+        self._offered: dict[str, Offered] = {}
+        for source in given:
+            offered = _offered(source)
+            if offered.name in self._offered:
+                raise UserError(f"two models are called {offered.name!r}", fix="--model ANOTHER_NAME=PATH")
+            self._offered[offered.name] = offered
+        self._ready: dict[tuple[str, int | None, bool], Predictor] = {}
+        for name in self._offered:
+            # kernels are compiled and memory is found before the first photo comes
+            self.predictor(name, how).labels_of(np.zeros((65, 65, 3), np.uint8))
+
+    def __iter__(self):
+        return iter(self._offered.values())
+
+    def named(self, name: str | None) -> Offered:
+        """The model of that name; None takes the first.
+
+        Raises:
+            UserError: no such model.
+        """
+        if name is None:
+            return next(iter(self))
+        if name not in self._offered:
+            raise UserError(f"no model {name!r} is served here", allowed=", ".join(self._offered))
+        return self._offered[name]
+
+    def predictor(self, name: str, how: Labelling) -> Predictor:
+        """What labels photos so; for the computing thread alone, as it may make the network ready first.
+
+        Raises:
+            UserError: the model cannot run so.
+        """
+        key = (name, how.output_stride, how.one_pass)
+        if key not in self._ready:
+            self._ready[key] = Predictor.of(self._offered[name].network, how)
+        ready = self._ready[key]
+        return Predictor(
+            ready.network,
+            ready.labels,
+            device=ready.device,
+            how=how,
+            engine=ready.engine,
+            output_stride=ready.output_stride,
+        )
+
+    def weight(self, offered: Offered, how: Labelling) -> float:
+        """How many pixels one of a photo counts as, see `Limits.pixels`."""
+        denser = 1.0 if how.output_stride is None else offered.network.output_stride / how.output_stride
+        return max(1.0, *how.scales) ** 2 * max(1.0, denser) ** 2
+
+    def describe(self) -> list[dict[str, Any]]:
+        """All that one can know of each model, as JSON values."""
+        return [
+            {
+                "name": each.name,
+                "version": each.version,
+                "classes": classes_of(each.network),
+                "output_stride": self.predictor(each.name, self.how).output_stride,
+                "engine": self.predictor(each.name, self.how).engine,
+                "precision": self.how.precision,
+                "parameters": sum(value.numel() for value in each.network.parameters()),
+                "card": each.card,
+            }
+            for each in self
+        ]
+
+
+def classes_of(model: DeepLab) -> list[dict[str, Any]]:
+    """Number, name and colour (#rrggbb) of each class."""
+    labels = model.labels
+    return [
+        {"id": index, "name": name, "colour": "#" + bytes(colour).hex()}
+        for index, (name, colour) in enumerate(zip(labels.classes, labels.palette, strict=True))
+    ]
+
+
+def with_options(
+    how: Labelling, *, output_stride: int | None, scales: Sequence[float] | None, flip: bool | None
+) -> Labelling:
+    """`how` with what a request says; None keeps it.
+
+    Raises:
+        UserError: they do not go together.
+    """
+    asked = {"output_stride": output_stride, "scales": scales or None, "flip": flip}
+    return replace(how, **{name: value for name, value in asked.items() if value is not None})
+
+
+def _offered(source: str) -> Offered:
+    chosen, equals, path = source.partition("=")
+    name, place = (chosen, path) if equals and chosen and "/" not in chosen else ("", source)
+    network = load(place)
+    if not name:
+        name = place if place in EMBEDDED else Path(place).stem if Path(place).suffix else Path(place).name
+    return Offered(name, network, _version(network), _card(place))
+
+
+def _version(model: DeepLab) -> str:
+    digest = hashlib.blake2b(model.config.model_dump_json().encode(), digest_size=6)
+    digest.update(model.labels.model_dump_json().encode())
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _card(place: str) -> str:
+    folder = resources.files("deeplab") / "models" / place if place in EMBEDDED else Path(place)
+    card = folder / CARD
+    return card.read_text(encoding="utf-8")[:CARD_BYTES] if card.is_file() else ""
