@@ -10,8 +10,8 @@ from deeplab.doctor.examined import Examined
 from deeplab.doctor.findings import Finding, of_files
 from deeplab.doctor.found import Found
 from deeplab.doctor.inspect import Inspected
-from deeplab.imaging.photos import PHOTO_SUFFIXES
 
+ANNOTATIONS = (".json", ".xml", ".txt")
 _MOST_DETAILS = 5
 
 
@@ -181,7 +181,7 @@ def _turned_unseen(item: Inspected) -> bool:
 
 
 def _is_picture(item: Inspected) -> bool:
-    return item.pair.mask is not None and item.pair.mask.suffix.lower() in PHOTO_SUFFIXES
+    return item.pair.mask is not None and item.pair.mask.suffix.lower() not in ANNOTATIONS
 
 
 def _drawn_in(items: Sequence[Inspected]) -> str:
