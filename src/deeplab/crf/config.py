@@ -13,7 +13,7 @@ from typing import Annotated, NamedTuple
 from pydantic import Field, ValidationError
 
 from deeplab.config import Strict
-from deeplab.config_errors import explain_validation
+from deeplab.config.errors import explain_validation
 from deeplab.errors import UserError
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]

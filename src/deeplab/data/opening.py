@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from deeplab import __version__
-from deeplab.cache import cache_folder
 from deeplab.data.decoded import DecodedFiles
 from deeplab.data.layouts import LAYOUTS, recognise
 from deeplab.data.layouts.splits import CLASS_FILES
@@ -18,6 +17,7 @@ from deeplab.data.selection import select_classes
 from deeplab.data.source import Survey
 from deeplab.data.upright import DrawnOn
 from deeplab.errors import UserError
+from deeplab.system.cache import cache_folder
 
 if TYPE_CHECKING:
     from deeplab.data.dataset import SegmentationDataset, Transform

@@ -18,7 +18,7 @@ from deeplab.data.layouts.voc import LISTS, list_path
 from deeplab.data.stored import by_stem, require_folder
 from deeplab.errors import UserError, require
 from deeplab.imaging.label_maps import save_label_map
-from deeplab.palettes import VOC_CLASSES, pascal
+from deeplab.imaging.palettes import VOC_CLASSES, pascal
 from deeplab.system.writing import write_whole
 
 SBD_FOLDERS = (".", "dataset", "benchmark_RELEASE/dataset")

@@ -15,7 +15,7 @@ from deeplab.doctor.inspect import Inspected
 from deeplab.doctor.text import FAINT_INK, INK, draw_text
 from deeplab.imaging.legend import PANEL, Entry, draw_legend
 from deeplab.imaging.overlay import draw_overlay
-from deeplab.palettes import pascal
+from deeplab.imaging.palettes import pascal
 
 TILE_WIDTH = 320
 TILE_HEIGHT = 240

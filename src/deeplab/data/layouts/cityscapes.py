@@ -33,8 +33,8 @@ from deeplab.data.layouts.painting import (
 from deeplab.data.source import IGNORE_LABEL
 from deeplab.data.stored import Item, Listing, StoredSplit, listing, paired, require_folder
 from deeplab.errors import UserError
+from deeplab.imaging.palettes import CITYSCAPES_CLASSES
 from deeplab.imaging.png import save_png
-from deeplab.palettes import CITYSCAPES_CLASSES
 
 LOOKS_FOR = "leftImg8bit/ and gtFine/ or gtCoarse/"
 PHOTO_END = "_leftImg8bit"

@@ -26,16 +26,16 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from deeplab.cache import ANOTHER_CACHE, cache_folder
 from deeplab.data.joining import visible
 from deeplab.data.layouts.embedded import bytes_as_stored, open_picture, png_bytes, read_embedded_mask
 from deeplab.data.layouts.painting import broken, read_json
 from deeplab.data.layouts.splits import class_names
 from deeplab.data.source import Source, Survey, check_sample
 from deeplab.data.upright import Stored, stored
-from deeplab.download import fetch, is_address
 from deeplab.errors import UserError, require
 from deeplab.imaging.photos import as_photo
+from deeplab.system.cache import ANOTHER_CACHE, cache_folder
+from deeplab.system.download import fetch, is_address
 from deeplab.system.writing import whole_file, write_whole
 
 LOOKS_FOR = "SPLIT-000000.tar, or SPLIT.json with a shardlist (WebDataset)"

@@ -18,7 +18,7 @@ from deeplab.data.layouts import splits as by_name
 from deeplab.data.layouts.masks import IndexMasks
 from deeplab.data.stored import Listing, StoredSplit, by_photo, by_stem, paired, require_folder
 from deeplab.errors import UserError
-from deeplab.palettes import VOC_CLASSES
+from deeplab.imaging.palettes import VOC_CLASSES
 
 LOOKS_FOR = "JPEGImages/ and ImageSets/Segmentation/ or SegmentationClass/"
 LABEL_FOLDERS = ("SegmentationClass", "SegmentationClassAug")

@@ -1,0 +1,171 @@
+"""PyTorch weight files (.pth, .pt, .bin, .safetensors) as tensors by name.
+
+Pickled files are read by PyTorch's weights-only reader, so nothing in them is ever run; a file that holds
+more than tensors and plain values is refused. Training checkpoints wrap the weights in dictionaries, data
+parallelism and compilation put prefixes before the names, and some files are in half precision: all of that
+comes off here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import pathlib
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+
+from deeplab.errors import UserError
+from deeplab.model.checkpoint import METADATA_KEY
+
+# names that training scripts give the weights inside a checkpoint, the more telling first
+WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params")
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+# the share of names that must begin alike before that beginning counts as a prefix: Lightning's files
+# have a few buffers of the training module beside the model's
+MOST = 0.9
+# the number that files of PyTorch before 1.6 begin with, as pickles store it
+LEGACY_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"
+SAVE_WEIGHTS = "fix: where it was made, torch.save(model.state_dict(), 'weights.pth')"
+
+
+class TorchFile(NamedTuple):
+    """What a file holds.
+
+    weights: float32 tensors (integers stay) by name, without wrappers and prefixes. meta: the file's other
+    plain values, if any. notes: what came off, for the report.
+    """
+
+    path: Path
+    weights: dict[str, torch.Tensor]
+    meta: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+
+def is_torch(head: bytes) -> bool:
+    """Whether a file that begins with `head` (4 KiB) is PyTorch's or safetensors'."""
+    if head.startswith(b"PK\x03\x04"):
+        return b"data.pkl" in head
+    return head[2:].startswith(LEGACY_MAGIC) or _is_safetensors(head)
+
+
+def _is_safetensors(head: bytes) -> bool:
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 30
+
+
+def read_torch_file(path: Path) -> TorchFile:
+    """The weights in the file at `path`.
+
+    Raises:
+        UserError: damaged, no weights in it, a model of this package already, or more than weights (says
+            which object, and how to save the weights alone).
+    """
+    with path.open("rb") as file:
+        safe = _is_safetensors(file.read(9))
+    content = _read_safetensors(path) if safe else _read_pickle(path)
+    if not isinstance(content, Mapping):
+        raise UserError(
+            f"holds a {type(content).__name__}, not weights by name; give a state dict", file=path
+        )
+    found, notes = _unwrap(content)
+    weights = {str(name): value for name, value in found.items() if isinstance(value, torch.Tensor)}
+    if not weights:
+        keys = ", ".join(map(str, list(content)[:5])) or "nothing"
+        raise UserError(f"has no weights under any known key (it has: {keys}); give a state dict", file=path)
+    weights = _without_prefixes(weights, notes)
+    halves = sorted({_kind(value) for value in weights.values() if _is_float(value)} - {"float32"})
+    if halves:
+        notes.append(f"stored as {', '.join(halves)}: read as float32")
+    weights = {name: value.float() if _is_float(value) else value for name, value in weights.items()}
+    meta = {key: value for key, value in content.items() if value is not found}
+    return TorchFile(path, weights, {} if content is found else meta, tuple(notes))
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            if METADATA_KEY in (file.metadata() or {}):
+                raise UserError(
+                    "this is a model of this package already: use it as it is, without import", file=path
+                )
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise UserError(f"this is a damaged safetensors file ({error}); fetch it again", file=path) from None
+
+
+def _read_pickle(path: Path) -> Any:
+    if _is_program(path):
+        raise UserError(f"this is a TorchScript archive, a program, not weights; {SAVE_WEIGHTS}", file=path)
+    try:
+        with torch.serialization.safe_globals(_plain_types()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, LookupError) as error:
+        raise UserError(_explain(str(error)), file=path) from None
+
+
+def _is_program(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _plain_types() -> list[Any]:
+    """Types beyond tensors that training scripts store and that hold nothing but values."""
+    rebuild = np.float64(0).__reduce__()[0]
+    # the module of that function was renamed in NumPy 2; files have either name
+    renamed = [(rebuild, f"numpy.{package}.multiarray.scalar") for package in ("core", "_core")]
+    dtypes = [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "?")]
+    plain = [argparse.Namespace, collections.defaultdict, dict, list, pathlib.PosixPath, np.dtype]
+    return [*renamed, *dtypes, *plain]
+
+
+def _explain(error: str) -> str:
+    blocked = re.search(r"GLOBAL ([\w.]+)", error)
+    if blocked:
+        return (
+            f"holds Python objects ({blocked[1]}), not weights alone, and loading them would run code from "
+            f"the file; {SAVE_WEIGHTS}"
+        )
+    first = error.partition("\n")[0].partition(" (Could")[0].rstrip(" .")
+    return f"this is damaged or cut short ({first or 'unreadable'}); fetch it again"
+
+
+def _unwrap(content: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
+    """The innermost dictionary of weights, and notes on what was beside it."""
+    notes: list[str] = []
+    while True:
+        key = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping) and content[key]), None)
+        if key is None:
+            return content, notes
+        beside = [str(other) for other in content if other != key]
+        notes.append(f"weights taken from {key!r}" + (f"; left aside: {', '.join(beside)}" if beside else ""))
+        content = content[key]
+
+
+def _without_prefixes(weights: dict[str, torch.Tensor], notes: list[str]) -> dict[str, torch.Tensor]:
+    while True:
+        counts = {prefix: sum(name.startswith(prefix) for name in weights) for prefix in PREFIXES}
+        prefix = max(PREFIXES, key=lambda prefix: counts[prefix])
+        if counts[prefix] < MOST * len(weights):
+            return weights
+        others = [name for name in weights if not name.startswith(prefix)]
+        notes.append(
+            f"prefix {prefix!r} taken off" + (f"; left aside: {', '.join(others)}" if others else "")
+        )
+        weights = {name.removeprefix(prefix): weights[name] for name in weights if name.startswith(prefix)}
+
+
+def _is_float(value: torch.Tensor) -> bool:
+    return value.is_floating_point()
+
+
+def _kind(value: torch.Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
