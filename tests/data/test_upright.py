@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tarfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +56,15 @@ def with_masks(root: Path, tag: int, labels: np.ndarray) -> None:
     text(root / "classes.txt", "background\nbox\ndisc\n")
 
 
+def with_shards(root: Path, tag: int, labels: np.ndarray) -> None:
+    with_masks(root / "plain", tag, labels)
+    text(root / "classes.txt", "background\nbox\ndisc\n")
+    for split in ("train", "val"):
+        with tarfile.open(root / f"{split}-000000.tar", "w") as tar:
+            tar.add(root / f"plain/images/{split}/{split}.png", "a.image.png")
+            tar.add(root / f"plain/masks/{split}/{split}.png", "a.seg.png")
+
+
 def with_outlines(root: Path, tag: int, labels: np.ndarray) -> None:
     height, width = labels.shape
     for split in ("train", "val"):
@@ -88,12 +99,14 @@ def test_labels_turn_as_their_photo_does(tag: int, tmp_path: Path) -> None:
     photo = tmp_path / "a.png"
     for size in ((HEIGHT, WIDTH), (5, 5)):
         tagged(photo, tag, size)
-        turned = turned_upright(drawn(size), photo, drawn_on="stored")
+        turned = turned_upright(drawn(size), partial(stored, photo), drawn_on="stored")
         np.testing.assert_array_equal(turned, expected(tag, drawn(size), tmp_path / "b.png"))
-        np.testing.assert_array_equal(turned_upright(drawn(size), photo, drawn_on="upright"), drawn(size))
+        np.testing.assert_array_equal(
+            turned_upright(drawn(size), partial(stored, photo), drawn_on="upright"), drawn(size)
+        )
 
 
-@pytest.mark.parametrize("make", [with_masks, with_outlines])
+@pytest.mark.parametrize("make", [with_masks, with_outlines, with_shards])
 @pytest.mark.parametrize("tag", TAGS)
 def test_training_tells_by_size_what_was_drawn_on(tag: int, make, tmp_path: Path) -> None:
     make(tmp_path / "data", tag, drawn())
@@ -110,7 +123,7 @@ def test_training_tells_by_size_what_was_drawn_on(tag: int, make, tmp_path: Path
             open_split(DataRecipe(root=tmp_path / "data", drawn_on="upright"), "train").load(0)
 
 
-@pytest.mark.parametrize("make", [with_masks, with_outlines])
+@pytest.mark.parametrize("make", [with_masks, with_outlines, with_shards])
 @pytest.mark.parametrize("size", [(HEIGHT, WIDTH), (5, 5)], ids=["oblong", "square"])
 @pytest.mark.parametrize("tag", TAGS)
 def test_the_doctor_says_what_labels_are_taken_as(

@@ -15,7 +15,6 @@ from deeplab.data.layouts.splits import CLASS_FILES
 from deeplab.data.recipe import DataRecipe
 from deeplab.data.selection import select_classes
 from deeplab.data.source import Survey
-from deeplab.data.stored import StoredSplit
 from deeplab.data.upright import DrawnOn
 from deeplab.errors import UserError
 from deeplab.system.cache import cache_folder
@@ -184,14 +183,7 @@ def open_complete(
             f"{Path(root) / 'train.txt'} and {Path(root) / 'val.txt'} with one name a line (without lists the hash "
             "of a name puts a fifth into val)"
         )
-    if isinstance(source, StoredSplit):
-        return replace(source, drawn_on=drawn_on)
-    if drawn_on != "auto":
-        raise UserError(
-            f"drawn_on={drawn_on}: photos in the layout {_layout_name(Path(root), layout)} have no files of their own; "
-            "fix: leave it out, and write the shards again from the files"
-        )
-    return source
+    return replace(source, drawn_on=drawn_on)
 
 
 def resolve(data: DataRecipe) -> DataRecipe:

@@ -9,11 +9,13 @@ so that data sets can be looked at quickly.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from deeplab.data.upright import DrawnOn, Stored, turned_upright
 from deeplab.errors import UserError
 
 IGNORE_LABEL = 255
@@ -82,6 +84,7 @@ class Survey:
         bad: annotations that paint nothing, such as outlines without points, each in words; they are left out.
         unannotated: photos that lie there and that nothing annotates; they are left out.
         unlisted: names that lie there and are not of this split.
+        drawn_on: which photo the labels were drawn on; see `deeplab.data.upright.turned_upright`.
     """
 
     classes: tuple[str, ...]
@@ -93,6 +96,7 @@ class Survey:
     bad: tuple[str, ...] = ()
     unannotated: tuple[Path, ...] = ()
     unlisted: frozenset[str] = frozenset()
+    drawn_on: DrawnOn = "auto"
     ignore_label: int = IGNORE_LABEL
 
     def __len__(self) -> int:
@@ -110,9 +114,17 @@ class Survey:
         """See `Source`."""
         raise NotImplementedError
 
+    def drawn(self, index: int) -> np.ndarray:
+        """Labels as they were drawn, on the upright photo or on the stored one; otherwise as `label`."""
+        raise NotImplementedError
+
+    def lies(self, index: int) -> Stored | None:
+        """How the photo lies in its file; None where it is taken as it is there."""
+        raise NotImplementedError
+
     def label(self, index: int) -> np.ndarray:
         """See `Source`."""
-        raise NotImplementedError
+        return turned_upright(self.drawn(index), partial(self.lies, index), drawn_on=self.drawn_on)
 
 
 def check_sample(source: Source, index: int, *, image: np.ndarray, label: np.ndarray) -> None:

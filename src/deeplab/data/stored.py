@@ -13,7 +13,7 @@ import numpy as np
 
 from deeplab.data.joining import distinct, plain_name, visible, without_suffix
 from deeplab.data.source import Survey, Unpaired
-from deeplab.data.upright import DrawnOn, turned_upright
+from deeplab.data.upright import Stored, stored
 from deeplab.errors import UserError
 from deeplab.imaging.photos import PHOTO_SUFFIXES, read_photo
 
@@ -38,12 +38,10 @@ class StoredSplit(Survey):
 
     Attributes:
         read: the labels of an item as they were drawn, uint8 [H, W]. Workers receive a copy, so it must be picklable.
-        drawn_on: which photo that was; see `deeplab.data.upright.turned_upright`.
     """
 
     items: tuple[Item, ...]
     read: Callable[[Item], np.ndarray]
-    drawn_on: DrawnOn = "auto"
 
     def __len__(self) -> int:
         return len(self.items)
@@ -60,10 +58,13 @@ class StoredSplit(Survey):
         """See `Source`."""
         return read_photo(self.items[index].photo)
 
-    def label(self, index: int) -> np.ndarray:
-        """See `Source`."""
-        item = self.items[index]
-        return turned_upright(self.read(item), item.photo, drawn_on=self.drawn_on)
+    def drawn(self, index: int) -> np.ndarray:
+        """See `Survey`."""
+        return self.read(self.items[index])
+
+    def lies(self, index: int) -> Stored | None:
+        """See `Survey`."""
+        return stored(self.items[index].photo)
 
 
 class Listing(NamedTuple):

@@ -6,7 +6,9 @@ upright photo or on the stored one, which their sizes tell apart where the two h
 
 from __future__ import annotations
 
+import io
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
@@ -50,29 +52,31 @@ def stored_as(image: Image.Image) -> Stored:
     return Stored(size, orientation if orientation in range(1, 9) else UPRIGHT)
 
 
-def stored(photo: Path) -> Stored:
-    """What a photo's header says.
+def stored(photo: Path | bytes, name: str = "") -> Stored:
+    """What the header of a photo, a file or its bytes, says.
 
     Raises:
-        UserError: it cannot be read; it names the file.
+        UserError: it cannot be read; it names the file, or calls the bytes `name`.
     """
     try:
         with warnings.catch_warnings():
             # odd metadata warn; whoever reads the pixels says what matters
             warnings.simplefilter("ignore")
-            with Image.open(photo) as image:
+            with Image.open(io.BytesIO(photo) if isinstance(photo, bytes) else photo) as image:
                 return stored_as(image)
     # damaged files make the decoders raise nearly anything
     except Exception as error:
-        raise UserError(f"{photo}: cannot be read as a picture ({error})") from error
+        raise UserError(f"{name or photo}: cannot be read as a picture ({error})") from error
 
 
-def turned_upright(labels: np.ndarray, photo: Path, *, drawn_on: DrawnOn = "auto") -> np.ndarray:
+def turned_upright(
+    labels: np.ndarray, photo: Callable[[], Stored | None], *, drawn_on: DrawnOn = "auto"
+) -> np.ndarray:
     """Labels as they lie on the upright photo.
 
     Args:
         labels: [H, W], as they were drawn.
-        photo: its header is read.
+        photo: how it lies, asked only if that matters; None for a photo that nothing turns.
         drawn_on: "auto" turns labels that have the size of the stored photo and not of the upright one, "stored" all
             that are of a photo with a tag, "upright" none.
 
@@ -80,12 +84,12 @@ def turned_upright(labels: np.ndarray, photo: Path, *, drawn_on: DrawnOn = "auto
         [H, W] or [W, H]; `labels` itself where nothing is turned.
 
     Raises:
-        UserError: the photo cannot be read.
+        UserError: what `photo` raises.
     """
     if drawn_on == "upright" or (drawn_on == "auto" and labels.shape[0] == labels.shape[1]):
         return labels
-    lies = stored(photo)
-    if labels.shape != lies.size or (drawn_on == "auto" and lies.upright == lies.size):
+    lies = photo()
+    if lies is None or labels.shape != lies.size or (drawn_on == "auto" and lies.upright == lies.size):
         return labels
     turned = labels.T if lies.orientation in SIDEWAYS else labels
     # after that swap, if any, the tag's values differ in which sides are mirrored

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
-from deeplab.data.source import Source
-from deeplab.data.stored import StoredSplit
+from deeplab.data.source import Survey
 from deeplab.data.upright import stored, turned_upright
 from deeplab.doctor.mask_facts import MaskFacts, label_facts, mask_facts
 from deeplab.doctor.photo_facts import PhotoFacts, array_facts, photo_facts
@@ -72,25 +72,22 @@ class FileReader:
         with Image.open(_present(pair.mask)) as image:
             values = np.array(image).astype(np.int64)
         labels = values if self.decode is None else np.array(self.decode)[values]
-        return turned_upright(labels, pair.photo) if pair.photo else labels
+        return turned_upright(labels, partial(stored, pair.photo)) if pair.photo else labels
 
 
 @dataclass(frozen=True)
 class SourceReader:
     """Splits whose labels are no picture files of indices; values are class indices already."""
 
-    sources: Mapping[str, Source]
+    sources: Mapping[str, Survey]
 
     def photo_facts(self, pair: Pair) -> PhotoFacts | None:
         """The layout's own message where it cannot read the photo; None if the photo is missing."""
         if pair.index < 0:
             return photo_facts(pair.photo) if pair.photo else None
         try:
-            facts = array_facts(self.photo(pair))
-            if pair.photo is None or not pair.photo.is_file():
-                return facts
-            lies = stored(pair.photo)
-            return replace(facts, size=lies.size[::-1], orientation=lies.orientation)
+            facts, lies = array_facts(self.photo(pair)), self.sources[pair.split].lies(pair.index)
+            return replace(facts, size=lies.size[::-1], orientation=lies.orientation) if lies else facts
         except UserError as error:
             return PhotoFacts(error=str(error))
 
@@ -98,14 +95,8 @@ class SourceReader:
         """Of the labels as drawn; the layout's own message where it cannot read them; None if a file is missing."""
         if pair.index < 0:
             return None
-        source = self.sources[pair.split]
         try:
-            drawn = (
-                source.read(source.items[pair.index])
-                if isinstance(source, StoredSplit)
-                else self.labels(pair)
-            )
-            return label_facts(drawn)
+            return label_facts(self.sources[pair.split].drawn(pair.index))
         except UserError as error:
             return MaskFacts(error=str(error))
 

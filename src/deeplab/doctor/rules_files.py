@@ -13,8 +13,8 @@ from deeplab.doctor.found import Found
 from deeplab.doctor.mask_facts import MaskFacts
 from deeplab.doctor.photo_facts import PhotoFacts
 from deeplab.doctor.readers import Pair
-from deeplab.imaging.photos import PHOTO_SUFFIXES
 
+ANNOTATIONS = (".json", ".xml", ".txt")
 _MOST_DETAILS = 5
 
 
@@ -195,7 +195,7 @@ def _turned_unseen(item: _Sized) -> bool:
 
 
 def _is_picture(item: _Sized) -> bool:
-    return item.pair.mask is not None and item.pair.mask.suffix.lower() in PHOTO_SUFFIXES
+    return item.pair.mask is not None and item.pair.mask.suffix.lower() not in ANNOTATIONS
 
 
 def _drawn_in(items: Sequence[_Sized]) -> str:

@@ -9,9 +9,11 @@ Classes: background, then the categories in the order of their ids. Source: COCO
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from os.path import isfile
@@ -24,6 +26,8 @@ from deeplab.data.joining import find_file, plain_name, same_id, sample_names, v
 from deeplab.data.layouts import polygons
 from deeplab.data.layouts import splits as by_name
 from deeplab.data.layouts.painting import (
+    LEAST_POINTS,
+    NO_NUMBER,
     ClassList,
     Painter,
     Picture,
@@ -169,14 +173,19 @@ def _usable(entry: Entry) -> tuple[Any, str]:
         return None, "it has a box, no segmentation" if entry.get("bbox") else "it has no segmentation"
     # some converters leave out the outer list
     rings = [stored] if isinstance(stored[0], int | float) else stored
-    faults = [outline_fault(_points(ring)) for ring in rings]
+    faults = [_ring_fault(ring) for ring in rings]
     usable = [ring for ring, fault in zip(rings, faults, strict=True) if not fault]
     return usable or None, next((fault for fault in faults if fault), "")
 
 
-def _points(ring: Any) -> Any:
-    """[x, y, x, y, ...] in pairs; a number left over at the end stands alone."""
-    return [ring[at : at + 2] for at in range(0, len(ring), 2)] if isinstance(ring, list) else ring
+def _ring_fault(ring: Any) -> str:
+    """See `outline_fault`; of [x, y, x, y, ...], where most of a million rings are sound."""
+    if isinstance(ring, list) and len(ring) >= 2 * LEAST_POINTS and not len(ring) % 2:
+        with suppress(TypeError, OverflowError):
+            return "" if math.isfinite(sum(ring)) else NO_NUMBER
+    return outline_fault(
+        [ring[at : at + 2] for at in range(0, len(ring), 2)] if isinstance(ring, list) else ring
+    )
 
 
 def _entry(image: Entry, photo: Path, drawn: Mapping[Id, list[Drawn]]) -> tuple[Size, list[Drawn]]:

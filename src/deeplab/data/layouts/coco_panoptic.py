@@ -9,25 +9,29 @@ Source: COCO's data format.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os.path import isfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from deeplab.data.joining import find_file, plain_name, same_id, sample_names, visible
 from deeplab.data.layouts import splits as by_name
 from deeplab.data.layouts.coco import file_of, photo_folder
-from deeplab.data.layouts.painting import as_written, mentions, read_json
+from deeplab.data.layouts.painting import as_written, class_name, mentions, read_json
 from deeplab.data.source import IGNORE_LABEL
 from deeplab.data.stored import Item, StoredSplit, joined
 from deeplab.errors import UserError
-from deeplab.evaluation.panoptic.coco import PanopticFiles, read_files, read_ids
 
 LOOKS_FOR = (
     'a JSON with "segments_info" here or in annotations/, and a folder of its name with PNGs (COCO panoptic)'
 )
 KEYS = (b'"images"', b'"segments_info"', b'"categories"')
+
+Id = int | str
 
 
 @dataclass(frozen=True)
@@ -77,12 +81,21 @@ def survey(root: Path, split: str) -> StoredSplit:
             f"{root} has no file for the split {split!r}; found: {found}; fix: name another split"
         )
     path = own or files[0]
-    panoptic = read_files(path)
+    content = read_json(path)
     with as_written(path):
         images = [
             {"id": same_id(image["id"]), "file_name": plain_name(image["file_name"])}
-            for image in read_json(path)["images"]
+            for image in content["images"]
         ]
+        names = {same_id(entry["id"]): class_name(entry["name"]) for entry in content["categories"]}
+        annotations = {same_id(entry["image_id"]): entry for entry in content["annotations"]}
+        if len(names) < len(content["categories"]) or len(annotations) < len(content["annotations"]):
+            raise UserError(
+                "two categories have one id, or two annotations one image_id",
+                fix="keep one of them",
+                file=path,
+            )
+        classes, stray = _classes(path, names, annotations, {image["id"] for image in images})
     entries = dict(zip(sample_names(image["file_name"] for image in images), images, strict=True))
     ids = [image["id"] for image in images]
     if len(entries) < len(images) or len(set(ids)) < len(ids):
@@ -90,16 +103,16 @@ def survey(root: Path, split: str) -> StoredSplit:
     chosen = list(entries) if own else by_name.choose(root, list(entries), split)
     folder = photo_folder(root, path, split, images)
     photos = {name: find_file((folder,), image["file_name"]) for name, image in entries.items()}
-    notes = {
-        name: find_file((panoptic.folder,), panoptic.annotations[image["id"]].file_name)
-        for name, image in entries.items()
-        if image["id"] in panoptic.annotations
-    }
+    with as_written(path):
+        notes = {
+            name: find_file((path.with_suffix(""),), annotations[image["id"]]["file_name"])
+            for name, image in entries.items()
+            if image["id"] in annotations
+        }
     items, missing = joined(chosen, photos, notes)
-    classes, stray = _classes(panoptic, set(ids))
     by_sample = {item.name: classes[entries[item.name]["id"]] for item in items}
     return StoredSplit(
-        classes=tuple(panoptic.categories[number].name for number in sorted(panoptic.categories)),
+        classes=tuple(names[number] for number in _ordered(names)),
         origin=path.name,
         items=tuple(item for item in items if isfile(item.mask)),
         missing=(
@@ -117,23 +130,51 @@ def _files(root: Path) -> list[Path]:
     return [path for path in found if path.with_suffix("").is_dir() and mentions(path, *KEYS)]
 
 
+def _ordered(names: Mapping[Id, str]) -> list[Id]:
+    return sorted(names, key=lambda number: (isinstance(number, str), number))
+
+
 def _classes(
-    panoptic: PanopticFiles, images: set[int | str]
-) -> tuple[dict[int | str, dict[int, int]], tuple[str, ...]]:
+    path: Path, names: Mapping[Id, str], annotations: Mapping[Id, dict[str, Any]], images: set[Id]
+) -> tuple[dict[Id, dict[int, int]], tuple[str, ...]]:
     """The class of each segment's id by image, and what is of an image or category that is not listed."""
-    index_of = {number: index for index, number in enumerate(sorted(panoptic.categories))}
+    index_of = {number: index for index, number in enumerate(_ordered(names))}
     if len(index_of) > IGNORE_LABEL:
-        raise UserError(f"{len(index_of)} categories; masks here have at most 255", file=panoptic.path)
-    classes: dict[int | str, dict[int, int]] = {}
+        raise UserError(f"{len(index_of)} categories; masks here have at most 255", file=path)
+    classes: dict[Id, dict[int, int]] = {}
     stray = []
-    for image, annotation in panoptic.annotations.items():
+    for image, entry in annotations.items():
+        file = entry["file_name"]
         if image not in images:
-            stray.append(f"annotation {annotation.file_name} of {panoptic.path}: image_id {image!r}")
+            stray.append(f"annotation {file} of {path}: image_id {entry['image_id']!r}")
         table = classes[image] = {}
-        for segment in annotation.segments_info:
-            if segment.category_id in index_of:
-                table[segment.id] = index_of[segment.category_id]
+        for segment in entry["segments_info"]:
+            number, category = int(segment["id"]), same_id(segment["category_id"])
+            if number in table:
+                raise UserError(
+                    f"{file} has two segments of the id {number}", fix="keep one of them", file=path
+                )
+            if category in index_of:
+                table[number] = index_of[category]
             else:
-                what = f"segment {segment.id} of {annotation.file_name} in {panoptic.path}"
-                stray.append(f"{what}: category_id {segment.category_id}")
+                stray.append(f"segment {number} of {file} in {path}: category_id {category!r}")
     return classes, tuple(stray)
+
+
+def read_ids(path: Path) -> np.ndarray:
+    """int64 [H, W]: the segment ids of a PNG.
+
+    Raises:
+        UserError: the file is missing, no picture, or has no three colours.
+    """
+    try:
+        with Image.open(path) as image:
+            mode, colours = image.mode, np.asarray(image)
+    except (OSError, SyntaxError) as error:
+        raise UserError(f"{path}: cannot be read as a picture ({error})") from error
+    if mode not in ("RGB", "RGBA"):
+        raise UserError(
+            f"{path} is of mode {mode}; allowed: RGB, where the id is R + 256 G + 65536 B; "
+            "fix: write the ids as colours"
+        )
+    return colours[..., :3].astype(np.int64) @ np.array([1, 256, 256**2])

@@ -41,7 +41,7 @@ from deeplab.data.layouts.painting import (
 )
 from deeplab.data.layouts.polygons import Window
 from deeplab.data.stored import Item, StoredSplit, joined, listing, pictures
-from deeplab.data.upright import stored
+from deeplab.data.upright import Stored, stored
 from deeplab.errors import UserError
 from deeplab.imaging.photos import as_photo
 
@@ -81,11 +81,10 @@ class LabelmeSplit(StoredSplit):
         item = self.items[index]
         return _photo_inside(item.mask) if item.photo == item.mask else super().photo(index)
 
-    def label(self, index: int) -> np.ndarray:
-        """See `Source`."""
+    def lies(self, index: int) -> Stored | None:
+        """See `Survey`; labelme turns what it stores."""
         item = self.items[index]
-        # labelme turns what it stores
-        return self.read(item) if item.photo == item.mask else super().label(index)
+        return None if item.photo == item.mask else super().lies(index)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from deeplab.data.stored import Item
 from deeplab.errors import UserError
 
 LEAST_POINTS = 3
+NO_NUMBER = "a coordinate is missing or no number"
 TOO_FEW = f"it has fewer than {LEAST_POINTS} points"
 BACKGROUND = "background"
 BACKGROUND_NAMES = frozenset({BACKGROUND, "_background_", "__background__"})
@@ -156,9 +157,9 @@ def outline_fault(points: Any) -> str:
     try:
         pairs = all(len(point) == 2 for point in points)
         if not pairs or not math.isfinite(sum(map(sum, points))):
-            return "a coordinate is missing or no number"
+            return NO_NUMBER
     except (TypeError, OverflowError):
-        return "a coordinate is missing or no number"
+        return NO_NUMBER
     return "" if len(points) >= LEAST_POINTS else TOO_FEW
 
 

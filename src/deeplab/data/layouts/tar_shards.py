@@ -31,6 +31,7 @@ from deeplab.data.layouts.embedded import bytes_as_stored, open_picture, png_byt
 from deeplab.data.layouts.painting import broken, read_json
 from deeplab.data.layouts.splits import class_names
 from deeplab.data.source import Source, Survey, check_sample
+from deeplab.data.upright import Stored, stored
 from deeplab.errors import UserError, require
 from deeplab.imaging.photos import as_photo
 from deeplab.system.cache import ANOTHER_CACHE, cache_folder
@@ -92,10 +93,15 @@ class ShardedSplit(Survey):
         url, pair = self._pair(index)
         return as_photo(open_picture(_read(url, pair.photo), f"{url}:{pair.photo.name}"))
 
-    def label(self, index: int) -> np.ndarray:
-        """See `Source`."""
+    def drawn(self, index: int) -> np.ndarray:
+        """See `Survey`."""
         url, pair = self._pair(index)
         return read_embedded_mask(_read(url, pair.mask), f"{url}:{pair.mask.name}")
+
+    def lies(self, index: int) -> Stored | None:
+        """See `Survey`."""
+        url, pair = self._pair(index)
+        return stored(_read(url, pair.photo), f"{url}:{pair.photo.name}")
 
     def _pair(self, index: int) -> tuple[str, Pair]:
         url, number = self._place(index)

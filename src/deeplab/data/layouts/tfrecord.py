@@ -62,9 +62,12 @@ class RecordSplit(Survey):
         """See `Source`."""
         return np.array(open_picture(*self._embedded(index, PHOTO)).convert("RGB"))
 
-    def label(self, index: int) -> np.ndarray:
-        """See `Source`."""
+    def drawn(self, index: int) -> np.ndarray:
+        """See `Survey`."""
         return read_embedded_mask(*self._embedded(index, LABEL))
+
+    def lies(self, index: int) -> None:
+        """See `Survey`: the reference turns no photo."""
 
     def _example(self, index: int) -> Example:
         start, length = self.places[index].tolist()

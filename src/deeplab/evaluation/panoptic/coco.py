@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-from PIL import Image
 from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from deeplab.data.joining import same_id
+from deeplab.data.layouts.coco_panoptic import read_ids
 from deeplab.errors import UserError
 from deeplab.evaluation.panoptic.accumulator import Accumulator
 from deeplab.evaluation.panoptic.overlaps import runs
@@ -213,25 +213,6 @@ def category_and_instance(
         instances[chosen] += 1
     places = np.repeat(places, lengths).reshape(ids.shape)
     return category[places], instance[places]
-
-
-def read_ids(path: Path) -> np.ndarray:
-    """int64 [H, W]: the segment ids of a PNG.
-
-    Raises:
-        UserError: the file is missing, no picture, or has no three colours.
-    """
-    try:
-        with Image.open(path) as image:
-            mode, colours = image.mode, np.asarray(image)
-    except (OSError, SyntaxError) as error:
-        raise UserError(f"{path}: cannot be read as a picture ({error})") from error
-    if mode not in ("RGB", "RGBA"):
-        raise UserError(
-            f"{path} is of mode {mode}; allowed: RGB, where the id is R + 256 G + 65536 B; "
-            "fix: write the ids as colours"
-        )
-    return colours[..., :3].astype(np.int64) @ np.array([1, 256, 256**2])
 
 
 def _pairs(groundtruth: PanopticFiles, predictions: PanopticFiles) -> list[tuple[Annotation, Annotation]]:
