@@ -16,7 +16,9 @@ import torch
 
 from deeplab import __version__
 from deeplab.errors import UserError, require
+from deeplab.export.executorch import EXECUTORCH
 from deeplab.export.gate import compare, gate_photos, verdict
+from deeplab.export.litert import LITERT
 from deeplab.export.onnx import ONNX
 from deeplab.export.openvino import OPENVINO
 from deeplab.export.program import PhotoProgram
@@ -29,7 +31,7 @@ from deeplab.prediction.artefacts.openvino import open_openvino
 from deeplab.prediction.fold import folded
 from deeplab.system.writing import whole_folder
 
-TARGETS: dict[str, Target] = {each.name: each for each in (ONNX, OPENVINO, TORCH_EXPORT)}
+TARGETS: dict[str, Target] = {each.name: each for each in (ONNX, OPENVINO, TORCH_EXPORT, LITERT, EXECUTORCH)}
 LABELS_NAME, SCRIPT_NAME = "labels.txt", "example.py"
 # every fourth photo is kept from calibration for the comparison, and one of each must be there
 HELD_OUT = 4
@@ -269,7 +271,8 @@ def _script(target: Target, description: Description, file: str) -> str:
         'names = Path(__file__).with_name("labels.txt").read_text().splitlines()\n'
         'print(*(names[index] for index in np.unique(labels)), sep=", ")'
     )
-    height, width = description.input.sizes[0] if description.input.sizes else (0, 0)
+    taken = description.input
+    height, width = taken.sizes[0] if taken.sizes else taken.largest or (0, 0)
     return target.example.format(
         file=file, name=description.output.names[0], index=0, labels=shown, height=height, width=width
     )

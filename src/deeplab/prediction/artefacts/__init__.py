@@ -19,6 +19,8 @@ from deeplab.errors import UserError
 from deeplab.model.checkpoint import EMBEDDED, HUB, load
 from deeplab.model.network import DeepLab, Logits
 from deeplab.prediction.artefacts.description import Artefact, Description
+from deeplab.prediction.artefacts.executorch import open_executorch
+from deeplab.prediction.artefacts.litert import open_litert
 from deeplab.prediction.artefacts.onnx import open_onnx
 from deeplab.prediction.artefacts.openvino import open_openvino
 from deeplab.prediction.artefacts.torch_export import open_torch_export
@@ -33,6 +35,8 @@ READERS: dict[str, Callable[[Path], Artefact]] = {
     ".onnx": open_onnx,
     ".xml": open_openvino,
     ".pt2": open_torch_export,
+    ".tflite": open_litert,
+    ".pte": open_executorch,
 }
 # probabilities below round to no other label, and have a logarithm
 LEAST = 1e-30

@@ -111,7 +111,9 @@ def described(text: str | None, path: Path) -> Description:
     """
     if not text:
         raise UserError(
-            f"has no {KEY!r} metadata: it was not exported by this package", fix="deeplab export", file=path
+            f"has no {KEY!r} metadata: it was not exported by this package",
+            fix="deeplab export writes such files, deeplab import reads published weights",
+            file=path,
         )
     try:
         values = json.loads(text)
