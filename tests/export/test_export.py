@@ -404,3 +404,16 @@ def test_eval_of_an_export_is_that_of_the_model(
     assert before == after and float(before) > 0
     code, out, err = deeplab("eval", squares, "-m", tmp_path / "out")
     assert code == 0 and after in out, err
+
+
+def test_triton_finds_the_file_by_its_inputs_and_outputs(tmp_path: Path) -> None:
+    needs("onnx")
+    export_model(small_model(), "onnx", tmp_path / "out", name="small", layout="triton")
+    place = tmp_path / "out" / "model_repository" / "small"
+    session = pytest.importorskip("onnxruntime").InferenceSession(place / "1" / "model.onnx")
+    text = (place / "config.pbtxt").read_text()
+    for each in (*session.get_inputs(), *session.get_outputs()):
+        assert f'name: "{each.name}", data_type: TYPE_UINT8' in text and each.type == "tensor(uint8)"
+    with pytest.raises(UserError, match="--layout triton goes with --to onnx, not openvino"):
+        needs("openvino")
+        export_model(small_model(), "openvino", tmp_path / "other", name="small", layout="triton")

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from deeplab.cli.labelling import CALIBRATION_PHOTOS, spread
-from deeplab.cli.stored_data import RECOGNISED, StoredData
+from deeplab.cli.stored_data import RECOGNISED
 from deeplab.errors import UserError
 
 if TYPE_CHECKING:
-
     from deeplab.model.network import DeepLab
 
 Many = Parameter(consume_multiple=True, negative="")
@@ -33,9 +32,9 @@ def export(
     output_stride: int | None = None,
     opset: int = 20,
     allow: Annotated[bool, Parameter(negative="")] = False,
+    layout: Literal["plain", "triton"] = "plain",
     evaluate: Annotated[Path | None, Parameter(name="--eval")] = None,
     split: str = "val",
-    stored: StoredData = RECOGNISED,
 ) -> int:
     """Write a model for another runtime, and prove that the file computes what the model does.
 
@@ -50,7 +49,7 @@ def export(
     model:
         An embedded model's name, a folder made by train or import, a .safetensors file, or hf:owner/name.
     to:
-        onnx, openvino, torch-export.
+        onnx, openvino, torch-export, litert, executorch.
     folder:
         Folder to write; it must not be there yet.
     output:
@@ -72,11 +71,15 @@ def export(
         Of ONNX, 18 to 23.
     allow:
         Keep a float16 or int8 file that fails the comparison.
+    layout:
+        triton, with --to onnx: also a model repository for the Triton server.
     evaluate:
-        A data set's folder: also mean IoU of the model before and of the file after.
+        A data set's folder, if it is recognised by itself: also mean IoU of the model before and of the file after.
+        For others, give the folder written to deeplab eval.
     split:
         Of that data set.
     """
+    from deeplab.export.layouts import trtexec
     from deeplab.export.run import GateError, checked, export_model
     from deeplab.imaging.photos import find_photos, read_photo
     from deeplab.model.checkpoint import load
@@ -105,6 +108,7 @@ def export(
             photos=[read_photo(path) for path in find_photos(photos)] if photos else [],
             opset=opset,
             allow=allow,
+            layout=layout,
         )
     except GateError as error:
         _show(error.parity)
@@ -115,8 +119,10 @@ def export(
     _show(about.parity)
     for note in about.notes:
         print(f"note: {note}")
+    if to == "onnx":
+        print(f"for TensorRT, not run here: {trtexec(about, made.path.name)}")
     if evaluate is not None:
-        _show_scores(source, made.path, evaluate, split, stored)
+        _show_scores(source, made.path, evaluate, split)
     return 0
 
 
@@ -156,7 +162,7 @@ def _show(parity: dict[str, Any] | None) -> None:
             print(f"{name}: {value:.4f}")
 
 
-def _show_scores(model: DeepLab, path: Path, root: Path, split: str, stored: StoredData) -> None:
+def _show_scores(model: DeepLab, path: Path, root: Path, split: str) -> None:
     from rich.table import Table
 
     from deeplab.cli.evaluate import open_labelled
@@ -165,7 +171,7 @@ def _show_scores(model: DeepLab, path: Path, root: Path, split: str, stored: Sto
     from deeplab.prediction.artefacts import open_predictor
     from deeplab.prediction.predictor import Predictor
 
-    dataset = open_labelled(root, split, stored, model.labels)
+    dataset = open_labelled(root, split, RECOGNISED, model.labels)
     table = Table("mean IoU", f"{split}, {len(dataset)} photos")
     for name, predictor in {"before": Predictor.of(model), "after": open_predictor(path)}.items():
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from deeplab import __version__
 from deeplab.errors import UserError, require
 from deeplab.export.executorch import EXECUTORCH
 from deeplab.export.gate import compare, gate_photos, verdict
+from deeplab.export.layouts import write_triton
 from deeplab.export.litert import LITERT
 from deeplab.export.onnx import ONNX
 from deeplab.export.openvino import OPENVINO
@@ -79,6 +80,7 @@ def export_model(
     photos: Sequence[np.ndarray] = (),
     opset: int = 20,
     allow: bool = False,
+    layout: Literal["plain", "triton"] = "plain",
 ) -> Exported:
     """Write `folder` with NAME.ending, export.json, labels.txt and example.py.
 
@@ -95,12 +97,15 @@ def export_model(
         photos: to compare on; where there are none, held-out or drawn ones.
         opset: of ONNX.
         allow: keep a file of float16 or int8 that fails the gate; its description says so.
+        layout: triton, of ONNX only, also writes a model repository; see `deeplab.export.layouts`.
 
     Raises:
         UserError: what does not go together, an extra that is not installed, or the folder cannot be written.
         GateError: the file is wrong.
     """
     target = checked(to, precision=precision, sizes=sizes, largest=largest, calibration=calibration)
+    if layout == "triton" and to != ONNX.name:
+        raise UserError(f"--layout triton goes with --to onnx, not {to}", fix="leave --layout away")
     started = time.perf_counter()
     source = folded(model).eval()
     source.eight_bit = False
@@ -125,7 +130,9 @@ def export_model(
         )
         _write_text(beside / LABELS_NAME, "\n".join(description.labels.classes))
         _write_text(beside / SCRIPT_NAME, _script(target, description, path.name).rstrip())
-        megabytes = sum(file.stat().st_size for file in beside.rglob(f"{name}.*")) / 1e6
+        if layout == "triton":
+            write_triton(beside, name, description)
+        megabytes = sum(file.stat().st_size for file in beside.glob(f"{name}.*")) / 1e6
     return Exported(folder / path.name, description, megabytes, time.perf_counter() - started)
 
 
