@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 DEMO_PHOTOS = $$($(BIN)/python -c "from pathlib import Path; import skimage; folder = Path(skimage.__file__).parent / 'data'; print(*(folder / name for name in ('astronaut.png', 'chelsea.png', 'coffee.png')))")
 
-.PHONY: demo test test-oldest peers bench bench-full lint clean
+.PHONY: demo test test-oldest peers bench bench-full exports lint clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/deeplab predict $(DEMO_PHOTOS) --output demo
@@ -33,6 +33,11 @@ bench: .venv-bench/done
 
 bench-full: .venv-bench/done
 	.venv-bench/bin/python benchmarks/bench.py --full
+
+# every family to every target; prints docs/export.md's table. LiteRT and ExecuTorch bring versions of their own
+exports: .venv-exports/done .venv-exports-mobile/done
+	OMP_NUM_THREADS=1 .venv-exports/bin/python benchmarks/exports.py --to onnx openvino torch-export
+	OMP_NUM_THREADS=1 .venv-exports-mobile/bin/python benchmarks/exports.py --to litert executorch
 
 $(VENV)/bin/python:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.12')"
@@ -63,5 +68,15 @@ $(VENV)/test.done: $(BIN)/python pyproject.toml constraints.txt
 	.venv-bench/bin/pip --disable-pip-version-check install --quiet --constraint constraints-bench.txt --no-deps torchvision timm segmentation-models-pytorch
 	touch $@
 
+.venv-exports/done: pyproject.toml constraints-bench.txt
+	$(PYTHON) -m venv .venv-exports
+	.venv-exports/bin/pip --disable-pip-version-check install --quiet --constraint constraints-bench.txt --editable '.[openvino,onnx,int8]'
+	touch $@
+
+.venv-exports-mobile/done: pyproject.toml
+	$(PYTHON) -m venv .venv-exports-mobile
+	.venv-exports-mobile/bin/pip --disable-pip-version-check install --quiet --editable '.[litert,executorch]' torch==2.13.0
+	touch $@
+
 clean:
-	rm -rf $(VENV) .venv-oldest .venv-peers .venv-bench .bench demo
+	rm -rf $(VENV) .venv-oldest .venv-peers .venv-bench .venv-exports .venv-exports-mobile .bench demo
