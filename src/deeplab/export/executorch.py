@@ -69,7 +69,7 @@ import torch
 from executorch.runtime import Runtime
 from PIL import Image
 
-network = Runtime.get().load_program(Path(__file__).with_name("{file}").read_bytes()).load_method("forward")
+network = Runtime.get().load_program(Path(__file__).with_name("{file}")).load_method("forward")
 photo = Image.open(sys.argv[1]).convert("RGB")
 photo.thumbnail(({width}, {height}))
 result = network.execute([torch.from_numpy(np.array(photo)[None])])[{index}].numpy()

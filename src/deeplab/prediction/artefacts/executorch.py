@@ -20,7 +20,7 @@ def open_executorch(path: Path) -> Artefact:
     """See `deeplab.prediction.artefacts.open_artefact`."""
     runtime = require("executorch.runtime", extra=EXTRA)
     try:
-        program = runtime.Runtime.get().load_program(path.read_bytes())
+        program = runtime.Runtime.get().load_program(path)
         text = program.load_method(METHOD).execute([])[0] if METHOD in program.method_names else None
         network = program.load_method("forward")
     except RuntimeError as error:
