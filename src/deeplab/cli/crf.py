@@ -118,10 +118,9 @@ def _held_out(
     from deeplab.cli.evaluate import open_labelled
     from deeplab.cli.tables import photo_progress
     from deeplab.evaluation.held_out import HeldOut, choose_photos
-    from deeplab.model.checkpoint import load
-    from deeplab.prediction.predictor import Predictor
+    from deeplab.prediction.artefacts import open_predictor
 
-    predictor = Predictor.of(load(model), how)
+    predictor = open_predictor(model, how)
     dataset = open_labelled(root, split, stored, predictor.labels)
     chosen = choose_photos(len(dataset), photos=photos, seed=seed)
     with photo_progress(len(chosen), "network") as progress:

@@ -75,8 +75,7 @@ def evaluate(
     output:
         Folder for results.json, confusion.png, images.npz and report.html.
     """
-    from deeplab.model.checkpoint import load
-    from deeplab.prediction.predictor import Predictor
+    from deeplab.prediction.artefacts import open_predictor
     from deeplab.system.memory import keep_freed_memory
     from deeplab.system.processes import join_processes
 
@@ -85,7 +84,7 @@ def evaluate(
     if bootstrap < 0 or worst < 0:
         raise UserError(f"--bootstrap {bootstrap}, --worst {worst}; allowed: 0 or more")
     with join_processes(how.device) as world:
-        predictor = Predictor.of(load(model), replace(how, device=str(world.device)))
+        predictor = open_predictor(model, replace(how, device=str(world.device)))
         spec = predictor.labels
         dataset = open_labelled(root, split, stored, spec)
         other = _counts_of(against, dataset, spec)

@@ -15,9 +15,10 @@ from deeplab.imaging.label_maps import save_label_map
 from deeplab.imaging.overlay import class_shares, draw_overlay
 from deeplab.imaging.photos import PhotoLike, as_photo
 from deeplab.imaging.png import save_png
-from deeplab.model.checkpoint import DEFAULT_MODEL, load
+from deeplab.model.checkpoint import DEFAULT_MODEL
 from deeplab.model.network import DeepLab
 from deeplab.native.upsample_argmax import label_dtype
+from deeplab.prediction.artefacts import open_predictor
 from deeplab.prediction.labelling import AS_IT_IS, Labelling
 from deeplab.prediction.predictor import Predictor
 
@@ -74,7 +75,8 @@ class Segmenter:
     """A model ready for photos of any size.
 
     Args:
-        model: an embedded model's name, a saved model's folder or file, `hf:owner/name`, or a `DeepLab`.
+        model: an embedded model's name, a saved or exported model's folder or file, `hf:owner/name`, or a
+            `DeepLab`.
         how: see `deeplab.prediction.labelling.Labelling`.
         options: fields of it by name, such as `scales=(0.75, 1.0), flip=True`, in place of those of `how`.
 
@@ -89,7 +91,9 @@ class Segmenter:
         self, model: str | PathLike[str] | DeepLab = DEFAULT_MODEL, how: Labelling = AS_IT_IS, **options: Any
     ) -> None:
         how = replace(how, **options)
-        self.predictor = Predictor.of(model if isinstance(model, DeepLab) else load(model), how)
+        self.predictor = (
+            Predictor.of(model, how) if isinstance(model, DeepLab) else open_predictor(model, how)
+        )
 
     def __call__(self, image: PhotoLike, *, probabilities: bool = False) -> Segmentation:
         """Label every pixel of one photo; may be called from several threads.

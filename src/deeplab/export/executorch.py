@@ -1,0 +1,92 @@
+"""ExecuTorch with XNNPACK, for phones and small machines: one photo up to a stated size (extra `executorch`)."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+
+from deeplab.errors import UserError, require
+from deeplab.export.target import Job, Target
+from deeplab.prediction.artefacts.description import Description
+from deeplab.prediction.artefacts.executorch import EXTRA, METHOD
+
+
+def write_executorch(job: Job, path: Path) -> Description:
+    """Write the .pte.
+
+    Raises:
+        UserError: the model cannot be converted.
+    """
+    edge = require("executorch.exir", extra=EXTRA)
+    xnnpack = require("executorch.backends.xnnpack.partition.xnnpack_partitioner", extra=EXTRA)
+    largest = job.description.input.largest or (1, 1)
+    channels = job.program.model.config.backbone.in_channels
+    # the example is the largest photo: the program's memory is planned for it
+    example = torch.zeros((1, *largest, channels), dtype=torch.uint8)
+    sides = {
+        axis: torch.export.Dim(name, min=1, max=most)
+        for axis, (name, most) in enumerate(zip(("height", "width"), largest, strict=True), start=1)
+        if most > 1
+    }
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            exported = torch.export.export(
+                job.program.eval(),
+                (example,),
+                dynamic_shapes=({axis: torch.export.Dim.AUTO(max=side.max) for axis, side in sides.items()},),
+            )
+            lowered = edge.to_edge_transform_and_lower(
+                exported,
+                partitioner=[xnnpack.XnnpackPartitioner()],
+                constant_methods={METHOD: job.description.to_json()},
+            )
+            path.write_bytes(lowered.to_executorch().buffer)
+    except OSError:
+        raise
+    except Exception as error:
+        told = str(error).strip().splitlines()[-1:] or [""]
+        raise UserError(
+            f"this model cannot be converted to ExecuTorch ({type(error).__name__}: {told[0][:200]})"
+        ) from error
+    finally:
+        logging.disable(level)
+    return job.description
+
+
+EXAMPLE_SCRIPT = '''"""Labels of a photo with ExecuTorch: pip install executorch pillow; python example.py PHOTO"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from executorch.runtime import Runtime
+from PIL import Image
+
+network = Runtime.get().load_program(Path(__file__).with_name("{file}")).load_method("forward")
+photo = Image.open(sys.argv[1]).convert("RGB")
+photo.thumbnail(({width}, {height}))
+result = network.execute([torch.from_numpy(np.array(photo)[None])])[{index}].numpy()
+{labels}
+'''
+
+EXECUTORCH = Target(
+    name="executorch",
+    ending=".pte",
+    modules=("executorch.exir", "executorch.runtime"),
+    extra=EXTRA,
+    precisions=("float32",),
+    write=write_executorch,
+    stamp=None,
+    example=EXAMPLE_SCRIPT,
+    runtimes=("executorch",),
+    sizing="up to",
+    batch=False,
+    note="figures of the comparison stand in export.json alone: only writing it again could put them into the file",
+)

@@ -1,0 +1,188 @@
+"""Exported models are models: read by their file or folder, run by their own runtime, asked as any other.
+
+What one cannot do follows from what it gives: labels are no probabilities, and several passes, windows and the CRF
+average logits or probabilities. `deeplab.export` writes these files and proves them through these readers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from deeplab.errors import UserError
+from deeplab.model.checkpoint import EMBEDDED, HUB, load
+from deeplab.model.network import DeepLab, Logits
+from deeplab.prediction.artefacts.description import Artefact, Description
+from deeplab.prediction.artefacts.executorch import open_executorch
+from deeplab.prediction.artefacts.litert import open_litert
+from deeplab.prediction.artefacts.onnx import open_onnx
+from deeplab.prediction.artefacts.openvino import open_openvino
+from deeplab.prediction.artefacts.torch_export import open_torch_export
+from deeplab.prediction.labelling import AS_IT_IS, AUTO, TORCH, Labelling
+from deeplab.prediction.predictor import Predictor
+from deeplab.prediction.runtimes.program import RuntimeNetwork, as_photos
+from deeplab.prediction.strips import Labelled
+
+# beside the file, with the same description and the file's name
+REPORT_NAME = "export.json"
+READERS: dict[str, Callable[[Path], Artefact]] = {
+    ".onnx": open_onnx,
+    ".xml": open_openvino,
+    ".pt2": open_torch_export,
+    ".tflite": open_litert,
+    ".pte": open_executorch,
+}
+# probabilities below round to no other label, and have a logarithm
+LEAST = 1e-30
+
+
+def open_predictor(model: str | os.PathLike[str], how: Labelling = AS_IT_IS) -> Predictor:
+    """What labels photos by a model's name, folder or file, exported ones included.
+
+    Raises:
+        UserError: no such model, or what it cannot do; see `deeplab.model.checkpoint.load`, `Predictor.of`.
+    """
+    path = artefact_path(model)
+    return Predictor.of(load(model), how) if path is None else predictor_of(open_artefact(path), path, how)
+
+
+def artefact_path(model: str | os.PathLike[str]) -> Path | None:
+    """The file of an exported model that `model` names, itself or by its folder; None where it names another."""
+    if isinstance(model, str) and (model in EMBEDDED or model.startswith(HUB)):
+        return None
+    path = Path(model)
+    if path.suffix in READERS and path.is_file():
+        return path
+    report = path / REPORT_NAME
+    if not report.is_file():
+        return None
+    try:
+        return path / json.loads(report.read_text(encoding="utf-8"))["file"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            "names no file of an exported model", fix="give the file itself", file=report
+        ) from error
+
+
+def open_artefact(path: Path) -> Artefact:
+    """An exported model in its own runtime, on as many threads as torch has.
+
+    Raises:
+        UserError: the runtime is not installed (the extra is named), or the file is not readable or not one of ours.
+    """
+    if path.suffix not in READERS:
+        raise UserError(f"no runtime here reads {path.suffix}", allowed=", ".join(READERS), file=path)
+    if not path.is_file():
+        raise UserError("no such file", fix="export the model again", file=path)
+    return READERS[path.suffix](path)
+
+
+def predictor_of(artefact: Artefact, path: Path, how: Labelling) -> Predictor:
+    """What labels photos by an exported model.
+
+    Raises:
+        UserError: `how` asks for what is fixed in the file, or for more than its output holds.
+    """
+    about = artefact.description
+    kind = about.output.kind
+    _refuse_what_is_fixed(how, path)
+    if kind == "labels" and (not how.one_pass or how.window is not None or how.crf is not None):
+        raise UserError(
+            "this exported model gives labels, and several scales, mirroring, windows and the CRF need logits",
+            fix="leave them away, or export with --output small-logits",
+            file=path,
+        )
+    if not how.one_pass and kind != "small-logits":
+        raise UserError(
+            f"this exported model gives {kind} at the photo's size, and several scales and mirroring need them on the "
+            "network's own grid",
+            fix="leave them away, or export with --output small-logits",
+            file=path,
+        )
+
+    def checked(images: torch.Tensor) -> dict[str, torch.Tensor]:
+        _, _, height, width = images.shape
+        if not about.input.takes((height, width)):
+            raise UserError(
+                f"the photo is {height} x {width}, and this exported model takes {about.input.said()}",
+                fix="resize the photo, or export for its size",
+                file=path,
+            )
+        results = artefact.run(as_photos(images).numpy())
+        names = about.architecture.outputs
+        return dict(zip(names, map(torch.from_numpy, results), strict=True))
+
+    def logits(images: torch.Tensor) -> Logits:
+        if kind == "labels":
+            raise UserError(
+                "this exported model gives labels, no probabilities",
+                fix="export with --output probabilities, logits or small-logits",
+                file=path,
+            )
+        found = checked(images)
+        if kind == "probabilities":
+            return {name: value.clamp_(min=LEAST).log_() for name, value in found.items()}
+        return found
+
+    # for what follows from the architecture; it holds no weights
+    with torch.device("meta"):
+        model = DeepLab(about.architecture, about.labels)
+    options: dict[str, Any] = {
+        "device": torch.device("cpu"),
+        "how": how,
+        "engine": about.target,
+        "output_stride": about.output_stride,
+    }
+    network = RuntimeNetwork(logits, model, one_pass=how.one_pass)
+    if kind == "labels":
+        return LabelsPredictor(checked, network, about.labels, **options)
+    return Predictor(network, about.labels, **options)
+
+
+class LabelsPredictor(Predictor):
+    """Takes labels as they come out of the network; whatever else is asked, the network refuses."""
+
+    def __init__(self, run: Callable[[torch.Tensor], Logits], *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._run = run
+
+    def labels_of(self, photo: np.ndarray) -> torch.Tensor:
+        """See `Predictor.labels_of`."""
+        found = self._run(self._images(photo))["semantic"][0]
+        return found.to(torch.uint16) if found.dtype == torch.int32 else found
+
+    def label(self, photo: np.ndarray, *, confidence: bool = False) -> Labelled:
+        """See `Predictor.label`.
+
+        Raises:
+            UserError: confidence, which labels do not tell.
+        """
+        if confidence:
+            return super().label(photo, confidence=True)
+        return Labelled(self.labels_of(photo).long(), None)
+
+
+def _refuse_what_is_fixed(how: Labelling, path: Path) -> None:
+    asked = {
+        f"--engine {how.engine}": how.engine not in (AUTO, TORCH),
+        f"--precision {how.precision}": how.precision != "float32",
+        f"--output-stride {how.output_stride}": how.output_stride is not None,
+        f"--device {how.device}": how.device not in (AUTO, "cpu"),
+    }
+    given = [option for option, wrong in asked.items() if wrong]
+    if given:
+        raise UserError(
+            f"an exported model has its own runtime, precision and stride, and runs on the processor; {given[0]} goes "
+            "with a model of this package",
+            fix=f"leave {given[0]} away",
+            file=path,
+        )
+
+
+__all__ = ["Artefact", "Description", "artefact_path", "open_artefact", "open_predictor", "predictor_of"]

@@ -1,0 +1,125 @@
+"""What an exported model says about itself, inside its file and beside it: one class, written and read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from deeplab.config import DeepLabConfig, Strict, parse_config
+from deeplab.config.labels import LabelSpec
+from deeplab.errors import UserError
+
+FORMAT = 1
+# under this key in the file's metadata
+KEY = "deeplab"
+PHOTO = "photo"
+Output = Literal["labels", "logits", "probabilities", "small-logits"]
+Side = tuple[int, int]
+
+
+class PhotoInput(Strict):
+    """What goes in. Nothing is to be normalised or resized before: that is inside.
+
+    sizes: the heights and widths that it takes, empty where any are taken from `smallest` to `largest` (None: no end).
+    batch: whether several photos of one size are taken at once.
+    """
+
+    name: str = PHOTO
+    dtype: Literal["uint8"] = "uint8"
+    layout: Literal["NHWC"] = "NHWC"
+    channels: int
+    values: str = "RGB, 0..255"
+    sizes: tuple[Side, ...] = ()
+    smallest: Side = (1, 1)
+    largest: Side | None = None
+    batch: bool = True
+
+    def takes(self, size: Side) -> bool:
+        """Whether a photo of this height and width may go in."""
+        if self.sizes:
+            return size in self.sizes
+        least = all(side >= least for side, least in zip(size, self.smallest, strict=True))
+        return least and (
+            self.largest is None or all(side <= most for side, most in zip(size, self.largest, strict=True))
+        )
+
+    def said(self) -> str:
+        """The sizes in words."""
+        if self.sizes:
+            return " or ".join(f"{height} x {width}" for height, width in self.sizes)
+        upper = "" if self.largest is None else f" up to {self.largest[0]} x {self.largest[1]}"
+        return f"any size from {self.smallest[0]} x {self.smallest[1]}{upper}"
+
+
+class Result(Strict):
+    """What comes out: for every name of `names`, that of the main output first.
+
+    labels: class indices [N, H, W]; logits, probabilities: [N, classes, H, W]; small-logits: [N, classes, h, w] on the
+    network's own grid, to be resized by `resize`.
+    """
+
+    kind: Output
+    names: tuple[str, ...]
+    dtype: Literal["uint8", "int32", "float32"]
+    resize: str
+
+
+class Description(Strict):
+    """Everything about an exported model but its weights.
+
+    notes: what a user should know, in sentences. calibration: digest of the photos that int8 ranges are from.
+    parity: figures of the comparison with PyTorch, see `deeplab.export.gate`; None while they are being taken.
+    """
+
+    format: Literal[1] = FORMAT
+    target: str
+    architecture: DeepLabConfig
+    labels: LabelSpec
+    output_stride: int
+    input: PhotoInput
+    output: Result
+    precision: Literal["float32", "float16", "int8"] = "float32"
+    calibration: str | None = None
+    versions: dict[str, str]
+    notes: tuple[str, ...] = ()
+    parity: dict[str, Any] | None = None
+
+    def to_json(self) -> str:
+        """Equal text for equal descriptions."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True)
+
+
+class Artefact(NamedTuple):
+    """An exported model, opened in its own runtime.
+
+    run: uint8 [N, H, W, channels] to one array for each of the output's names; may be called from several threads.
+    """
+
+    description: Description
+    run: Callable[[np.ndarray], list[np.ndarray]]
+
+
+def described(text: str | None, path: Path) -> Description:
+    """The description in a file's metadata.
+
+    Raises:
+        UserError: there is none, or not one of this version.
+    """
+    if not text:
+        raise UserError(
+            f"has no {KEY!r} metadata: it was not exported by this package",
+            fix="deeplab export writes such files, deeplab import reads published weights",
+            file=path,
+        )
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"its description is not JSON ({error})", fix="export it again", file=path) from None
+    found = values.get("format") if isinstance(values, dict) else None
+    if found != FORMAT:
+        raise UserError(f"has format {found!r}; this version reads {FORMAT}", fix="export again", file=path)
+    return parse_config(Description, values, str(path))

@@ -1,0 +1,444 @@
+"""Exported models: proved from their files, the same for everybody, and models like any other."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support.torch_comparison import randomise
+
+from deeplab.config import ASPPConfig, DeepLabConfig, backbone_config
+from deeplab.config.labels import LabelSpec
+from deeplab.errors import UserError
+from deeplab.export import run as export_run
+from deeplab.export.gate import drawn_photo, gate_photos, verdict
+from deeplab.export.run import TARGETS, GateError, export_model
+from deeplab.export.target import Job
+from deeplab.model.network import DeepLab
+from deeplab.prediction.artefacts import artefact_path, open_artefact
+from deeplab.prediction.artefacts.description import Description
+from deeplab.prediction.segmenter import Segmenter
+
+torch.set_num_threads(1)
+
+# odd, even, wide, tall
+SIZES = ((65, 97), (64, 80), (40, 161), (131, 36))
+Export = Callable[..., Path]
+
+
+def small_model() -> DeepLab:
+    config = DeepLabConfig(
+        backbone=backbone_config("vgg16"),
+        context=ASPPConfig(rates=(2, 4), channels=16, separable=True),
+        num_classes=4,
+    )
+    return randomise(DeepLab(config, LabelSpec.named(["background", "cat", "a dog", "ünd"])))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_layers() -> Iterator[None]:
+    """A VGG of five convolutions: conversion takes a second, not ten."""
+    with pytest.MonkeyPatch.context() as patch:
+        stages = ((16, 1), (16, 1), (32, 1), (64, 1), (64, 1))
+        patch.setattr("deeplab.backbones.vgg.STAGES", stages)
+        yield
+
+
+def needs(to: str) -> None:
+    for module in TARGETS[to].modules:
+        pytest.importorskip(module)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory, few_layers: None) -> Export:
+    """Folder of the small model at a target with an output, made once."""
+    made: dict[tuple[str, str], Path] = {}
+
+    def export(to: str, output: str = "labels") -> Path:
+        needs(to)
+        if (to, output) not in made:
+            folder = tmp_path_factory.mktemp("exports") / f"{to}-{output}"
+            export_model(small_model(), to, folder, name="small", output=output)
+            made[to, output] = folder
+        return made[to, output]
+
+    return export
+
+
+def picture(size: tuple[int, int], seed: int = 7) -> np.ndarray:
+    return drawn_photo(size, 3, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("to", "output"),
+    [("onnx", "labels"), ("openvino", "small-logits"), ("torch-export", "labels"), ("onnx", "small-logits")],
+)
+def test_a_segmenter_of_the_folder_labels_as_one_of_the_model(exported: Export, to: str, output: str) -> None:
+    folder = exported(to, output)
+    ours, theirs = Segmenter(small_model()), Segmenter(folder)
+    assert theirs.predictor.engine == to
+    smallest = (
+        theirs.predictor.network.config and open_artefact(artefact_path(folder)).description.input.smallest
+    )
+    for size in (*SIZES, *([(1, 1)] if smallest == (1, 1) else [])):
+        found, expected = theirs(picture(size)), ours(picture(size))
+        assert found.labels.dtype == np.uint8 and found.labels.shape == size
+        assert (found.labels == expected.labels).mean() >= 0.9998
+        assert found.classes == ("background", "cat", "a dog", "ünd")
+    assert expected.labels.std() > 0 or size == (1, 1)
+    assert theirs(picture(SIZES[0])).overlay().size[0] >= 97
+
+
+@pytest.mark.parametrize("output", ["logits", "probabilities", "small-logits"])
+def test_probabilities_come_of_all_that_holds_them(exported: Export, output: str) -> None:
+    theirs = Segmenter(exported("onnx", output))
+    for size in SIZES:
+        found = theirs(picture(size), probabilities=True)
+        expected = Segmenter(small_model())(picture(size), probabilities=True)
+        np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=2e-4)
+
+
+def test_small_logits_serve_scales_mirroring_windows(exported: Export) -> None:
+    folder, photo = exported("onnx", "small-logits"), picture((65, 97))
+    from deeplab.prediction.sliding import Window
+
+    for options in ({"scales": (0.75, 1.0), "flip": True}, {"window": Window(49, 49)}):
+        expected = Segmenter(small_model(), **options)(photo).labels
+        # photos resized for a pass are rounded for other runtimes
+        assert (Segmenter(folder, **options)(photo).labels == expected).mean() > 0.99
+
+
+def test_what_an_exported_model_cannot_do_is_said(exported: Export) -> None:
+    folder = exported("onnx")
+    with pytest.raises(
+        UserError, match=r"gives labels, no probabilities.*--output probabilities, logits or small"
+    ):
+        Segmenter(folder)(picture((9, 9)), probabilities=True)
+    with pytest.raises(UserError, match=r"gives labels, and several scales.*--output small-logits"):
+        Segmenter(folder, flip=True)
+    with pytest.raises(UserError, match=r"logits at the photo's size.*--output small-logits"):
+        Segmenter(exported("onnx", "logits"), scales=(0.5, 1.0))
+    for option, given in {"engine": "openvino", "output_stride": 8, "device": "cuda"}.items():
+        with pytest.raises(UserError, match="fix: leave --"):
+            Segmenter(folder, **{option: given})
+    bound = exported("torch-export")
+    least = open_artefact(bound / "small.pt2").description.input.smallest
+    assert least > (1, 1)
+    with pytest.raises(UserError, match=rf"the photo is 1 x 40, .* takes any size from {least[0]} x"):
+        Segmenter(bound)(picture((1, 40)))
+
+
+@pytest.mark.parametrize("to", ["onnx", "openvino", "torch-export"])
+def test_the_file_says_what_it_is(exported: Export, to: str) -> None:
+    folder, model = exported(to), small_model()
+    beside = json.loads((folder / "export.json").read_text(encoding="utf-8"))
+    path = artefact_path(folder)
+    assert path == folder / beside.pop("file") == artefact_path(path)
+    about = open_artefact(path).description
+    assert about == Description.model_validate(beside)
+    assert about.labels == model.labels and about.architecture.num_classes == 4
+    assert about.output.names == ("labels",) and about.output.dtype == "uint8"
+    assert about.parity["passed"] and len(about.parity["photos"]) >= 3
+    assert about.versions["torch"] == torch.__version__
+    assert (folder / "labels.txt").read_text(encoding="utf-8").splitlines() == list(model.labels.classes)
+    assert sorted(each.name for each in folder.iterdir() if not each.name.startswith("small")) == [
+        "example.py",
+        "export.json",
+        "labels.txt",
+    ]
+
+
+@pytest.mark.parametrize("to", ["onnx", "openvino", "torch-export"])
+def test_exports_are_equal_and_name_no_file_of_the_machine(exported: Export, to: str, tmp_path: Path) -> None:
+    first, second = exported(to), tmp_path / "again"
+    export_model(small_model(), to, second, name="small")
+    for path in sorted(first.iterdir()):
+        content = path.read_bytes()
+        assert content == (second / path.name).read_bytes(), path.name
+        for place in (str(tmp_path.parent), str(first), sys.prefix, str(Path(__file__).parents[2])):
+            assert place.encode() not in content, path.name
+
+
+@pytest.mark.parametrize("to", ["onnx", "openvino", "torch-export"])
+def test_the_example_labels_a_photo_without_this_package(exported: Export, to: str, tmp_path: Path) -> None:
+    folder = exported(to)
+    photo = picture((65, 97))
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    script = folder / "example.py"
+    assert "deeplab" not in script.read_text()
+    told = subprocess.run(
+        [sys.executable, "-I", str(script), "photo.png"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert told.returncode == 0, told.stderr
+    labels = np.asarray(Image.open(tmp_path / "labels.png"))
+    np.testing.assert_array_equal(labels, Segmenter(folder)(photo).labels)
+    assert told.stdout.strip() == ", ".join(
+        small_model().labels.classes[index] for index in np.unique(labels)
+    )
+
+
+def test_extra_outputs_have_names(tmp_path: Path) -> None:
+    needs("onnx")
+    config = small_model().config.model_copy(update={"extra_outputs": {"depth": 3}})
+    export_model(randomise(DeepLab(config)), "onnx", tmp_path / "out", name="two", output="logits")
+    artefact = open_artefact(tmp_path / "out" / "two.onnx")
+    assert artefact.description.output.names == ("logits", "depth_logits")
+    assert [each.shape for each in artefact.run(picture((33, 40))[None])] == [(1, 4, 33, 40), (1, 3, 33, 40)]
+
+
+def test_many_classes_are_int32(tmp_path: Path) -> None:
+    needs("onnx")
+    config = small_model().config.model_copy(update={"num_classes": 300})
+    model = randomise(DeepLab(config))
+    export_model(model, "onnx", tmp_path / "out", name="many")
+    assert open_artefact(tmp_path / "out" / "many.onnx").description.output.dtype == "int32"
+    found = Segmenter(tmp_path / "out")(picture((40, 33))).labels
+    assert found.dtype == np.uint16 and found.max() > 255
+    assert (found == Segmenter(model)(picture((40, 33))).labels).mean() > 0.999
+
+
+@pytest.mark.parametrize("opset", [18, 23])
+def test_the_opset_is_the_one_asked_for(tmp_path: Path, opset: int) -> None:
+    needs("onnx")
+    import onnx
+
+    export_model(small_model(), "onnx", tmp_path / "out", name="small", opset=opset)
+    model = onnx.load(tmp_path / "out" / "small.onnx")
+    assert [each.version for each in model.opset_import if not each.domain] == [opset]
+    (photo,) = model.graph.input
+    assert [side.dim_param or side.dim_value for side in photo.type.tensor_type.shape.dim] == [
+        "batch",
+        "height",
+        "width",
+        3,
+    ]
+    assert model.graph.node[0].op_type == "Cast", "TensorRT takes bytes into a cast only"
+
+
+# --- the gate
+
+
+def spoiled(monkeypatch: pytest.MonkeyPatch, spoil: Callable[[DeepLab], None]) -> None:
+    """Exports to ONNX whose file is of another model than the one given."""
+    honest = TARGETS["onnx"]
+
+    def write(job: Job, path: Path) -> Description:
+        spoil(job.program.model)
+        return honest.write(job, path)
+
+    monkeypatch.setitem(TARGETS, "onnx", replace(honest, write=write))
+
+
+def test_a_wrong_file_leaves_nothing_and_ends_in_1(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, deeplab: Callable[..., tuple[int, str, str]]
+) -> None:
+    needs("onnx")
+
+    def forget_to_normalise(model: DeepLab) -> None:
+        model.pixel_mean.zero_()
+
+    spoiled(monkeypatch, forget_to_normalise)
+    small_model().save_pretrained(tmp_path / "model")
+    place = tmp_path / "made"
+    place.mkdir()
+    code, out, err = deeplab("export", tmp_path / "model", "--to", "onnx", "-o", place / "out")
+    assert code == 1 and "FAILED" in out and "nothing was written" in err
+    assert list(place.iterdir()) == []
+
+
+def test_numbers_that_are_none_fail(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    needs("onnx")
+    spoiled(monkeypatch, lambda model: model.pixel_std.zero_())
+    with pytest.raises(GateError) as failed:
+        export_model(small_model(), "onnx", tmp_path / "out", name="small", output="logits")
+    assert failed.value.parity["error"] == np.inf and not (tmp_path / "out").exists()
+
+
+def test_a_small_shift_fails_by_its_margin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A thousandth of a logit: labels of few pixels change, and those by more than rounding can."""
+    needs("onnx")
+
+    def shift(model: DeepLab) -> None:
+        model.classifiers["semantic"].convs[0].bias.data[0] += 0.05
+
+    spoiled(monkeypatch, shift)
+    with pytest.raises(GateError) as failed:
+        export_model(small_model(), "onnx", tmp_path / "out", name="small")
+    parity = failed.value.parity
+    assert parity["margin"] > 2 * parity["limit"] and parity["agreement"] > 0.9
+
+
+def test_photos_of_the_gate_are_of_sizes_that_tracing_did_not_see(exported: Export) -> None:
+    about = open_artefact(exported("onnx") / "small.onnx").description
+    sizes = {photo.shape[:2] for photo in gate_photos(about, ())}
+    assert len(sizes) >= 3 and (97, 129) not in sizes and (1, 1) in sizes
+    assert len({side % 2 for size in sizes for side in size}) == 2
+
+
+def test_the_same_photos_are_drawn_everywhere() -> None:
+    np.testing.assert_array_equal(picture((20, 30)), picture((20, 30)))
+    assert picture((20, 30)).std() > 20 and picture((20, 30), seed=8).tobytes() != picture((20, 30)).tobytes()
+
+
+def test_int8_is_judged_by_each_photo_and_by_all(exported: Export) -> None:
+    from deeplab.export.gate import Compared
+
+    def judged(*agreements: float) -> bool:
+        compared = [Compared((9, 9), each, None, 0.0, 1e-6) for each in agreements]
+        return verdict("int8", compared)["passed"]
+
+    assert judged(0.96, 1.0) and not judged(0.94, 1.0, 1.0, 1.0) and not judged(0.97, 0.98)
+
+
+# --- int8
+
+
+@pytest.mark.parametrize("to", ["onnx", "openvino"])
+def test_int8_is_compared_on_photos_that_it_was_not_calibrated_on(to: str, tmp_path: Path) -> None:
+    needs(to)
+    if to == "openvino":
+        pytest.importorskip("nncf")
+    photos = [picture((64 + index, 81), seed=index) for index in range(6)]
+    made = export_model(
+        small_model(), to, tmp_path / "out", name="small", precision="int8", calibration=photos, allow=True
+    )
+    plain = export_model(small_model(), to, tmp_path / "plain", name="small", output="labels")
+    sizes = [tuple(each["size"]) for each in made.description.parity["photos"]]
+    assert sizes == [(64, 81), (68, 81)] and made.description.calibration is not None
+    assert made.megabytes < 0.6 * plain.megabytes
+    assert made.description.parity["agreement"] > 0.7
+    again = Segmenter(tmp_path / "out")(photos[0]).labels
+    assert (again == Segmenter(small_model())(photos[0]).labels).mean() > 0.7
+
+
+# --- wrong uses
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"to": "tensorflow"}, "no target 'tensorflow'; allowed: onnx, openvino"),
+        ({"to": "onnx", "precision": "float16"}, "no precision 'float16'; allowed: float32, int8"),
+        ({"to": "onnx", "precision": "int8"}, "and 0 are given; fix: --calibration FOLDER"),
+        ({"to": "onnx", "sizes": [(65, 65)]}, "takes photos of any size; fix: leave --size away"),
+        ({"to": "onnx", "largest": (65, 65)}, "has no largest photo; fix: leave --max-size away"),
+        ({"to": "onnx", "opset": 17}, "opset 17; allowed: 18 to 23"),
+    ],
+)
+def test_wrong_uses_are_answered_in_a_sentence(tmp_path: Path, options: dict, sentence: str) -> None:
+    needs("onnx")
+    with pytest.raises(UserError, match=sentence):
+        export_model(small_model(), options.pop("to"), tmp_path / "out", name="small", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_there_is_not_written_over(tmp_path: Path) -> None:
+    needs("onnx")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="is there already; fix: name another folder"):
+        export_model(small_model(), "onnx", tmp_path / "out", name="small")
+
+
+def test_a_full_disk_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    needs("onnx")
+
+    def full(job: Job, path: Path) -> Description:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setitem(TARGETS, "onnx", replace(TARGETS["onnx"], write=full))
+    with pytest.raises(UserError, match=r"out: cannot be written \(the disk is full\)"):
+        export_model(small_model(), "onnx", tmp_path / "out", name="small")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("to", list(TARGETS))
+def test_an_absent_library_names_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, to: str) -> None:
+    target = TARGETS[to]
+    for module in target.modules:
+        monkeypatch.setitem(sys.modules, module, None)
+    if target.modules:
+        with pytest.raises(UserError, match=rf"deeplab-segmentation\[{target.extra}\]"):
+            export_run.checked(
+                to,
+                precision="float32",
+                sizes=[(65, 65)] if target.sizing == "named" else [],
+                largest=(65, 65) if target.sizing == "up to" else None,
+                calibration=[],
+            )
+
+
+@pytest.mark.parametrize("name", ["other.onnx", "other.xml", "other.pt2"])
+def test_files_that_are_no_exports_are_refused_by_name(tmp_path: Path, name: str) -> None:
+    for module in {"onnx": ["onnxruntime"], "xml": ["openvino"], "pt2": []}[name.split(".")[-1]]:
+        pytest.importorskip(module)
+    (tmp_path / name).write_bytes(b"nothing")
+    with pytest.raises(UserError, match=rf"{name}: .* cannot read it"):
+        Segmenter(tmp_path / name)
+
+
+def test_predict_and_eval_take_the_folder(
+    exported: Export, tmp_path: Path, deeplab: Callable[..., tuple[int, str, str]]
+) -> None:
+    Image.fromarray(picture((65, 97))).save(tmp_path / "photo.png")
+    code, _, err = deeplab(
+        "predict", tmp_path / "photo.png", "-m", exported("onnx"), "-o", tmp_path / "found"
+    )
+    assert code == 0, err
+    labels = np.asarray(Image.open(tmp_path / "found" / "photo_labels.png"))
+    np.testing.assert_array_equal(labels, Segmenter(small_model())(picture((65, 97))).labels)
+
+
+def test_eval_of_an_export_is_that_of_the_model(
+    squares: Path, squares_model: Path, tmp_path: Path, deeplab: Callable[..., tuple[int, str, str]]
+) -> None:
+    needs("onnx")
+    code, out, err = deeplab(
+        "export", squares_model, "--to", "onnx", "-o", tmp_path / "out", "--eval", squares
+    )
+    assert code == 0, err
+    before, after = (
+        line.split("│")[2].strip() for line in out.splitlines() if "before" in line or "after" in line
+    )
+    assert before == after and float(before) > 0
+    code, out, err = deeplab("eval", squares, "-m", tmp_path / "out")
+    assert code == 0 and after in out, err
+
+
+def test_triton_finds_the_file_by_its_inputs_and_outputs(tmp_path: Path) -> None:
+    needs("onnx")
+    export_model(small_model(), "onnx", tmp_path / "out", name="small", layout="triton")
+    place = tmp_path / "out" / "model_repository" / "small"
+    session = pytest.importorskip("onnxruntime").InferenceSession(place / "1" / "model.onnx")
+    text = (place / "config.pbtxt").read_text()
+    for each in (*session.get_inputs(), *session.get_outputs()):
+        assert f'name: "{each.name}", data_type: TYPE_UINT8' in text and each.type == "tensor(uint8)"
+    with pytest.raises(UserError, match="--layout triton goes with --to onnx, not openvino"):
+        needs("openvino")
+        export_model(small_model(), "openvino", tmp_path / "other", name="small", layout="triton")
+
+
+@pytest.mark.parametrize("to", ["litert", "executorch"])
+def test_targets_of_stated_sizes_keep_to_them(to: str, tmp_path: Path) -> None:
+    needs(to)
+    stated = {"sizes": [(65, 97)]} if to == "litert" else {"largest": (65, 97)}
+    made = export_model(small_model(), to, tmp_path / "out", name="small", **stated)
+    assert open_artefact(made.path).description.labels == small_model().labels
+    for size in ((65, 97), (33, 40)):
+        if made.description.input.takes(size):
+            expected = Segmenter(small_model())(picture(size)).labels
+            assert (Segmenter(tmp_path / "out")(picture(size)).labels == expected).mean() >= 0.9998
+    with pytest.raises(UserError, match=r"the photo is 66 x 98, .* takes .*65 x 97"):
+        Segmenter(tmp_path / "out")(picture((66, 98)))
+    if to == "litert":
+        export_model(small_model(), to, tmp_path / "again", name="small", **stated)
+        assert made.path.read_bytes() == (tmp_path / "again" / "small.tflite").read_bytes()
