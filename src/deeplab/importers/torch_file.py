@@ -16,7 +16,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -27,7 +27,10 @@ from deeplab.errors import UserError
 
 # names that training scripts give the weights inside a checkpoint, the more telling first
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params")
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "online_model.")
+# names that they give moving averages of the weights: in a checkpoint, and in front of names
+AVERAGES = ("ema_state_dict", "state_dict_ema", "model_ema_state_dict", "model_ema", "ema_model", "ema")
+AVERAGE_PREFIXES = ("module.ema.", "ema_model.", "model_ema.", "ema.", "ema_")
 # the share of names that must begin alike before that beginning counts as a prefix: Lightning's files
 # have a few buffers of the training module beside the model's
 MOST = 0.9
@@ -60,12 +63,15 @@ def _is_safetensors(head: bytes) -> bool:
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 30
 
 
-def read_torch_file(path: Path) -> TorchFile:
+def read_torch_file(path: Path, chosen: Literal["plain", "ema"] | None = None) -> TorchFile:
     """The weights in the file at `path`.
 
+    Args:
+        chosen: the last step's or their moving averages, where there are both; None for the last step's.
+
     Raises:
-        UserError: damaged, no weights in it, a model of this package already, or more than weights (says
-            which object, and how to save the weights alone).
+        UserError: damaged, no weights of the kind that was chosen, a model of this package already, or more than
+            weights (says which object, and how to save the weights alone).
     """
     with path.open("rb") as file:
         safe = _is_safetensors(file.read(9))
@@ -74,12 +80,24 @@ def read_torch_file(path: Path) -> TorchFile:
         raise UserError(
             f"holds a {type(content).__name__}, not weights by name; give a state dict", file=path
         )
-    found, notes = _unwrap(content)
+    found, notes, averaged = _unwrap(content, chosen)
     weights = {str(name): value for name, value in found.items() if isinstance(value, torch.Tensor)}
     if not weights:
         keys = ", ".join(map(str, list(content)[:5])) or "nothing"
         raise UserError(f"has no weights under any known key (it has: {keys}); give a state dict", file=path)
+    if not averaged:
+        weights, averages = _without_averages(weights, notes)
+        if averages and (chosen == "ema" or not weights):
+            notes.append(f"{len(averages)} arrays are moving averages; the rest has none and is as it was")
+            weights, averaged = weights | averages, True
+        elif averages:
+            notes.append(
+                f"left aside: {len(averages)} moving averages of the weights (--weights ema takes them)"
+            )
     weights = _without_prefixes(weights, notes)
+    if chosen and averaged != (chosen == "ema"):
+        has = "moving averages only" if averaged else "no moving averages"
+        raise UserError(f"holds {has}: leave --weights away", file=path)
     halves = sorted({_kind(value) for value in weights.values() if _is_float(value)} - {"float32"})
     if halves:
         notes.append(f"stored as {', '.join(halves)}: read as float32")
@@ -138,16 +156,44 @@ def _explain(error: str) -> str:
     return f"this is damaged or cut short ({first or 'unreadable'}); fetch it again"
 
 
-def _unwrap(content: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
-    """The innermost dictionary of weights, and notes on what was beside it."""
+def _unwrap(
+    content: Mapping[str, Any], chosen: Literal["plain", "ema"] | None
+) -> tuple[Mapping[str, Any], list[str], bool]:
+    """The innermost dictionary of weights, notes on what was beside it, and whether it holds averages."""
     notes: list[str] = []
+    averaged = False
+    keys = (*AVERAGES, *WRAPPERS) if chosen == "ema" else (*WRAPPERS, *AVERAGES)
     while True:
-        key = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping) and content[key]), None)
+        key = next((key for key in keys if isinstance(content.get(key), Mapping) and content[key]), None)
         if key is None:
-            return content, notes
+            return content, notes, averaged
+        averaged |= key in AVERAGES
         beside = [str(other) for other in content if other != key]
         notes.append(f"weights taken from {key!r}" + (f"; left aside: {', '.join(beside)}" if beside else ""))
+        if key in WRAPPERS and not content.keys().isdisjoint(AVERAGES):
+            notes.append("the file has moving averages of the weights beside them: --weights ema takes those")
         content = content[key]
+
+
+def _without_averages(
+    weights: dict[str, torch.Tensor], notes: list[str]
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The weights, and those among them that are averages of others, under the names of those.
+
+    Some libraries store averages under names without dots, or with underscores in their place.
+    """
+    starts = {name: next((p for p in AVERAGE_PREFIXES if name.startswith(p)), "") for name in weights}
+    averages = {name.removeprefix(start): weights[name] for name, start in starts.items() if start}
+    if not averages:
+        return weights, {}
+    if len(averages) >= MOST * len(weights):
+        return {}, averages
+    plain = _without_prefixes({name: weights[name] for name, start in starts.items() if not start}, notes)
+    undotted = {name.replace(".", put): name for name in plain for put in (".", "_", "")}
+    averages = _without_prefixes(averages, [])
+    known = {undotted[name]: value for name, value in averages.items() if name in undotted}
+    # otherwise it is a network with such names
+    return (plain, known) if len(known) >= MOST * len(averages) else (weights, {})
 
 
 def _without_prefixes(weights: dict[str, torch.Tensor], notes: list[str]) -> dict[str, torch.Tensor]:
