@@ -85,10 +85,16 @@ def in_order(weights: Weights, prefix: str) -> list[Layer]:
 
 
 def spatial_layers(ours: str, conv: str, norm: str, weights: Weights, *, roll: int = 0) -> dict[str, Layer]:
-    """A head's 3x3, plain or separable (without a norm inside), as PyTorch libraries name it."""
+    """A head's 3x3, plain or separable (without a norm inside), as PyTorch libraries name it.
+
+    Raises:
+        UserError: there is neither under that name.
+    """
     if f"{conv}.weight" in weights:
         return {ours: Layer(conv, norm, roll)}
     body = f"{conv}.body" if f"{conv}.body.0.weight" in weights else conv
+    if f"{body}.0.weight" not in weights:
+        raise UserError(f"there is no {conv}.weight, which a network of this kind has")
     return {
         f"{ours}.depthwise": Layer(f"{body}.0", roll=roll),
         f"{ours}.pointwise": Layer(f"{body}.1", norm, roll),
