@@ -357,6 +357,10 @@ class TestRefusals:
         with pytest.raises(UserError, match=r"backbone\.stem\.conv\.weight holds NaN or infinity"):
             import_graph(graph_of(model, SIZE))
 
+    def test_operation_that_lacks_an_input(self, graph: Graph, import_graph) -> None:
+        with pytest.raises(UserError, match=r"its graph does not hold together \(IndexError"):
+            import_graph(with_op(graph, 3, inputs=graph.ops[3].inputs[:1]))
+
     def test_file_is_named(self, graph: Graph, import_graph) -> None:
         with pytest.raises(UserError, match=r"weights\.bin: operation 4"):
             import_graph(with_op(graph, 4, kind="HARD_SWISH", options={}))

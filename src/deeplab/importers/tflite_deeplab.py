@@ -34,7 +34,7 @@ from deeplab.importers.one_logit import with_background
 from deeplab.importers.published import labels_for
 from deeplab.importers.report import Imported, ImportReport
 from deeplab.importers.tflite_eight_bit import eight_bit_of
-from deeplab.importers.tflite_file import read_tflite
+from deeplab.importers.tflite_file import MALFORMED, read_tflite
 from deeplab.importers.tflite_layers import CLIPS, Network, Resize, network_of
 from deeplab.importers.tflite_walk import (
     CLASSIFIER,
@@ -86,6 +86,13 @@ def import_tflite(path: Path, hints: Hints) -> Imported:
         model = DeepLab(config, labels)
     except UserError as error:
         raise error.within(path) from None
+    except MALFORMED as error:
+        # operations with too few inputs, shapes that no runtime would make
+        raise UserError(
+            f"its graph does not hold together ({type(error).__name__}: {error})",
+            fix="download it again and compare its size or checksum",
+            file=path,
+        ) from error
     fill(model, weights, source=str(path))
     arithmetic = _take_arithmetic(model, network, found)
     report = ImportReport(
