@@ -289,6 +289,20 @@ def test_imported_logits_are_the_references(tmp_path: Path, case: str, hints: Hi
     assert np.abs(ours - data["logits"]).max() <= 2e-4 * data["logits"].std()
 
 
+def test_weights_of_one_class_become_two_and_averages_are_not_invented(tmp_path: Path) -> None:
+    _, options, shapes = load_case("a01_mnv2_os16_plain_65")
+    shapes |= {"logits/semantic/weights": (1, 1, 256, 1), "logits/semantic/biases": (1,)}
+    arrays = recipe(options, shapes)
+    index = write_checkpoint(tmp_path / "model.ckpt", arrays)
+    model, report = import_weights(index, Hints(output_stride=16, threshold=0.25))
+    weight = model.classifiers["semantic"].convs[0].weight.detach()[:, :, 0, 0].numpy()
+    assert not weight[0].any()
+    np.testing.assert_array_equal(weight[1], arrays["logits/semantic/weights"][0, 0, :, 0])
+    assert any("pixels above 0.25 are class 1" in note for note in report.notes)
+    with pytest.raises(UserError, match="holds no moving averages: leave --weights away"):
+        import_weights(index, Hints(output_stride=16, weights="ema"))
+
+
 def test_slim_edgetpu_keeps_its_last_convolution(tmp_path: Path) -> None:
     """Upstream's issue 8366: the published 0.75 network, from slim's own definition, ends in 1280 channels."""
     torch.manual_seed(0)
@@ -341,6 +355,10 @@ def test_classification_checkpoint_starts_a_model(tmp_path: Path) -> None:
     stem = model.backbone.stem.conv.weight.detach().permute(2, 3, 1, 0).numpy()
     np.testing.assert_array_equal(stem, averaged)
     assert (model.config.backbone.width, model.config.num_classes) == (0.5, 21)
+    plain, other = import_weights(index, Hints(weights="plain"))
+    stem = plain.backbone.stem.conv.weight.detach().permute(2, 3, 1, 0).numpy()
+    np.testing.assert_array_equal(stem, arrays["MobilenetV2/Conv/weights"])
+    assert any("averages of these weights are left aside" in note for note in other.notes)
     text = " ".join(report.notes)
     assert "2 optimiser slots" in text and "2 quantisation ranges" in text and "1 training counters" in text
     assert "2 arrays of the classification network's last layers" in text

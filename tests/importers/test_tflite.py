@@ -175,6 +175,25 @@ class TestEquivalentForms:
         model = random_model(small_config(context=context, decoder=decoder))
         self.check(rewritten(graph_of(model, self.size), "concatenations reversed"), model, import_graph)
 
+    @pytest.mark.parametrize("threshold", [None, 0.3])
+    def test_one_logit_and_a_sigmoid_are_two_classes(self, threshold: float | None, tmp_path: Path) -> None:
+        model = random_model(small_config(num_classes=1))
+        graph = graph_of(model, SIZE)
+        logits = graph.outputs[0]
+        sigmoid = Op(len(graph.ops), "LOGISTIC", (logits,), (len(graph.tensors),), {})
+        graph = replace(
+            graph,
+            tensors=(*graph.tensors, graph.tensors[logits]),
+            ops=(*graph.ops, sigmoid),
+            outputs=sigmoid.outputs,
+        )
+        (tmp_path / "one.tflite").write_bytes(to_bytes(graph))
+        imported, _ = importers.import_weights(tmp_path / "one.tflite", importers.Hints(threshold=threshold))
+        images = torch.randint(0, 256, (1, 3, *SIZE), dtype=torch.uint8)
+        with torch.inference_mode():
+            object_at = model(images).sigmoid()[:, 0] > (threshold or 0.5)
+            assert torch.equal(imported(images).argmax(1).bool(), object_at)
+
     def test_labels_that_are_made_before_the_resize_are_noted(self, import_graph) -> None:
         graph = graph_of(random_model(small_config()), SIZE)
         resize = last(graph, "RESIZE_BILINEAR")
@@ -337,6 +356,10 @@ class TestRefusals:
             model.backbone.stem.conv.weight[0, 0, 0, 0] = torch.nan
         with pytest.raises(UserError, match=r"backbone\.stem\.conv\.weight holds NaN or infinity"):
             import_graph(graph_of(model, SIZE))
+
+    def test_operation_that_lacks_an_input(self, graph: Graph, import_graph) -> None:
+        with pytest.raises(UserError, match=r"its graph does not hold together \(IndexError"):
+            import_graph(with_op(graph, 3, inputs=graph.ops[3].inputs[:1]))
 
     def test_file_is_named(self, graph: Graph, import_graph) -> None:
         with pytest.raises(UserError, match=r"weights\.bin: operation 4"):

@@ -22,7 +22,7 @@ from support.tflite_writer import Style, graph_of, to_bytes
 from test_tflite import SIZE, last, random_model, small_config
 
 from deeplab import importers
-from deeplab.importers.tflite.file import Graph, Quantisation
+from deeplab.importers.tflite_file import Graph, Quantisation, read_tflite
 
 
 @pytest.fixture
@@ -156,6 +156,18 @@ def test_edgetpu_networks_compute_in_8_bits_too(import_graph) -> None:
         rounded = model(photo(*SIZE))
         model.eight_bit = False
         assert_equal_up_to_rounding(rounded, model(photo(*SIZE)))
+
+
+def test_published_file_with_tiled_features_is_the_same_model(import_graph) -> None:
+    source = shared("assets/weights/deeplabv3_mnv2_ade20k_uint8.tflite")
+    plain, _ = importers.import_weights(source)
+    tiled, _ = import_graph(rewritten(read_tflite(source), "spread by TILE", "operations shuffled"))
+    assert tiled.config == plain.config and tiled.eight_bit
+    assert tiled.eight_bit_tables.grids == plain.eight_bit_tables.grids
+    assert (
+        tiled.eight_bit_tables.rescaled == plain.eight_bit_tables.rescaled == {"context", "decoder.stages.0"}
+    )
+    assert all(torch.equal(value, plain.state_dict()[key]) for key, value in tiled.state_dict().items())
 
 
 def test_training_is_in_floating_point(quantised_graph: Graph, import_graph) -> None:

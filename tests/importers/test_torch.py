@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from functools import cache
 from pathlib import Path
 
@@ -24,9 +25,9 @@ from deeplab.config import DeepLabConfig, NoContextConfig, backbone_config
 from deeplab.errors import UserError
 from deeplab.importers import import_weights
 from deeplab.importers.hints import Hints
-from deeplab.importers.torch.file import read_torch_file
-from deeplab.importers.torch.layers import natural
-from deeplab.model.network import DeepLab
+from deeplab.importers.torch_file import read_torch_file
+from deeplab.importers.torch_layers import TORCH_PIXELS, natural
+from deeplab.model import DeepLab
 
 CLASSES = 5
 # odd, even, and so tall that rates up to 36 reach from one end of the features to the other
@@ -52,6 +53,43 @@ def test_jfzhang(mobile: bool, tmp_path: Path) -> None:
     # MobileNetV2's arrays are in the file a second time
     assert (report.unused > 0) == mobile
     assert_same(theirs, ours, sizes=SIZES)
+
+
+@pytest.mark.parametrize(("threshold", "wanted"), [(None, 0.5), (0.3, 0.3)])
+def test_one_logit_and_a_sigmoid_are_two_classes(
+    threshold: float | None, wanted: float, tmp_path: Path
+) -> None:
+    theirs = randomise(VainF(mobile=True, plus=True, classes=1))
+    photo = torch.randint(0, 256, (1, 3, 64, 48), dtype=torch.uint8, generator=torch.manual_seed(0))
+    with torch.inference_mode():
+        pixels = (photo - torch.tensor(TORCH_PIXELS.mean).view(3, 1, 1)) / torch.tensor(
+            TORCH_PIXELS.std
+        ).view(3, 1, 1)
+        # half of the photo is the object
+        theirs.classifier.classifier[3].bias += math.log(wanted / (1 - wanted)) - theirs(pixels).median()
+    torch.save(theirs.state_dict(), tmp_path / "one.pth")
+    ours, report = import_weights(tmp_path / "one.pth", Hints(threshold=threshold))
+    assert ours.config.num_classes == len(ours.labels.classes) == 2
+    assert any(f"pixels above {wanted:g} are class 1" in note for note in report.notes)
+    with torch.inference_mode():
+        object_at = theirs(pixels).sigmoid()[:, 0] > wanted
+        assert (ours(photo).argmax(1).bool() == object_at).float().mean() > 0.999
+        assert 0.4 < object_at.float().mean() < 0.6
+
+
+def test_mmsegmentations_threshold_is_its_own(tmp_path: Path) -> None:
+    theirs = MMSegmentation(plus=False, stride=8, align=False, classes=1)
+    config = "model = dict(decode_head=dict(num_classes=2, out_channels=1, threshold=0.4))"
+    torch.save({"state_dict": theirs.state_dict(), "meta": {"config": config}}, tmp_path / "one.pth")
+    _, report = import_weights(tmp_path / "one.pth")
+    assert any("pixels above 0.4 are class 1" in note for note in report.notes)
+
+
+@pytest.mark.parametrize(("classes", "threshold"), [(5, 0.5), (1, 0.0), (1, 30.0)])
+def test_thresholds_that_mean_nothing_are_refused(classes: int, threshold: float, tmp_path: Path) -> None:
+    torch.save(VainF(mobile=True, plus=False, classes=classes).state_dict(), tmp_path / "net.pth")
+    with pytest.raises(UserError, match="--threshold"):
+        import_weights(tmp_path / "net.pth", Hints(threshold=threshold))
 
 
 def test_kazuto(tmp_path: Path) -> None:
@@ -188,6 +226,66 @@ def test_what_came_off_is_noted(tmp_path: Path) -> None:
     assert file.meta == {"epoch": 3}
 
 
+AVERAGED = {
+    # beside the weights: in dictionaries of their own, in one with other beginnings, and without dots
+    "mmengine": lambda plain, ema: {"state_dict": plain, "ema_state_dict": renamed(ema, "module.{}")},
+    "timm": lambda plain, ema: {"epoch": 3, "state_dict": plain, "state_dict_ema": ema},
+    "nested": lambda plain, ema: {"model": {"net": plain}, "ema": {"model": ema}},
+    "ema-pytorch": lambda plain, ema: {
+        **renamed(plain, "online_model.{}"),
+        **renamed(ema, "ema_model.{}"),
+        "step": torch.tensor(3),
+    },
+    "Lightning": lambda plain, ema: {
+        "state_dict": {
+            **renamed(plain, "model.{}"),
+            **{f"model_ema.{name.replace('.', '')}": value for name, value in ema.items()},
+            "model_ema.decay": torch.tensor(0.99),
+        }
+    },
+    "mmcv": lambda plain, ema: {
+        "state_dict": {**plain, **{f"ema_{name.replace('.', '_')}": value for name, value in ema.items()}}
+    },
+}
+
+
+def renamed(state: dict[str, torch.Tensor], pattern: str) -> dict[str, torch.Tensor]:
+    return {pattern.format(name): value for name, value in state.items()}
+
+
+PLAIN = {
+    f"block.{index}.conv.{leaf}": torch.full((2,), 1.0) for index in range(6) for leaf in ("weight", "bias")
+}
+EMA = {name: value + 1 for name, value in PLAIN.items()}
+
+
+@pytest.mark.parametrize("chosen", [None, "plain", "ema"])
+@pytest.mark.parametrize("library", AVERAGED)
+def test_moving_averages_beside_the_weights_can_be_chosen(
+    library: str, chosen: str | None, tmp_path: Path
+) -> None:
+    file = read_torch_file(saved(AVERAGED[library](PLAIN, EMA), tmp_path), chosen)
+    wanted = EMA if chosen == "ema" else PLAIN
+    assert file.weights.keys() == wanted.keys()
+    assert all(torch.equal(file.weights[name], value) for name, value in wanted.items())
+    if chosen is None:
+        assert any("--weights ema takes" in note for note in file.notes)
+
+
+@pytest.mark.parametrize("stored", [{"ema_state_dict": EMA}, {"state_dict": renamed(EMA, "ema_model.{}")}])
+def test_moving_averages_alone(stored: dict[str, dict[str, torch.Tensor]], tmp_path: Path) -> None:
+    path = saved(stored, tmp_path)
+    for chosen in (None, "ema"):
+        assert read_torch_file(path, chosen).weights.keys() == EMA.keys()
+    with pytest.raises(UserError, match="holds moving averages only: leave --weights away"):
+        import_weights(path, Hints(weights="plain"))
+
+
+def test_moving_averages_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no moving averages: leave --weights away"):
+        import_weights(saved(PLAIN, tmp_path), Hints(weights="ema"))
+
+
 def test_safetensors_in_alphabetical_order(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     save_file({"b.10.weight": torch.ones(1), "b.9.weight": torch.zeros(1)}, path)
@@ -294,6 +392,35 @@ def test_weights_that_do_not_fit_are_named(change: str, message: str, tmp_path: 
     with pytest.raises(UserError, match=message) as caught:
         import_weights(path)
     assert str(caught.value).startswith(str(path))
+
+
+def test_missing_arrays_are_named(tmp_path: Path) -> None:
+    state = VainF(mobile=True, plus=True, classes=2).state_dict()
+    bare = {name: value for name, value in state.items() if ".running_" not in name}
+    with pytest.raises(
+        UserError, match=r"batch norms have no running statistics.*running_mean.*with its buffers"
+    ):
+        import_weights(saved(bare, tmp_path))
+    # a norm in a block, an atrous branch, the classifier
+    for layer in (
+        "backbone.high_level_features.3.conv.1.1",
+        "backbone.low_level_features.1.conv.0.1",
+        "classifier.aspp.convs.2.0",
+        "classifier.classifier.3",
+    ):
+        cut = {name: value for name, value in state.items() if name.rpartition(".")[0] != layer}
+        with pytest.raises(UserError, match=r"weights\.pth: .*which a network of this kind has"):
+            import_weights(saved(cut, tmp_path))
+
+
+def test_four_input_channels_are_noted(tmp_path: Path) -> None:
+    state = VainF(mobile=True, plus=True, classes=2).state_dict()
+    stem = "backbone.low_level_features.0.0.weight"
+    wide = {**state, stem: torch.cat([state[stem], state[stem][:, :1]], 1)}
+    model, report = import_weights(saved(wide, tmp_path))
+    assert model.config.backbone.in_channels == 4
+    assert any("reads 4 channels, and the file does not say which" in note for note in report.notes)
+    assert model.provenance["import"]["notes"] == list(report.notes)
 
 
 def test_the_command_line_recognises_by_content(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,8 @@ def import_weights(
     pooling_stride: tuple[int, int] | None = None,
     gate: Literal["sigmoid", "qsigmoid"] | None = None,
     cell: Path | None = None,
+    threshold: float | None = None,
+    weights: Literal["plain", "ema"] | None = None,
 ) -> None:
     """Turn published weights into a model directory of ours and report what was read and inferred.
 
@@ -54,6 +56,11 @@ def import_weights(
         Sigmoid of a squeeze-and-excite head.
     cell
         JSON file of a dense prediction cell.
+    threshold
+        Of a model of one class and a sigmoid: pixels above it are the object; 0.5 unless the source says another.
+    weights
+        Where a file has two sets of weights: the last step's (plain) or their moving averages (ema). Unless chosen,
+        PyTorch files give the plain ones and TensorFlow checkpoints the averages.
     """
     from rich.console import Console
 
@@ -78,6 +85,8 @@ def import_weights(
         pooling_stride=pooling_stride,
         gate=gate,
         cell=cell,
+        threshold=threshold,
+        weights=weights,
     )
     model, report = importers.import_weights(path, hints)
     model.save_pretrained(output)

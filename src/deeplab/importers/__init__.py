@@ -36,6 +36,7 @@ from deeplab.system.files.content import recognise
 from deeplab.system.reading import foreign, plain_file
 
 HEAD_BYTES = 4096
+RGB = 3
 SHOWN = 4
 
 
@@ -51,7 +52,7 @@ class Format(NamedTuple):
 FORMATS: tuple[Format, ...] = (
     Format("a TensorFlow checkpoint (.index)", is_index, import_checkpoint, takes_hints=True),
     Format("a frozen TensorFlow graph (.pb)", is_graph, import_graph, takes_hints=True),
-    Format("a TensorFlow Lite model (.tflite)", is_tflite, import_tflite),
+    Format("a TensorFlow Lite model (.tflite)", is_tflite, import_tflite, takes_hints=True),
     Format("PyTorch weights (.pth, .pt, .safetensors)", is_torch, import_torch, takes_hints=True),
     Format("a Caffe model (.caffemodel)", is_caffemodel, import_caffe, takes_hints=True),
     Format("Keras weights (.h5, .keras)", is_keras, import_keras),
@@ -88,7 +89,24 @@ def _read(known: Format, source: Path, hints: Hints) -> Imported:
         flags = ", ".join(map(flag, hints.given()))
         raise UserError(f"{known.name} says these things itself: leave {flags} away", file=source)
     with foreign(source):
-        return known.read(source, hints) if known.takes_hints else known.read(source)
+        imported = known.read(source, hints) if known.takes_hints else known.read(source)
+    if imported.model.config.num_classes == 1:
+        raise UserError("has one class, which every pixel would get", fix="train it with two", file=source)
+    return _with_channels_noted(imported)
+
+
+def _with_channels_noted(imported: Imported) -> Imported:
+    model, report = imported
+    channels = model.config.backbone.in_channels
+    if channels == RGB:
+        return imported
+    note = (
+        f"its first convolution reads {channels} channels, and the file does not say which: photos must have as many, "
+        f"in the order of its training, and each beyond {RGB} gets the average of the first ones' mean and deviation"
+    )
+    report = dataclasses.replace(report, notes=(*report.notes, note))
+    model.provenance = {"import": report.to_json()}
+    return Imported(model, report)
 
 
 def _from_folder(folder: Path, hints: Hints) -> Imported:

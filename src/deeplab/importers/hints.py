@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 
 class Hints(NamedTuple):
@@ -18,6 +18,8 @@ class Hints(NamedTuple):
         pooling_stride: of that window, vertical and horizontal.
         gate: the sigmoid of a squeeze-and-excite head.
         cell: JSON file of a dense prediction cell.
+        threshold: of the sigmoid of a model of one class.
+        weights: which of a file's two sets: those of the last step, or their moving averages ('ema').
     """
 
     rates: tuple[int, ...] | None = None
@@ -28,10 +30,16 @@ class Hints(NamedTuple):
     pooling_stride: tuple[int, int] | None = None
     gate: str | None = None
     cell: Path | None = None
+    threshold: float | None = None
+    weights: Literal["plain", "ema"] | None = None
 
     def given(self) -> dict[str, Any]:
         """Those that say something, by name."""
         return {name: value for name, value in self._asdict().items() if value is not None}
+
+    def of_structure(self) -> dict[str, Any]:
+        """Those that say something of the network, by name."""
+        return {name: value for name, value in self.given().items() if name not in ("threshold", "weights")}
 
 
 def flag(name: str) -> str:

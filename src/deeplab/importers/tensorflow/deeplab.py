@@ -19,6 +19,7 @@ from deeplab.errors import UserError
 from deeplab.imaging.palettes import VOC_CLASSES
 from deeplab.importers.hints import Hints, flag
 from deeplab.importers.new_head import NOTE, fill_except, new_head
+from deeplab.importers.one_logit import with_background
 from deeplab.importers.published import labels_for
 from deeplab.importers.report import Imported, ImportReport
 from deeplab.importers.tensorflow.bundle import is_index, read_bundle
@@ -77,7 +78,7 @@ def import_checkpoint(index: Path, hints: Hints) -> Imported:
     Raises:
         UserError: a damaged file, another network, or an option that neither file nor hints tell.
     """
-    variables = variables_of_bundle(read_bundle(index))
+    variables = variables_of_bundle(read_bundle(index), hints.weights)
     beside = sorted(path for path in index.parent.iterdir() if path.is_file() and is_graph(_head(path)))
     meta = index.with_suffix(".meta")
     graphs = [
@@ -96,6 +97,8 @@ def import_graph(path: Path, hints: Hints) -> Imported:
     Raises:
         UserError: as `import_checkpoint`.
     """
+    if hints.weights:
+        raise UserError("a frozen graph has one set of weights: leave --weights away", file=path)
     graph = read_graph(path)
     return _import(Source(path, variables_of_graph(graph, str(path)), graph, path.name), hints)
 
@@ -160,6 +163,10 @@ def _read(source: Source, hints: Hints) -> Imported:
     _check({item.name: item.shape for item in wanted.values()}, shapes)
     arrays = {item.name: variables.read(item.name) for item in wanted.values()}
     weights = {key: to_torch_layout(arrays[item.name], item.name) for key, item in wanted.items()}
+    config, weights, binary = with_background(model.config, weights, hints.threshold)
+    if binary:
+        labels, names = labels_for(config.num_classes, sha256)
+        model = DeepLab(config, labels)
     kept = fill_except(model, weights, new=new, source=str(source.file))
     classifier = len(variables.shapes) - len(shapes)
     beside = source.graph if source.graph_name != source.file.name else None
@@ -175,6 +182,7 @@ def _read(source: Source, hints: Hints) -> Imported:
             *notes(variables, facts, classifier),
             *([_compared(beside, arrays)] if beside else []),
             *([NOTE] if new else []),
+            *binary,
         ),
         unused=classifier + sum(variables.extras.values()),
         new=kept,
@@ -195,7 +203,7 @@ def _plan(structure: Structure, facts: Facts | None, hints: Hints, sha256: str) 
 
 
 def _new_model(structure: Structure, hints: Hints) -> Plan:
-    useless = [flag(name) for name in hints.given() if name != "multi_grid"]
+    useless = [flag(name) for name in hints.of_structure() if name != "multi_grid"]
     if useless:
         raise UserError(f"the file holds a backbone and no head: leave {', '.join(useless)} away")
     beta = structure.options["model_variant"] in ("resnet_v1_50_beta", "resnet_v1_101_beta")

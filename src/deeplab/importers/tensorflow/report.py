@@ -61,8 +61,10 @@ def notes(variables: Variables, facts: Facts | None, classifier: int) -> list[st
     if variables.averaged:
         found.append(
             f"{variables.averaged} arrays are moving averages, which the published accuracy belongs to; the "
-            "last training step's values are left aside"
+            "last training step's values are left aside (--weights plain takes them)"
         )
+    elif "moving averages" in variables.extras:
+        found.append("the moving averages of these weights are left aside, as --weights plain says")
     if variables.step is not None:
         found.append(f"saved at training step {variables.step}")
     if "quantisation ranges" in variables.extras:

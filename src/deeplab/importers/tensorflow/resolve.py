@@ -57,7 +57,7 @@ def resolve(
     options = {**structure.options, **known}
     origins = dict.fromkeys(known, "from the graph")
     settled = structure.options.keys() - structure.open | known.keys()
-    for hint, value in hints.given().items():
+    for hint, value in hints.of_structure().items():
         name = OPTION_OF[hint]
         value = _option(hint, value)
         _check_hint(hint, value, name, options=options, settled=settled, structure=structure)

@@ -2,7 +2,7 @@
 
 Weights are what a layer computes with; the rest - optimiser slots, counters, quantisation ranges - is
 counted, for the report. Where a training kept moving averages of its weights (slim's ImageNet MobileNets),
-those are read instead: they are the weights whose accuracy was published.
+those are read instead, unless the plain ones are asked for: they are the weights whose accuracy was published.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -51,16 +52,29 @@ class Variables:
     step: int | None = None
 
 
-def variables_of_bundle(bundle: Bundle) -> Variables:
+def variables_of_bundle(bundle: Bundle, chosen: Literal["plain", "ema"] | None) -> Variables:
     """The weights in a checkpoint; arrays are read when asked for.
 
+    Args:
+        chosen: the last step's weights or their moving averages; None for the averages where there are any.
+
     Raises:
-        UserError: no layer's weights in it.
+        UserError: no layer's weights in it, or not those that were chosen.
     """
-    entries = bundle.entries
+    entries, source = bundle.entries, f"{bundle.prefix}.index"
     stored = {name for name in entries if name.rpartition("/")[2] in LEAVES}
     averages = {name.removesuffix(AVERAGE) for name in entries if name.endswith(AVERAGE)}
     averages = {name for name in averages if name.rpartition("/")[2] in LEAVES}
+    if chosen == "ema" and not averages:
+        raise UserError("holds no moving averages: leave --weights away", file=source)
+    if chosen == "plain":
+        alone = sorted(averages - stored)
+        if alone:
+            raise UserError(
+                f"holds {len(alone)} arrays as moving averages only, such as {alone[0]}: leave --weights away",
+                file=source,
+            )
+        averages = set()
 
     def read(name: str) -> np.ndarray:
         return bundle.read(name + AVERAGE if name in averages else name)
@@ -69,7 +83,7 @@ def variables_of_bundle(bundle: Bundle) -> Variables:
         format=f"TensorFlow V2 checkpoint, {len(entries)} entries",
         shapes=_shapes(
             {name: entries[name + AVERAGE if name in averages else name].shape for name in stored | averages},
-            f"{bundle.prefix}.index",
+            source,
         ),
         read=read,
         averaged=len(averages),

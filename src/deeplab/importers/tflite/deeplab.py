@@ -29,12 +29,14 @@ from deeplab.config import (
 )
 from deeplab.errors import UserError
 from deeplab.importers.fill import fill
+from deeplab.importers.hints import Hints, flag
+from deeplab.importers.one_logit import with_background
 from deeplab.importers.published import labels_for
 from deeplab.importers.report import Imported, ImportReport
-from deeplab.importers.tflite.eight_bit import eight_bit_of
-from deeplab.importers.tflite.file import read_tflite
-from deeplab.importers.tflite.layers import CLIPS, Network, Resize, network_of
-from deeplab.importers.tflite.walk import (
+from deeplab.importers.tflite_eight_bit import eight_bit_of
+from deeplab.importers.tflite_file import MALFORMED, read_tflite
+from deeplab.importers.tflite_layers import CLIPS, Network, Resize, network_of
+from deeplab.importers.tflite_walk import (
     CLASSIFIER,
     LAST,
     NAMES,
@@ -55,26 +57,42 @@ DIVISORS = (None, 8, 4, 2)
 HEADS = ("context.pointwise", "context.projection")
 
 
-def import_tflite(path: Path) -> Imported:
+def import_tflite(path: Path, hints: Hints) -> Imported:
     """The model in the TensorFlow Lite file at `path`, computing in 8 bits (`model.eight_bit`) if that does.
 
     Its weights are real numbers in any case: dequantised, if they are quantised.
 
+    Args:
+        hints: `threshold`, for a model of one class; the file says all else.
+
     Raises:
-        UserError: a damaged file, or a graph that is not a DeepLab this package builds; says where they part.
+        UserError: a damaged file, a graph that is not a DeepLab this package builds (says where they part), or
+            hints of what the file says itself.
     """
+    needless = [flag(name) for name in hints.given() if name != "threshold"]
+    if needless:
+        raise UserError(f"the graph says these things itself: leave {', '.join(needless)} away", file=path)
     graph = read_tflite(path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     try:
         network = network_of(graph)
         found = follow(network)
         config = _config(network, found)
-        labels, names = labels_for(config.num_classes, sha256)
-        model = DeepLab(config, labels)
+        model = DeepLab(config)
         _check(model, found)
         weights, notes = _weights(model, network, found)
+        config, weights, binary = with_background(config, weights, hints.threshold)
+        labels, names = labels_for(config.num_classes, sha256)
+        model = DeepLab(config, labels)
     except UserError as error:
         raise error.within(path) from None
+    except MALFORMED as error:
+        # operations with too few inputs, shapes that no runtime would make
+        raise UserError(
+            f"its graph does not hold together ({type(error).__name__}: {error})",
+            fix="download it again and compare its size or checksum",
+            file=path,
+        ) from error
     fill(model, weights, source=str(path))
     arithmetic = _take_arithmetic(model, network, found)
     report = ImportReport(
@@ -85,7 +103,7 @@ def import_tflite(path: Path) -> Imported:
         parameters=len(weights),
         values=sum(value.numel() for value in weights.values()),
         facts=_facts(network, found, config) | {"class names": names},
-        notes=(*_assumptions(network, found), *arithmetic, *notes),
+        notes=(*_assumptions(network, found), *arithmetic, *notes, *binary),
     )
     model.provenance = {"import": report.to_json()}
     return Imported(model.eval(), report)

@@ -21,6 +21,8 @@ Layers = dict[str, Layer]
 MOBILE_V3_NORM = NormConfig(eps=1e-3, momentum=0.01)
 # number of torchvision's feature modules -> MobileNetV3
 MOBILE_V3 = {17: "mobilenet_v3_large", 13: "mobilenet_v3_small"}
+# of a ResNet whose stem is no single 7x7
+STEM_CONVS = 3
 WIDTHS = (1.0, 0.75, 0.5, 0.35, 0.25, 1.3, 1.4)
 # the gates here multiply by 0.16667 (reference fact 2.5), PyTorch's by 1/6; the projection behind makes it up
 GATE_FACTOR = (1 / 6) / 0.16667
@@ -50,6 +52,10 @@ def resnet(prefix: str, weights: Weights) -> tuple[BackboneConfig, Layers]:
     stem = None
     if f"{prefix}stem.0.weight" in weights:
         rows = in_order(weights, f"{prefix}stem.")
+        if len(rows) != STEM_CONVS:
+            raise UserError(
+                f"{prefix}stem has {len(rows)} convolutions, a ResNet's of this kind {STEM_CONVS}"
+            )
         layers = {f"backbone.stem.{index}": layer for index, layer in enumerate(rows)}
         stem = tuple(size(weights, layer.conv) for layer in rows)
     for block, length in enumerate(units):
@@ -160,7 +166,10 @@ def _mobilenet(parts: Sequence[str], weights: Weights, *, last: bool) -> Layers:
         layers["backbone.last"] = rows.pop()[0]
     for index, row in enumerate(rows):
         # the first block has no expansion, some of V3's have a gate, whose convolutions have no norm
-        gate = MOBILE_PARTS[2:4] if any(layer.norm is None for layer in row) else ()
+        bare = [layer.conv for layer in row if layer.norm is None]
+        if any(f"{conv}.bias" not in weights for conv in bare):
+            raise UserError(f"there is no batch norm behind {bare[0]}, which a network of this kind has")
+        gate = MOBILE_PARTS[2:4] if bare else ()
         if gate:
             row[-1] = row[-1]._replace(factor=GATE_FACTOR)
         names = [*MOBILE_PARTS[:2], *gate, MOBILE_PARTS[4]][-len(row) :]

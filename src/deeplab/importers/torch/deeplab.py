@@ -12,6 +12,7 @@ from deeplab.config.labels import LabelSpec
 from deeplab.errors import UserError
 from deeplab.importers.hints import Hints, flag
 from deeplab.importers.new_head import fill_except
+from deeplab.importers.one_logit import with_background
 from deeplab.importers.published import labels_for
 from deeplab.importers.report import Imported, ImportReport
 from deeplab.importers.torch import huggingface, jfzhang, kazuto, mmseg, smp, torchvision, vainf
@@ -76,23 +77,33 @@ def import_torch(path: Path, hints: Hints) -> Imported:
     """The model in a PyTorch or safetensors file, from any of `FAMILIES`.
 
     Args:
-        hints: rates and output stride, where training chose others than the source's own.
+        hints: rates and output stride, where training chose others than the source's own; which of two sets of
+            weights.
 
     Raises:
         UserError: a damaged file, names of no known library (says what it seems to be), weights that do not
             fit, or hints that the library has no use for.
     """
-    file = read_torch_file(path)
+    file = read_torch_file(path, hints.weights)
     family = _family(file)
     with path.open("rb") as content:
         sha256 = hashlib.file_digest(content, "sha256").hexdigest()
     try:
         _check_hints(family, hints)
+        _check_statistics(file.weights)
         draft = family.read(file, hints)
         weights, used, aside = convert(draft, file.weights)
+        threshold = draft.threshold if hints.threshold is None else hints.threshold
+        config, weights, binary = with_background(draft.model.config, weights, threshold)
     except UserError as error:
         raise UserError(f"it seems to come from {family.name}: {error}", file=path) from None
-    model, source_of_names = draft.model, "PASCAL VOC's, for the new head" if draft.new else "the source's"
+    except KeyError as error:
+        raise UserError(
+            f"it seems to come from {family.name}: there is no {error.args[0]}, which a network of this kind has",
+            file=path,
+        ) from None
+    model = DeepLab(config) if binary else draft.model
+    source_of_names = "PASCAL VOC's, for the new head" if draft.new else "the source's"
     if len(draft.classes) == model.config.num_classes:
         model.labels = LabelSpec.named(draft.classes)
     elif not draft.new:
@@ -106,7 +117,7 @@ def import_torch(path: Path, hints: Hints) -> Imported:
         parameters=len(weights),
         values=sum(value.numel() for value in weights.values()),
         facts={"network": draft.network, **_facts(model.config), "class names": source_of_names},
-        notes=(*file.notes, *_left_out(draft, aside), *draft.notes, *_assumed(draft)),
+        notes=(*file.notes, *_left_out(draft, aside), *draft.notes, *binary, *_assumed(draft)),
         unused=len(aside),
         new=new,
     )
@@ -115,10 +126,21 @@ def import_torch(path: Path, hints: Hints) -> Imported:
 
 
 def _check_hints(family: Family, hints: Hints) -> None:
-    needless = [flag(name) for name in hints.given() if name not in family.heeds]
+    needless = [flag(name) for name in hints.of_structure() if name not in family.heeds]
     if needless:
-        heeded = ", ".join(map(flag, family.heeds)) or "none"
+        heeded = ", ".join(map(flag, (*family.heeds, "threshold", "weights")))
         raise UserError(f"{', '.join(needless)} cannot be chosen for these weights", allowed=heeded)
+
+
+def _check_statistics(weights: Weights) -> None:
+    # a convolution's weight has four sides, a norm's one
+    norms = [name for name, value in weights.items() if name.endswith(".weight") and value.dim() == 1]
+    if norms and not any(name.endswith(".running_mean") for name in weights):
+        raise UserError(
+            f"its {len(norms)} batch norms have no running statistics (there is no "
+            f"{norms[0].removesuffix('weight')}running_mean)",
+            fix="save the whole state dict, with its buffers, of a model whose norms track them",
+        )
 
 
 def _family(file: TorchFile) -> Family:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from zipfile import ZipFile
 
 import torch
@@ -26,7 +26,10 @@ from deeplab.system.reading import DAMAGED, cut, plain_file, read_member, zip_ar
 
 # names that training scripts give the weights inside a checkpoint, the more telling first
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params")
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.")
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "online_model.")
+# names that they give moving averages of the weights: in a checkpoint, and in front of names
+AVERAGES = ("ema_state_dict", "state_dict_ema", "model_ema_state_dict", "model_ema", "ema_model", "ema")
+AVERAGE_PREFIXES = ("module.ema.", "ema_model.", "model_ema.", "ema.", "ema_")
 # the share of names that must begin alike before that beginning counts as a prefix: Lightning's files
 # have a few buffers of the training module beside the model's
 MOST = 0.9
@@ -63,12 +66,15 @@ def _is_safetensors(head: bytes) -> bool:
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 30
 
 
-def read_torch_file(path: Path) -> TorchFile:
+def read_torch_file(path: Path, chosen: Literal["plain", "ema"] | None = None) -> TorchFile:
     """The weights in the file at `path`.
 
+    Args:
+        chosen: the last step's or their moving averages, where there are both; None for the last step's.
+
     Raises:
-        UserError: damaged, no weights in it, a model of this package already, or more than weights (says
-            which object, and how to save the weights alone).
+        UserError: damaged, no weights of the kind that was chosen, a model of this package already, or more than
+            weights (says which object, and how to save the weights alone).
     """
     with plain_file(path) as file, ExitStack() as opened:
         head, size = file.read(9), os.fstat(file.fileno()).st_size
@@ -84,7 +90,7 @@ def read_torch_file(path: Path) -> TorchFile:
             raise UserError(
                 f"holds a {type(content).__name__}, not weights by name", fix="give a state dict", file=path
             )
-        found, notes = _unwrap(content)
+        found, notes, averaged = _unwrap(content, chosen)
         inside: object = found
         weights: dict[str, Any] = dict(found) if read is None else _tensors(found, read, size)
     if not weights:
@@ -95,7 +101,19 @@ def read_torch_file(path: Path) -> TorchFile:
     )
     if odd is not None:
         raise UserError(f"{cut(odd)} has no values, or a name of no end: the file is damaged", file=path)
+    if not averaged:
+        weights, averages = _without_averages(weights, notes)
+        if averages and (chosen == "ema" or not weights):
+            notes.append(f"{len(averages)} arrays are moving averages; the rest has none and is as it was")
+            weights, averaged = weights | averages, True
+        elif averages:
+            notes.append(
+                f"left aside: {len(averages)} moving averages of the weights (--weights ema takes them)"
+            )
     weights = _without_prefixes(weights, notes)
+    if chosen and averaged != (chosen == "ema"):
+        has = "moving averages only" if averaged else "no moving averages"
+        raise UserError(f"holds {has}", fix="leave --weights away", file=path)
     halves = sorted({_kind(value) for value in weights.values() if _is_float(value)} - {"float32"})
     if halves:
         notes.append(f"stored as {', '.join(halves)}: read as float32")
@@ -148,19 +166,47 @@ def _tensors(
     return {name: value.of(data[value.storage.key]) for name, value in stored.items()}
 
 
-def _unwrap(content: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[str]]:
-    """The innermost dictionary of weights, and notes on what was beside it."""
+def _unwrap(
+    content: Mapping[str, Any], chosen: Literal["plain", "ema"] | None
+) -> tuple[Mapping[str, Any], list[str], bool]:
+    """The innermost dictionary of weights, notes on what was beside it, and whether it holds averages."""
     notes: list[str] = []
-    while len(notes) < len(WRAPPERS):
-        key = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping) and content[key]), None)
+    averaged = False
+    keys = (*AVERAGES, *WRAPPERS) if chosen == "ema" else (*WRAPPERS, *AVERAGES)
+    for _ in keys:
+        key = next((key for key in keys if isinstance(content.get(key), Mapping) and content[key]), None)
         if key is None:
-            return content, notes
+            return content, notes, averaged
+        averaged |= key in AVERAGES
         beside = [str(other) for other in content if other != key]
         notes.append(
             f"weights taken from {key!r}" + (f"; left aside: {cut(', '.join(beside))}" if beside else "")
         )
+        if key in WRAPPERS and not content.keys().isdisjoint(AVERAGES):
+            notes.append("the file has moving averages of the weights beside them: --weights ema takes those")
         content = content[key]
     raise UserError("weights inside of themselves, as it seems: the file is damaged", fix=DAMAGED)
+
+
+def _without_averages(
+    weights: dict[str, torch.Tensor], notes: list[str]
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """The weights, and those among them that are averages of others, under the names of those.
+
+    Some libraries store averages under names without dots, or with underscores in their place.
+    """
+    starts = {name: next((p for p in AVERAGE_PREFIXES if name.startswith(p)), "") for name in weights}
+    averages = {name.removeprefix(start): weights[name] for name, start in starts.items() if start}
+    if not averages:
+        return weights, {}
+    if len(averages) >= MOST * len(weights):
+        return {}, averages
+    plain = _without_prefixes({name: weights[name] for name, start in starts.items() if not start}, notes)
+    undotted = {name.replace(".", put): name for name in plain for put in (".", "_", "")}
+    averages = _without_prefixes(averages, [])
+    known = {undotted[name]: value for name, value in averages.items() if name in undotted}
+    # otherwise it is a network with such names
+    return (plain, known) if len(known) >= MOST * len(averages) else (weights, {})
 
 
 def _without_prefixes(weights: dict[str, torch.Tensor], notes: list[str]) -> dict[str, torch.Tensor]:

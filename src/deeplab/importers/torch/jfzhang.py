@@ -20,6 +20,7 @@ from deeplab.model.network import DeepLab
 
 RATES = (6, 12, 18)
 MULTI_GRID = (1, 2, 4)
+LAST_CONVS = 3
 COPY = "the same arrays under another name"
 
 
@@ -42,7 +43,12 @@ def read_deeplab(file: TorchFile, hints: Hints) -> Draft:
     layers["context.projection"] = Layer("aspp.conv1", "aspp.bn1", roll=channels)
     layers[f"{DETAIL}.project"] = Layer("decoder.conv1", "decoder.bn1")
     # their numbers depend on the version, which has dropout between them or not
-    first, second, classifier = in_order(weights, "decoder.last_conv.")
+    last = in_order(weights, "decoder.last_conv.")
+    if len(last) != LAST_CONVS:
+        raise UserError(
+            f"decoder.last_conv has {len(last)} convolutions, a network of this kind {LAST_CONVS}"
+        )
+    first, second, classifier = last
     layers |= {f"{DETAIL}.convs.0": first, f"{DETAIL}.convs.1": second, CLASSIFIER: classifier}
     rates, output_stride = stated(hints, rates=RATES, output_stride=16, proportional=True)
     config = DeepLabConfig(

@@ -34,15 +34,13 @@ class Layer(NamedTuple):
     """The names in the file of one layer of ours.
 
     conv, norm: module names. roll: how far input channels move up, where a source concatenates its features
-    in another order. factor: on the kernel. background: a single logit (for a sigmoid) becomes two, the first
-    always 0.
+    in another order. factor: on the kernel.
     """
 
     conv: str
     norm: str | None = None
     roll: int = 0
     factor: float = 1.0
-    background: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,6 +53,7 @@ class Draft:
         new: beginnings of keys of `model` that keep their random values.
         classes: names of the classes, if the source has them.
         complete: whether the source says rates and output stride.
+        threshold: of a single logit's sigmoid, where the source has another than 0.5.
     """
 
     network: str
@@ -65,6 +64,7 @@ class Draft:
     notes: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     complete: bool = False
+    threshold: float | None = None
 
 
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:
@@ -85,10 +85,16 @@ def in_order(weights: Weights, prefix: str) -> list[Layer]:
 
 
 def spatial_layers(ours: str, conv: str, norm: str, weights: Weights, *, roll: int = 0) -> dict[str, Layer]:
-    """A head's 3x3, plain or separable (without a norm inside), as PyTorch libraries name it."""
+    """A head's 3x3, plain or separable (without a norm inside), as PyTorch libraries name it.
+
+    Raises:
+        UserError: there is neither under that name.
+    """
     if f"{conv}.weight" in weights:
         return {ours: Layer(conv, norm, roll)}
     body = f"{conv}.body" if f"{conv}.body.0.weight" in weights else conv
+    if f"{body}.0.weight" not in weights:
+        raise UserError(f"there is no {conv}.weight, which a network of this kind has")
     return {
         f"{ours}.depthwise": Layer(f"{body}.0", roll=roll),
         f"{ours}.pointwise": Layer(f"{body}.1", norm, roll),
@@ -164,8 +170,6 @@ def _convolution(
     values = {"weight": weight * layer.factor}
     if conv.bias is not None:
         values["bias"] = take(f"{layer.conv}.bias")
-    if layer.background:
-        values = {leaf: torch.cat([torch.zeros_like(value), value]) for leaf, value in values.items()}
     return {f"{key}.{leaf}": value for leaf, value in values.items()}
 
 

@@ -23,6 +23,8 @@ from deeplab.importers.torch.layers import TORCH_NORM, TORCH_PIXELS, Draft, Laye
 from deeplab.model.network import DeepLab
 
 HEAD = "decode_head"
+# of heads with out_channels=1, where their config names none
+BINARY_THRESHOLD = 0.3
 
 
 class Stated(NamedTuple):
@@ -33,6 +35,7 @@ class Stated(NamedTuple):
     output_stride: int = 8
     multi_grid: tuple[int, ...] = ()
     align_corners: bool = False
+    threshold: float = BINARY_THRESHOLD
 
 
 def is_deeplab(weights: Weights) -> bool:
@@ -47,8 +50,8 @@ def read_deeplab(file: TorchFile, hints: Hints) -> Draft:
         raise UserError("its backbone is no ResNet-50 or 101; others of mmsegmentation's are not built here")
     meta = file.meta.get("meta", {})
     stated = _stated(str(meta.get("config") or meta.get("cfg") or ""))
-    if stated.found and hints.given():
-        flags = ", ".join(map(flag, hints.given()))
+    if stated.found and hints.of_structure():
+        flags = ", ".join(map(flag, hints.of_structure()))
         raise UserError(f"the checkpoint has its config inside, which says these things: leave {flags} away")
     backbone, layers = resnet("backbone.", weights)
     layers |= _head(weights)
@@ -72,6 +75,7 @@ def read_deeplab(file: TorchFile, hints: Hints) -> Draft:
         else ("the file has no config of mmsegmentation's: its base config is taken",),
         classes=_classes(meta),
         complete=stated.found,
+        threshold=stated.threshold if config.num_classes == 1 else None,
     )
 
 
@@ -114,12 +118,18 @@ def _stated(text: str) -> Stated:
         output_stride=4 * math.prod(strides),
         multi_grid=_numbers("multi_grid", before),
         align_corners=re.search(r"align_corners\s*=\s*True", head) is not None,
+        threshold=_threshold(head),
     )
 
 
 def _numbers(name: str, text: str) -> tuple[int, ...]:
     match = re.search(rf"\b{name}\s*=\s*[(\[]([\d,\s]+)[)\]]", text)
     return tuple(int(number) for number in match[1].split(",") if number.strip()) if match else ()
+
+
+def _threshold(text: str) -> float:
+    match = re.search(r"\bthreshold\s*=\s*([\d.]+)", text)
+    return float(match[1]) if match else BINARY_THRESHOLD
 
 
 def _factors(stated: Stated) -> tuple[int, ...]:

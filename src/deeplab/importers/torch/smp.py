@@ -29,7 +29,6 @@ RATES = (12, 24, 36)
 HEAD = "segmentation_head.0"
 # of DeepLabV3 since 0.4 and before, and of DeepLabV3Plus
 ASPPS = ("decoder.aspp.", "decoder.0.", "decoder.aspp.0.")
-BINARY = "its single logit (for a sigmoid) became two, background's always 0: their softmax is that sigmoid"
 
 
 def is_deeplab(weights: Weights) -> bool:
@@ -52,14 +51,13 @@ def read_deeplab(file: TorchFile, hints: Hints) -> Draft:
         layers |= aspp("decoder.aspp." if current else "decoder.0.", weights)
         conv, norm = ("decoder.conv", "decoder.bn") if current else ("decoder.1", "decoder.2")
         layers |= spatial_layers("context.refine", conv, norm, weights)
-    binary = size(weights, HEAD) == 1
-    layers[CLASSIFIER] = Layer(HEAD, background=binary)
+    layers[CLASSIFIER] = Layer(HEAD)
     rates, output_stride = stated(hints, rates=RATES, output_stride=16 if plus else 8, proportional=False)
     config = DeepLabConfig(
         backbone=backbone,
         context=aspp_config(layers, weights, rates=rates, dropout=0.5),
         decoder=decoder_config(layers, weights) if plus else None,
-        num_classes=2 if binary else size(weights, HEAD),
+        num_classes=size(weights, HEAD),
         output_stride=output_stride,
         head_norm=TORCH_NORM,
         depthwise_norm=False,
@@ -70,7 +68,6 @@ def read_deeplab(file: TorchFile, hints: Hints) -> Draft:
         model=DeepLab(config),
         layers=layers,
         left_out={"classification_head.": "the classifier of images"},
-        notes=(BINARY,) if binary else (),
     )
 
 
