@@ -22,7 +22,7 @@ from support.tflite_writer import Style, graph_of, to_bytes
 from test_tflite import SIZE, last, random_model, small_config
 
 from deeplab import importers
-from deeplab.importers.tflite_file import Graph, Quantisation, read_tflite
+from deeplab.importers.tflite.file import Graph, Quantisation, read_tflite
 
 
 @pytest.fixture

@@ -25,9 +25,9 @@ from deeplab.config import DeepLabConfig, NoContextConfig, backbone_config
 from deeplab.errors import UserError
 from deeplab.importers import import_weights
 from deeplab.importers.hints import Hints
-from deeplab.importers.torch_file import read_torch_file
-from deeplab.importers.torch_layers import TORCH_PIXELS, natural
-from deeplab.model import DeepLab
+from deeplab.importers.torch.file import read_torch_file
+from deeplab.importers.torch.layers import TORCH_PIXELS, natural
+from deeplab.model.network import DeepLab
 
 CLASSES = 5
 # odd, even, and so tall that rates up to 36 reach from one end of the features to the other

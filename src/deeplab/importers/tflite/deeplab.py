@@ -33,10 +33,10 @@ from deeplab.importers.hints import Hints, flag
 from deeplab.importers.one_logit import with_background
 from deeplab.importers.published import labels_for
 from deeplab.importers.report import Imported, ImportReport
-from deeplab.importers.tflite_eight_bit import eight_bit_of
-from deeplab.importers.tflite_file import MALFORMED, read_tflite
-from deeplab.importers.tflite_layers import CLIPS, Network, Resize, network_of
-from deeplab.importers.tflite_walk import (
+from deeplab.importers.tflite.eight_bit import eight_bit_of
+from deeplab.importers.tflite.file import MALFORMED, read_tflite
+from deeplab.importers.tflite.layers import CLIPS, Network, Resize, network_of
+from deeplab.importers.tflite.walk import (
     CLASSIFIER,
     LAST,
     NAMES,

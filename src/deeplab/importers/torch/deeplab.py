@@ -18,6 +18,7 @@ from deeplab.importers.report import Imported, ImportReport
 from deeplab.importers.torch import huggingface, jfzhang, kazuto, mmseg, smp, torchvision, vainf
 from deeplab.importers.torch.file import TorchFile, read_torch_file
 from deeplab.importers.torch.layers import Draft, Weights, convert
+from deeplab.model.network import DeepLab
 
 
 class Family(NamedTuple):
