@@ -66,7 +66,9 @@ def stored(photo: Path | bytes, name: str = "") -> Stored:
                 return stored_as(image)
     # damaged files make the decoders raise nearly anything
     except Exception as error:
-        raise UserError(f"{name or photo}: cannot be read as a picture ({error})") from error
+        raise UserError(
+            f"{name if isinstance(photo, bytes) else photo}: cannot be read as a picture ({error})"
+        ) from error
 
 
 def turned_upright(

@@ -57,11 +57,13 @@ def gate_photos(description: Description, photos: Sequence[np.ndarray]) -> list[
     if taken.sizes:
         sizes = [size for size in taken.sizes for _ in range(max(3, len(photos)))]
     elif description.precision == "float32":
-        sizes = [tuple(map(max, size, taken.smallest)) for size in SIZES]
+        low, narrow = taken.smallest
+        sizes = [(max(height, low), max(width, narrow)) for height, width in SIZES]
     else:
         sizes = [_fitting(photo.shape[:2]) for photo in drawn]
     if taken.largest is not None:
-        sizes = [tuple(map(min, size, taken.largest)) for size in [*sizes, taken.largest]]
+        high, wide = taken.largest
+        sizes = [(min(height, high), min(width, wide)) for height, width in [*sizes, taken.largest]]
     return [_resized(drawn[index % len(drawn)], size) for index, size in enumerate(sizes)]
 
 

@@ -66,6 +66,7 @@ def converted(program: PhotoProgram, *, opset: int) -> Any:
                 dynamic_shapes=(dict.fromkeys(range(3), torch.export.Dim.DYNAMIC),),
                 verbose=False,
             )
+        assert made is not None
         model = made.model_proto
     except Exception as error:
         told = str(error).strip().splitlines()[-1:] or [""]
@@ -114,7 +115,8 @@ def _quantised(onnx: Any, model: Any, job: Job) -> Any:
     """
     quantization = require("onnxruntime.quantization", extra="onnx")
 
-    class Photos(quantization.CalibrationDataReader):
+    # whatever has get_next is a CalibrationDataReader
+    class Photos:
         def __init__(self) -> None:
             self.rest = iter(job.calibration)
 

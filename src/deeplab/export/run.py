@@ -27,7 +27,7 @@ from deeplab.export.target import Job, Target
 from deeplab.export.torch_export import TORCH_EXPORT
 from deeplab.model.network import DeepLab
 from deeplab.prediction.artefacts import REPORT_NAME, open_artefact
-from deeplab.prediction.artefacts.description import Description, Output, PhotoInput, Result, Side
+from deeplab.prediction.artefacts.description import Description, Output, PhotoInput, Precision, Result, Side
 from deeplab.prediction.artefacts.openvino import open_openvino
 from deeplab.prediction.fold import folded
 from deeplab.system.writing import whole_folder
@@ -73,7 +73,7 @@ def export_model(
     *,
     name: str,
     output: Output = "labels",
-    precision: str = "float32",
+    precision: Precision = "float32",
     sizes: Sequence[Side] = (),
     largest: Side | None = None,
     calibration: Sequence[np.ndarray] = (),
@@ -191,7 +191,7 @@ def _description(
     model: DeepLab,
     target: Target,
     program: PhotoProgram,
-    precision: str,
+    precision: Precision,
     *,
     sizes: Sequence[Side],
     largest: Side | None,
@@ -200,7 +200,7 @@ def _description(
     gigabytes = 4 * model.config.num_classes * 1025 * 2049 / 1e9
     notes = [FULL_SIZE.format(gigabytes=gigabytes)] * (program.output != "small-logits")
     notes += [FLOAT_ONLY] * model.eight_bit + [target.note] * bool(target.note)
-    labels = str(program.label_type).removeprefix("torch.")
+    labels: Literal["uint8", "int32"] = "int32" if program.label_type == torch.int32 else "uint8"
     return Description(
         target=target.name,
         architecture=program.model.config,
@@ -289,7 +289,7 @@ def _digest(photos: Sequence[np.ndarray]) -> str:
     digest = hashlib.blake2b(digest_size=12)
     for photo in photos:
         digest.update(str(photo.shape).encode())
-        digest.update(np.ascontiguousarray(photo))
+        digest.update(np.ascontiguousarray(photo).data)
     return digest.hexdigest()
 
 

@@ -123,7 +123,7 @@ def read_photo(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def photo_from_bytes(
-    content: bytes, *, name: str, formats: Sequence[str] | None = None, most_pixels: float = math.inf
+    content: bytes, *, name: str, formats: tuple[str, ...] | None = None, most_pixels: float = math.inf
 ) -> np.ndarray:
     """Read a photo from a file's bytes.
 
@@ -146,7 +146,7 @@ def photo_from_bytes(
 
 
 def _read(
-    source: str | BytesIO, *, name: str, formats: Sequence[str] | None = None, most_pixels: float = math.inf
+    source: str | BytesIO, *, name: str, formats: tuple[str, ...] | None = None, most_pixels: float = math.inf
 ) -> np.ndarray:
     if formats is not None:
         # it knows only the commonest before

@@ -33,6 +33,7 @@ def label(predictor: Predictor, photo: np.ndarray, output: Output) -> tuple[Segm
         return Segmentation(photo, labels.numpy(), found.half().numpy(), predictor.labels), None
     if output == "together":
         labels, confidence = predictor.label(photo, confidence=True)
+        assert confidence is not None
         labels = labels.to(label_dtype(len(predictor.labels.classes)))
         return Segmentation(photo, labels.numpy(), None, predictor.labels), confidence.numpy()
     return Segmentation(photo, predictor.labels_of(photo).numpy(), None, predictor.labels), None
@@ -46,7 +47,7 @@ def answer(
     Args:
         about: what JSON answers say of the model.
     """
-    if output == "together":
+    if confidence is not None:
         return _together(result, confidence, about)
     return ANSWERS[output](result, about)
 
@@ -71,6 +72,7 @@ def _polygons(result: Segmentation, about: dict[str, Any]) -> Answer:
 
 def _probabilities(result: Segmentation, about: dict[str, Any]) -> Answer:
     content = BytesIO()
+    assert result.probabilities is not None
     np.save(content, result.probabilities)
     return content.getvalue(), {"content-type": "application/x-npy"}
 
@@ -80,7 +82,7 @@ def _shares(result: Segmentation, about: dict[str, Any]) -> Answer:
     return _json(about | {"height": height, "width": width, "shares": result.shares})
 
 
-def _together(result: Segmentation, confidence: np.ndarray | None, about: dict[str, Any]) -> Answer:
+def _together(result: Segmentation, confidence: np.ndarray, about: dict[str, Any]) -> Answer:
     height, width = result.labels.shape
     wide = result.labels.astype(result.labels.dtype.newbyteorder("<"))
     found = about | {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -16,6 +16,7 @@ from fastapi import FastAPI, Query, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route
 
 from deeplab import __version__
 from deeplab.errors import UserError
@@ -104,7 +105,7 @@ def make_app(
     _add_api(app, shared)
     _add_cluster(app, shared)
     _add_page(app)
-    paths = frozenset(route.path for route in app.routes)
+    paths = frozenset(route.path for route in app.routes if isinstance(route, Route))
     if origins:
         app.add_middleware(
             CORSMiddleware,
@@ -152,7 +153,7 @@ PHOTO_BODY = {
         },
     }
 }
-LABELLED = {
+LABELLED: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The photo, labelled.",
         "content": {
@@ -315,7 +316,7 @@ async def _body(request: Request, limits: Limits) -> tuple[bytes, str]:
         ) from None
 
 
-async def _parts(request: Request, limits: Limits) -> AsyncIterator[bytes]:
+async def _parts(request: Request, limits: Limits) -> AsyncGenerator[bytes, None]:
     size = 0
     async for part in request.stream():
         size += len(part)

@@ -29,22 +29,23 @@ class Metrics:
     """Counts of one server, around its application."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        here = {"registry": self.registry}
-        self.requests = Counter("deeplab_requests", "Requests answered.", ["path", "status"], **here)
+        registry = self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "deeplab_requests", "Requests answered.", ["path", "status"], registry=registry
+        )
         self.seconds = Histogram(
             "deeplab_request_seconds",
             "From a request's header to its answer.",
             ["path"],
             buckets=SECONDS,
-            **here,
+            registry=registry,
         )
         self.computing = Histogram(
-            "deeplab_compute_seconds", "The network alone.", ["model"], buckets=SECONDS, **here
+            "deeplab_compute_seconds", "The network alone.", ["model"], buckets=SECONDS, registry=registry
         )
-        self.pixels = Counter("deeplab_pixels", "Pixels labelled.", ["model"], **here)
+        self.pixels = Counter("deeplab_pixels", "Pixels labelled.", ["model"], registry=registry)
         self.inside = Gauge(
-            "deeplab_queue_places_taken", "Requests inside.", multiprocess_mode="livesum", **here
+            "deeplab_queue_places_taken", "Requests inside.", multiprocess_mode="livesum", registry=registry
         )
 
     def text(self) -> bytes:

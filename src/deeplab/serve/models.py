@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -61,7 +61,7 @@ class Models:
             # kernels are compiled and memory is found before the first photo comes
             self.predictor(name, how).labels_of(np.zeros((65, 65, 3), np.uint8))
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Offered]:
         return iter(self._offered.values())
 
     def named(self, name: str | None) -> Offered:
@@ -134,7 +134,7 @@ def with_options(
     Raises:
         UserError: they do not go together.
     """
-    asked = {"output_stride": output_stride, "scales": scales or None, "flip": flip}
+    asked: dict[str, Any] = {"output_stride": output_stride, "scales": scales or None, "flip": flip}
     return replace(how, **{name: value for name, value in asked.items() if value is not None})
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from deeplab.errors import UserError
@@ -70,7 +71,7 @@ async def of_defect(request: Request, error: Exception) -> JSONResponse:
     return problem(500, "the server failed at this request, and its log says why")
 
 
-HANDLERS = {
+HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
     UserError: of_user_error,
     Busy: of_busy,
     Refused: of_refused,

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Made = TypeVar("Made")
 # how fast the mean follows
@@ -38,7 +38,7 @@ class Place:
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
-        self._running: Future[object] | None = None
+        self._running: Future[Any] | None = None
 
     def __enter__(self) -> Place:
         self._queue.taken += 1
@@ -64,9 +64,10 @@ class Place:
             Busy: the turn did not come before the deadline.
         """
         queue = self._queue
-        running = self._running = queue.computing.submit(_timed, work)
+        running = queue.computing.submit(_timed, work)
+        self._running = running
         made = asyncio.wrap_future(running)
-        watching = asyncio.ensure_future(left)
+        watching: asyncio.Future[Any] = asyncio.ensure_future(left)
         # nobody asks a future again that was given up
         made.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:

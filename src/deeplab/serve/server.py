@@ -248,7 +248,8 @@ def _oversee(service: Service, bound: socket.socket, workers: int, ready: Callab
                     continue
                 _forget(folder, process.pid)
                 if not told or time.monotonic() - since < SHORT_LIFE:
-                    code, _ = process.exitcode or 1, stopping.append(signal.SIGTERM)
+                    code = process.exitcode or 1
+                    stopping.append(signal.SIGTERM)
                     break
                 print(
                     f"deeplab: process {process.pid} ended ({process.exitcode}); another starts",

@@ -130,4 +130,4 @@ def collate(samples: Sequence[Sample]) -> Sample:
     images, *others = zip(*samples, strict=True)
     # `default_collate` stacks into the memory that a worker shares with the trainer
     pixels = default_collate([image.movedim(0, 2) for image in images]).movedim(3, 1)
-    return pixels, *map(default_collate, others)
+    return pixels, *(default_collate(list(each)) for each in others)

@@ -73,14 +73,15 @@ def make_learner(
         bias_multiplier=settings.bias_multiplier,
         last_layers_contain_logits_only=settings.last_layers_contain_logits_only,
     )
-    head = AuxiliaryHead(model).to(world.device, memory_format=layout) if auxiliary else None
+    head = AuxiliaryHead(model) if auxiliary else None
     if head is not None:
+        head.to(world.device, memory_format=layout)  # type: ignore[call-overload]  # not in torch's stubs
         groups += head_groups(
             head, weight_decay=settings.weight_decay, head_multiplier=settings.head_multiplier
         )
     if settings.algorithm == "adamw":
         betas = (settings.momentum, 0.999)
-        optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas)
+        optimiser: torch.optim.Optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=betas)
     else:
         optimiser = torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum)
     scaled = settings.precision == "float16"

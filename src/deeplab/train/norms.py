@@ -70,10 +70,10 @@ def measure_statistics(model: DeepLab, photos: Iterable[np.ndarray]) -> None:
         for norm, hook, momentum in zip(norms, hooks, momenta, strict=True):
             hook.remove()
             norm.eval().momentum = momentum
-    for norm, (count, total, squares) in sums.items():
+    for module, (count, total, squares) in sums.items():
         mean = total / count
-        norm.get_buffer("running_mean").copy_(mean)
-        norm.get_buffer("running_var").copy_((squares / count - mean.square()).clamp(min=0))
+        module.get_buffer("running_mean").copy_(mean)
+        module.get_buffer("running_var").copy_((squares / count - mean.square()).clamp(min=0))
 
 
 def _of_one_size(photos: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:

@@ -10,6 +10,7 @@ label definitions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -85,17 +86,17 @@ def survey(root: Path, split: str, *, labels: str | None = None) -> StoredSplit:
     outlines = f"_{kind}_polygons.json"
     if not visible(masks, f"*/*{ending}") and visible(masks, f"*/*{outlines}"):
         ending = outlines
-    read = {
+    readers: dict[str, Callable[[Item], np.ndarray]] = {
         ids: IndexMasks(TO_TRAIN_IDS, "label ids 0..33"),
         train_ids: IndexMasks(),
         outlines: Painter(_picture, ClassList(CITYSCAPES_CLASSES)),
-    }[ending]
+    }
     found = paired(
         _by_frame(photos, f"{PHOTO_END}.png"),
         _by_frame(masks, ending),
         classes=CITYSCAPES_CLASSES,
         origin="layout cityscapes",
-        read=read,
+        read=readers[ending],
     )
     if ending != outlines:
         return found

@@ -83,7 +83,7 @@ def survey(root: Path, split: str) -> StoredSplit:
     path = own or files[0]
     content = read_json(path)
     with as_written(path):
-        images = [
+        images: list[dict[str, Any]] = [
             {"id": same_id(image["id"]), "file_name": plain_name(image["file_name"])}
             for image in content["images"]
         ]

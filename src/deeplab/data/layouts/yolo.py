@@ -82,7 +82,7 @@ def survey(root: Path, split: str) -> StoredSplit:
     items, missing = joined(entries, entries, notes)
     texts = {file for folder in folders for file in visible(_labels_of(folder), "**/*.txt")}
     alone = sorted(texts.difference(notes.values()))
-    bad, stray, drawn = [], [], 0
+    bad, stray, drawn = list[str](), list[str](), 0
     for item in items:
         if item.mask != item.photo:
             regions = _regions(item.mask, names, (0, 0))
@@ -157,12 +157,12 @@ def _photos(
             fix="correct it",
             file=path,
         )
-    folders, photos = [], {}
+    folders, photos = list[Path](), dict[str, Path]()
     for place in places:
         # written for another machine, or from another folder
         tried = [plain_name(str(content.get("path") or "")) + "/" + plain_name(place), place, key]
         listed = find_file((root,), place)
-        folder = next((found for each in tried if (found := _folder(root, each)) is not None), None)
+        folder = next((here for each in tried if (here := _folder(root, each)) is not None), None)
         if listed.suffix == ".txt" and isfile(listed):
             photos |= {name: find_file((root,), name) for name in by_name.read_names(listed)}
         elif folder is not None:

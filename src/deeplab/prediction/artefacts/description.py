@@ -13,11 +13,12 @@ from deeplab.config import DeepLabConfig, Strict, parse_config
 from deeplab.config.labels import LabelSpec
 from deeplab.errors import UserError
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 # under this key in the file's metadata
 KEY = "deeplab"
 PHOTO = "photo"
 Output = Literal["labels", "logits", "probabilities", "small-logits"]
+Precision = Literal["float32", "float16", "int8"]
 Side = tuple[int, int]
 
 
@@ -82,7 +83,7 @@ class Description(Strict):
     output_stride: int
     input: PhotoInput
     output: Result
-    precision: Literal["float32", "float16", "int8"] = "float32"
+    precision: Precision = "float32"
     calibration: str | None = None
     versions: dict[str, str]
     notes: tuple[str, ...] = ()

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from deeplab.layers.resize import ResizeRule, resize_bilinear
+from deeplab.config import ResizeRule
+from deeplab.layers.resize import resize_bilinear
 
 # what the student has no class for says nothing of those that it has
 LEAST_KNOWN = 0.5
