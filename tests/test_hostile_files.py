@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import collections
+import gzip
+import json
+import math
 import os
 import pickle
+import re
 import struct
+import tarfile
 import zipfile
 from argparse import Namespace
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path, PosixPath
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save as safetensors
 from torch import nn
 
+from deeplab.checkpoint import load
+from deeplab.config import DeepLabConfig, backbone_config
 from deeplab.errors import UserError
 from deeplab.importers import import_weights
 from deeplab.importers.torch_file import read_torch_file
+from deeplab.model import DeepLab
+from deeplab.train.recipe import read_recipe
 
 SHARED = torch.arange(24, dtype=torch.float32)
 PLAIN = {
@@ -152,6 +164,173 @@ def test_a_pickle_beside_its_weights_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds Python objects \(posix.mkdir\)"):
         import_weights(path)
     assert not (tmp_path / "made").exists()
+
+
+def sparse_tar(path: Path) -> None:
+    """A file of 8 TB, all of it holes."""
+    member = tarfile.TarInfo("weights.pth")
+    member.type, member.size = tarfile.GNUTYPE_SPARSE, 0
+    header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    header[386:410] = b"00000000000\0" * 2
+    header[483:495] = b"77777777777\0"
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    path.write_bytes(bytes(header) + bytes(1024))
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def named(name: str) -> Callable[[Path], None]:
+    """A tar archive with a file called so."""
+
+    def make(path: Path) -> None:
+        with tarfile.open(path, "w") as archive:
+            archive.addfile(tarfile.TarInfo(name))
+
+    return make
+
+
+ARCHIVES = {
+    "holes": sparse_tar,
+    "a name with zero bytes": named("a\0b.pth"),
+    "a long name": named("a" * 5000),
+    "zeros": lambda path: path.write_bytes(gzip.compress(bytes(100 << 20))),
+}
+
+
+@pytest.mark.parametrize("make", ARCHIVES.values(), ids=ARCHIVES)
+def test_archives_are_unpacked_within_limits(make: Callable[[Path], None], tmp_path: Path) -> None:
+    make(tmp_path / "a.tar.gz")
+    with pytest.raises(UserError) as caught:
+        import_weights(tmp_path / "a.tar.gz")
+    assert caught.value.file is not None and caught.value.file.startswith(str(tmp_path))
+
+
+RECIPES = {
+    "a date that is none": "name: 2024-13-45",
+    "a number of 5000 digits": f"seed: {'9' * 5000}",
+    "a number of 5000 hexadecimal digits": f"seed: 0x{'f' * 5000}",
+    "deep nesting": "name: " + "[" * 5000,
+    "aliases of aliases": "a: &a [x, x, x, x, x, x, x, x, x]\n"
+    + "".join(f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in pairwise("abcdefghi")),
+    "an alias of itself": "name: &a [*a]",
+    "merged aliases": "a: &a {x: 1}\n"
+    + "".join(
+        f"{new}: &{new} {{<<: [{', '.join([f'*{old}'] * 9)}]}}\n" for old, new in pairwise("abcdefghi")
+    ),
+    "a tag": "name: !!python/object/apply:os.system [exit]",
+    "bytes": "name: !!binary x",
+    "no UTF-8": b"name: \xff",
+    "zero bytes": b"name: \0",
+    "much": "name: " + "x" * 300_000,
+    "a list": "- name",
+    "keys of another kind": "1: a\n[2]: b\nnull: c",
+    "an exponent": "optimise: {steps: 1e999}",
+    "nothing": "",
+}
+
+
+@pytest.mark.parametrize("content", RECIPES.values(), ids=RECIPES)
+def test_recipes_end_in_one_sentence(content: str | bytes, tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=re.escape(str(path))) as caught:
+        read_recipe(path, ["data.root=."])
+    assert len(str(caught.value)) < 5000
+
+
+def test_a_date_is_text_and_an_override_is_no_better_than_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("name: 2024-01-02\noptimise: {steps: 3}\nmodel: {backbone: {name: vgg16}}\n")
+    assert read_recipe(path, ["data.root=."]).name == "2024-01-02"
+    for value in ("9" * 5000, "[" * 5000, "&a [*a]", "!!binary x"):
+        with pytest.raises(UserError, match="override 'seed="):
+            read_recipe(path, ["data.root=.", f"seed={value}"])
+
+
+def described(folder: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A model without a description inside, and its config.json, changed, beside it."""
+    model = DeepLab(DeepLabConfig(backbone=backbone_config("mobilenet_v2", width=0.25), num_classes=3))
+    model.save_pretrained(folder)
+    (folder / "model.safetensors").write_bytes(safetensors(model.state_dict()))
+    said = json.loads((folder / "config.json").read_text())
+    change(said)
+    (folder / "config.json").write_text(json.dumps(said))
+    return folder
+
+
+def setting(*path: str, value: object) -> Callable[[dict[str, Any]], None]:
+    def change(said: dict[str, Any]) -> None:
+        part = said
+        for name in path[:-1]:
+            part = part[name]
+        part[path[-1]] = value
+
+    return change
+
+
+DESCRIPTIONS = {
+    "wide": setting("architecture", "backbone", "width", value=64),
+    "beyond 32 bits": setting("architecture", "context", "channels", value=2**31),
+    "beyond 64 bits": setting("architecture", "backbone", "divisor", value=2**63),
+    "many rates": setting("architecture", "context", "rates", value=[1] * 100_000),
+    "not a number": setting("architecture", "head_norm", "eps", value=float("nan")),
+    "many classes": setting("labels", "classes", value=["a"] * 100_000),
+    "many unknown keys": setting("architecture", value={str(number): 1 for number in range(50_000)}),
+    "deep": setting("provenance", value=json.loads("[" * 900 + "]" * 900)),
+    "large": setting("provenance", value="x" * (2 << 20)),
+}
+
+
+@pytest.mark.parametrize("change", DESCRIPTIONS.values(), ids=DESCRIPTIONS)
+def test_descriptions_of_models_end_in_one_sentence(
+    change: Callable[[dict[str, Any]], None], tmp_path: Path
+) -> None:
+    folder = described(tmp_path / "model", change)
+    if change is DESCRIPTIONS["deep"]:
+        # which provenance may be
+        assert load(folder).provenance
+        return
+    with pytest.raises(UserError, match=re.escape(str(folder))) as caught:
+        load(folder)
+    assert len(str(caught.value)) < 20_000
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("backbone.stem.conv.weight", math.nan, "NaN or infinity"),
+        ("backbone.stem.norm.running_var", -1.0, "negative variances"),
+    ],
+)
+def test_weights_that_are_none_are_refused(key: str, value: float, message: str, tmp_path: Path) -> None:
+    model = DeepLab(DeepLabConfig(backbone=backbone_config("mobilenet_v2", width=0.25), num_classes=3))
+    state = model.state_dict()
+    name = next(name for name in state if name.endswith(key.rpartition(".")[2]) and state[name].dim())
+    state[name].view(-1)[0] = value
+    model.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=rf"{re.escape(str(tmp_path))}.*{name} holds {message}"):
+        load(tmp_path)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    """Pipes, devices and folders in the place of files."""
+    pipe(tmp_path / "pipe")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for path in (tmp_path / "pipe", Path("/dev/zero"), folder):
+        with pytest.raises(UserError, match=f"{path}: this is a"):
+            read_recipe(path)
+    described(tmp_path / "model", lambda said: None)
+    (tmp_path / "model" / "config.json").unlink()
+    pipe(tmp_path / "model" / "config.json")
+    with pytest.raises(UserError, match=r"config\.json: this is a pipe"):
+        load(tmp_path / "model")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(UserError, match=f"{path}: this is a pipe or a device"):
+            import_weights(path)
 
 
 def test_a_storage_that_unpacks_to_more_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ Every block of the index, and every array read, is compared with its stored CRC-
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -64,23 +65,35 @@ class Bundle:
             raise UserError(
                 f"{name} has type number {entry.dtype}; known: {sorted(DTYPES)}", file=f"{self.prefix}.index"
             )
-        dtype = np.dtype(DTYPES[entry.dtype][0])
-        if int(np.prod(entry.shape)) * dtype.itemsize != entry.size:
-            raise UserError(
-                f"{name} of shape {entry.shape} has {entry.size} bytes: damaged", file=f"{self.prefix}.index"
-            )
         shard = self._shard(entry.shard)
         with shard.open("rb") as file:
             file.seek(entry.offset)
             data = file.read(entry.size)
         if crc32c(data) != unmask(entry.checksum):
             raise UserError(f"{name} does not match its checksum: the file is damaged", file=shard)
-        return np.frombuffer(data, dtype).reshape(entry.shape).copy()
+        return np.frombuffer(data, DTYPES[entry.dtype][0]).reshape(entry.shape).copy()
 
     def check_shards(self) -> None:
-        """Raise UserError where a shard is missing or ends before an array that the index places in it."""
+        """Raise UserError where a shard is missing or ends before an array that the index places in it.
+
+        Also where an array's shape is not that of its bytes: networks are built by shapes before arrays are read.
+        """
         ends: dict[int, int] = {}
-        for entry in self.entries.values():
+        for name, entry in self.entries.items():
+            size = (
+                math.prod(entry.shape) * np.dtype(DTYPES[entry.dtype][0]).itemsize
+                if entry.dtype in DTYPES
+                else 0
+            )
+            if (
+                entry.dtype in DTYPES
+                and not entry.sliced
+                and (size != entry.size or min(entry.shape, default=1) < 1)
+            ):
+                raise UserError(
+                    f"{name} of shape {entry.shape} has {entry.size} bytes: damaged",
+                    file=f"{self.prefix}.index",
+                )
             ends[entry.shard] = max(ends.get(entry.shard, 0), entry.offset + entry.size)
         for shard, end in ends.items():
             path = self._shard(shard)

@@ -78,11 +78,12 @@ def plain_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         OSError: it cannot be opened.
     """
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        found = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise UserError(f"this is {found}", fix="give the path of a file", file=path)
     with open(handle, "rb") as file:
-        mode = os.fstat(handle).st_mode
-        if not stat.S_ISREG(mode):
-            found = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
-            raise UserError(f"this is {found}", fix="give the path of a file", file=path)
         yield file
 
 
