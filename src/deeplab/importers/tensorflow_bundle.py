@@ -24,6 +24,8 @@ from deeplab.importers.tensorflow_graph import DTYPES, read_shape
 
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 FOOTER = 48
+# of a name; each may begin with all of the one before
+MOST_CHARACTERS = 4096
 # compression type and checksum behind each block
 TRAILER = 5
 SUFFIX = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
@@ -170,8 +172,13 @@ def _pairs(table: memoryview) -> Iterator[tuple[bytes, memoryview]]:
     # two handles: of a block of statistics, which is unused, and of the block that lists the data blocks
     _, position = read_varint(footer, 0)
     _, position = read_varint(footer, position)
+    left = len(table)
     for _, handle in _block_pairs(_block(table, footer[position:])):
-        yield from _block_pairs(_block(table, handle))
+        block = _block(table, handle)
+        left -= len(block)
+        if left < 0:
+            raise UserError("its blocks overlap: the file is damaged")
+        yield from _block_pairs(block)
 
 
 def _block(table: memoryview, handle: memoryview) -> memoryview:
@@ -200,6 +207,8 @@ def _block_pairs(block: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         size, position = read_varint(block, position)
         key = key[:shared] + bytes(block[position : position + added])
         position += added
+        if len(key) > MOST_CHARACTERS:
+            raise UserError(f"a name of {len(key)} characters: the file is damaged")
         yield key, block[position : position + size]
         position += size
     if position != max(end, 0):
