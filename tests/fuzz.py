@@ -43,6 +43,8 @@ from deeplab.model import DeepLab
 from deeplab.train.checkpointing import TrainingState, parse_checkpoint, write_checkpoint
 from deeplab.train.recipe import FOLDER, read_recipe
 
+# the tests' writers of files
+sys.path[1:1] = sorted({str(path.parent) for path in Path(__file__).parent.rglob("*_writer.py")})
 SEED, COUNT = 1, 100
 SECONDS, MEGABYTES = 10, 2048
 KEPT = Path("fuzz-found")
@@ -91,9 +93,16 @@ def binary(data: bytes, chance: Random) -> bytes:
 
 
 def words(data: bytes, chance: Random) -> bytes:
-    """Changes of a text's words, numbers and lines."""
-    if chance.random() < 0.2:
+    """Changes of a text's words, numbers and lines, or of what JSON or YAML says."""
+    kind = chance.random()
+    if kind < 0.1:
         return binary(data, chance)
+    if kind < 0.7:
+        as_json = data[:1] in b"{["
+        values = json.loads(data) if as_json else yaml.safe_load(data)
+        for _ in range(chance.choice((1, 1, 2))):
+            values = elsewhere(values, values, chance)
+        return (json.dumps(values) if as_json else yaml.safe_dump(values)).encode(errors="surrogatepass")
     for _ in range(chance.choice((1, 1, 2, 3))):
         tokens = [(found.start(), found.end()) for found in TOKEN.finditer(data)]
         if not tokens:
@@ -106,6 +115,42 @@ def words(data: bytes, chance: Random) -> bytes:
             other = data[first:last]
         data = data[:start] + other + data[end:]
     return data
+
+
+def elsewhere(value: Any, whole: Any, chance: Random) -> Any:
+    """The same values with another one, or another key, somewhere."""
+    if isinstance(value, dict) and value and chance.random() < 0.9:
+        key = chance.choice(list(value))
+        if chance.random() < 0.1:
+            return {("x" if each == key else each): part for each, part in value.items()}
+        if chance.random() < 0.05:
+            return {each: part for each, part in value.items() if each != key}
+        return value | {key: elsewhere(value[key], whole, chance)}
+    if isinstance(value, list) and value and chance.random() < 0.7:
+        place = chance.randrange(len(value))
+        return [*value[:place], elsewhere(value[place], whole, chance), *value[place + 1 :]]
+    number = chance.choice(NUMBERS)
+    nested: Any = 1
+    for _ in range(200):
+        nested = [nested]
+    others = [
+        number,
+        -number,
+        number / 7,
+        1e308,
+        1e-308,
+        None,
+        True,
+        "",
+        "x" * 3000,
+        [],
+        {},
+        nested,
+        [1] * 5000,
+        "é\ud800",
+    ]
+    others += [{"a": 1}, [[1]], "../..", "/dev/zero", whole, float("inf"), float("nan"), 8, 2, 0.5, 300, 3000]
+    return chance.choice(others)
 
 
 TOKEN = re.compile(rb'"[^"]*"|[\w.+-]+|[\[\]{}]|\n')
@@ -335,8 +380,10 @@ RECIPE: dict[str, Any] = {
 
 
 def recipe_text() -> bytes:
-    names = sorted(FOLDER.glob("*.yaml"))
-    return random.choice([yaml.safe_dump(RECIPE).encode(), *(path.read_bytes() for path in names)])
+    """One that is written here, or one of the package's, of which the file that it extends is not beside it."""
+    names = [None, None, None, *sorted(FOLDER.glob("*.yaml"))[:3]]
+    path = random.choice(names)
+    return path.read_bytes() if path else yaml.safe_dump(RECIPE).encode()
 
 
 def read_recipe_file(path: Path) -> object:

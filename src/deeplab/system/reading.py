@@ -107,7 +107,7 @@ def read_text(path: str | os.PathLike[str], *, largest: int = LARGEST_TEXT) -> s
 
 
 def parse_json(text: str | bytes) -> Any:
-    """JSON of settings: no NaN, no infinity, no integer beyond 64 bits, no text beyond `LARGEST_TEXT`.
+    """JSON of settings: no NaN, no infinity, no integer beyond 64 bits, no half characters, up to `LARGEST_TEXT`.
 
     Raises:
         UserError: what is not allowed.
@@ -115,7 +115,10 @@ def parse_json(text: str | bytes) -> Any:
     """
     if len(text) > LARGEST_TEXT:
         raise UserError(f"a description of {len(text)} bytes", allowed=f"up to {LARGEST_TEXT}")
-    return json.loads(text, parse_constant=_refuse_constant, parse_int=_integer)
+    values = json.loads(text, parse_constant=_refuse_constant, parse_int=_integer)
+    # halves of characters, which no terminal and no file takes
+    json.dumps(values, ensure_ascii=False).encode()
+    return values
 
 
 def read_member(archive: ZipFile, name: str, *, size: int) -> bytes:
