@@ -14,6 +14,7 @@ import tarfile
 import zipfile
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path, PosixPath
 from typing import Any
@@ -22,10 +23,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save as safetensors
+from shared_folder import shared
 from torch import nn
 
 from deeplab.checkpoint import load
 from deeplab.config import DeepLabConfig, backbone_config
+from deeplab.data.tfrecord import decode_example, read_record, record_places
 from deeplab.errors import UserError
 from deeplab.importers import import_weights
 from deeplab.importers.torch_file import read_torch_file
@@ -339,3 +342,39 @@ def test_a_storage_that_unpacks_to_more_is_refused(tmp_path: Path) -> None:
         archive.writestr("archive/data/0", bytes(40 << 20))
     with pytest.raises(UserError, match=r"w\.pth.*unpacks to more than"):
         import_weights(tmp_path / "w.pth")
+
+
+def read_shared(kind: str, path: Path, folder: Path) -> None:
+    """A file that once went wrong, put where its kind lies."""
+    if kind == "config_json":
+        described(folder, lambda said: None)
+        (folder / "config.json").write_bytes(path.read_bytes())
+        load(folder)
+    elif kind == "recipe":
+        (folder / "r.yaml").write_bytes(path.read_bytes())
+        read_recipe(folder / "r.yaml").model.config(21)
+    elif kind == "tfrecord":
+        (folder / "a.tfrecord").write_bytes(path.read_bytes())
+        for start, length in record_places(folder / "a.tfrecord").tolist():
+            decode_example(read_record(folder / "a.tfrecord", start, length))
+    elif kind == "bundle_crc":
+        (folder / "m.index").write_bytes(path.read_bytes())
+        with (folder / "m.data-00000-of-00001").open("wb") as shard:
+            shard.truncate(1 << 30)
+        import_weights(folder / "m.index")
+    else:
+        (folder / "w").write_bytes(path.read_bytes())
+        import_weights(folder / "w")
+
+
+@pytest.mark.parametrize(
+    "kind", ["pth", "pth_inner", "h5", "targz", "bundle_crc", "tfrecord", "recipe", "config_json"]
+)
+def test_files_that_once_went_wrong(kind: str, tmp_path: Path) -> None:
+    if kind == "h5":
+        pytest.importorskip("h5py", reason="the extra keras is not installed")
+    for number, path in enumerate(sorted(shared(f"cases/hostile/{kind}").iterdir())):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with suppress(UserError):
+            read_shared(kind, path, folder)
