@@ -40,6 +40,7 @@ from deeplab.errors import UserError
 from deeplab.importers import import_weights
 from deeplab.importers.tensorflow_resolve import _option
 from deeplab.model import DeepLab
+from deeplab.system.reading import foreign
 from deeplab.train.checkpointing import TrainingState, parse_checkpoint, write_checkpoint
 from deeplab.train.recipe import FOLDER, read_recipe
 
@@ -398,9 +399,10 @@ def records(folder: Path, mutate: Callable[[bytes], bytes]) -> Path:
 
 
 def read_records(path: Path) -> object:
-    return [
-        decode_example(read_record(path, start, length)) for start, length in record_places(path).tolist()
-    ]
+    with foreign(path):
+        return [
+            decode_example(read_record(path, start, length)) for start, length in record_places(path).tolist()
+        ]
 
 
 def crf_text() -> bytes:
@@ -452,7 +454,10 @@ def outcome_of(name: str, number: int, seed: int, folder: Path) -> str:
     try:
         target.read(path)
     except UserError as error:
-        return "refused" if str(folder) in str(error) else f"UserError without the file: {error}"
+        # or another file, that this one names
+        return (
+            "refused" if error.file or str(folder) in str(error) else f"UserError without the file: {error}"
+        )
     except BaseException as error:
         return f"{type(error).__name__}: {error}"[:500]
     return "success"
