@@ -28,7 +28,7 @@ test-oldest: .venv-oldest/done
 # against the models of torchvision, segmentation_models.pytorch, transformers and timm, and the measures of torchmetrics
 # and cityscapesScripts; prints docs/imports.md's tables
 peers: .venv-peers/done
-	OMP_NUM_THREADS=1 .venv-peers/bin/python -m pytest -q tests/peers tests/test_timm.py
+	OMP_NUM_THREADS=1 .venv-peers/bin/python -m pytest -q tests/peers tests/backbones/test_timm.py
 	OMP_NUM_THREADS=1 .venv-peers/bin/python benchmarks/import_parity.py
 
 # side by side with segmentation_models.pytorch, torchvision, transformers, ONNX Runtime and OpenVINO

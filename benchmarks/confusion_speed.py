@@ -19,7 +19,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from deeplab.metrics import ConfusionMatrix
+from deeplab.evaluation.metrics import ConfusionMatrix
 from deeplab.native import confusion
 
 IGNORED = 255

@@ -22,18 +22,18 @@ import numpy as np
 from PIL import Image
 from published_voc import ANIMALS, IGNORE, animals_alone
 
-from deeplab.allocator import keep_freed_memory
-from deeplab.boundaries import Boundaries
 from deeplab.cli.evaluate import open_labelled
 from deeplab.cli.stored_data import RECOGNISED
 from deeplab.crf import CRFConfig, crf_parameters
 from deeplab.data.dataset import SegmentationDataset
 from deeplab.data.opening import open_complete
-from deeplab.evaluation import evaluate
+from deeplab.evaluation.boundaries import Boundaries
+from deeplab.evaluation.photo_by_photo import evaluate
+from deeplab.evaluation.report.chart import trimap_curves
+from deeplab.evaluation.report.summary import by_class
 from deeplab.imaging.png import save_png
-from deeplab.report.chart import trimap_curves
-from deeplab.report.summary import by_class
-from deeplab.segmenter import Segmenter
+from deeplab.prediction.segmenter import Segmenter
+from deeplab.system.memory import keep_freed_memory
 
 
 class Measured(NamedTuple):
@@ -57,15 +57,14 @@ def of_label_maps(folder: Path, assets: Path) -> Measured:
 
 def of_model(model: str, assets: Path, crf: CRFConfig | None) -> Measured:
     """Of a model's labels, photos whole at a single scale."""
-    network = Segmenter(model).model
-    spec = network.labels
+    predictor = Segmenter(model, crf=crf).predictor
+    spec = predictor.labels
     data = open_labelled(assets / "voc_animals", "val", RECOGNISED, spec)
     boundaries = Boundaries(len(spec.classes), ignore_label=spec.ignore_label, edges="void")
     photos = itertools.count()
     evaluate(
-        network,
+        predictor,
         (data.load(index) for index in range(len(data))),
-        crf=crf,
         on_result=lambda result: boundaries.update(next(photos), result.labels, result.found.labels.numpy()),
     )
     return Measured(boundaries, tuple(spec.classes), len(data))

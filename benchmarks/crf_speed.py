@@ -29,9 +29,9 @@ import pydensecrf.densecrf as peer
 import torch
 from PIL import Image
 
-from deeplab.allocator import keep_freed_memory
 from deeplab.crf import CRFConfig, chosen_engine, dense_crf, torch_engine
 from deeplab.crf.terms import pairwise_terms
+from deeplab.system.memory import keep_freed_memory
 
 SETTINGS = {
     "w1 4, 67, 3; w2 3, 1": CRFConfig(),

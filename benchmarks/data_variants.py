@@ -49,13 +49,13 @@ def ours(*, pairs: Pairs, side: int, compiled: bool = True, kept: str | None = N
     """
     import torch
 
-    from deeplab.allocator import keep_freed_memory
     from deeplab.data.augment import TrainAugment
     from deeplab.data.dataset import SegmentationDataset
     from deeplab.data.decoded import DecodedFiles
     from deeplab.data.layouts.masks import IndexMasks
     from deeplab.data.stored import Item, StoredSplit
-    from deeplab.normalise import normalise
+    from deeplab.model.normalise import normalise
+    from deeplab.system.memory import keep_freed_memory
 
     # as the trainer does
     keep_freed_memory()

@@ -1,6 +1,6 @@
 """Turn a finished training run into an embedded model, with a model card of measured numbers.
 
-    python benchmarks/embed_model.py runs/animals-whole --data ../shared/assets/voc_animals
+    python benchmarks/embed_model.py runs/animals-whole --data DATA
 
 Stores the weights as float16, evaluates *those* on the recipe's validation split, and writes
 `src/deeplab/models/NAME/{model.safetensors,config.json,README.md}`.
@@ -16,12 +16,14 @@ from typing import NamedTuple
 
 import torch
 
-from deeplab.allocator import keep_freed_memory
-from deeplab.checkpoint import load, save
 from deeplab.data.opening import open_split
-from deeplab.evaluation import evaluate
-from deeplab.metrics import ConfusionMatrix
-from deeplab.model import DeepLab
+from deeplab.evaluation.metrics import ConfusionMatrix
+from deeplab.evaluation.photo_by_photo import evaluate
+from deeplab.model.checkpoint import load, save
+from deeplab.model.network import DeepLab
+from deeplab.prediction.labelling import Labelling
+from deeplab.prediction.predictor import Predictor
+from deeplab.system.memory import keep_freed_memory
 from deeplab.train.recipe import Recipe
 from deeplab.train.validation import photos_and_labels
 
@@ -124,11 +126,10 @@ def settings(scales: tuple[float, ...]) -> dict[str, dict]:
     }
 
 
-def scores(model, recipe: Recipe, options: dict) -> ConfusionMatrix:
+def scores(model: DeepLab, recipe: Recipe, options: dict) -> ConfusionMatrix:
     """Evaluate at one setting."""
-    model.output_stride = options["output_stride"]
     samples = photos_and_labels(open_split(recipe.data, recipe.data.val))
-    return evaluate(model, samples, scales=options.get("scales", (1.0,)), flip=options.get("flip", False))
+    return evaluate(Predictor.of(model, Labelling(**options)), samples)
 
 
 def table(results: dict[str, ConfusionMatrix], classes: tuple[str, ...]) -> str:

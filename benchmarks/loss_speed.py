@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from harness.worker import peak_memory_mb
 
 from deeplab.native import upsample_loss
-from deeplab.train.losses import segmentation_cross_entropy
+from deeplab.train.losses.cross_entropy import segmentation_cross_entropy
 
 SIZE = "8x21x129x129x513x513"
 IGNORED = 255

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from deeplab.cli.predict import CALIBRATION_PHOTOS, spread
+from deeplab.cli.labelling import CALIBRATION_PHOTOS, spread
 from deeplab.errors import UserError
 from deeplab.imaging.photos import as_photo, find_photos
-from deeplab.segmenter import Segmenter
+from deeplab.prediction.segmenter import Segmenter
 
 WAYS = (
     ("torch", "bfloat16"),

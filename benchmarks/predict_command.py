@@ -27,10 +27,10 @@ from harness.process import BENCHMARKS, environment
 from harness.results import markdown
 from PIL import Image
 
-from deeplab.checkpoint import load
-from deeplab.engines.openvino import missing_operators
-from deeplab.engines.program import EXAMPLE_SHAPE
 from deeplab.imaging.photos import find_photos
+from deeplab.model.checkpoint import load
+from deeplab.prediction.runtimes.openvino import missing_operators
+from deeplab.prediction.runtimes.program import EXAMPLE_SHAPE
 
 PEER = "script with OpenVINO and Pillow"
 LEAST_EQUAL = 0.999

@@ -22,19 +22,19 @@ import numpy as np
 import torch
 from PIL import Image
 
-from deeplab.allocator import keep_freed_memory
-from deeplab.bootstrap import ImageCounts, Interval, difference_interval, mean_iou_interval
 from deeplab.crf import V2_RESNET101, dense_crf
 from deeplab.data.dataset import SegmentationDataset
 from deeplab.data.opening import open_complete
 from deeplab.data.selection import select_classes
-from deeplab.fold import for_inference
+from deeplab.evaluation.bootstrap import ImageCounts, Interval, difference_interval, mean_iou_interval
+from deeplab.evaluation.metrics import ConfusionMatrix
 from deeplab.imaging.label_maps import save_label_map
+from deeplab.imaging.palettes import VOC_CLASSES, pascal
 from deeplab.importers import import_weights
-from deeplab.inference import predict
-from deeplab.metrics import ConfusionMatrix
-from deeplab.model import DeepLab
-from deeplab.palettes import VOC_CLASSES, pascal
+from deeplab.model.network import DeepLab
+from deeplab.prediction.fold import for_inference
+from deeplab.prediction.inference import predict
+from deeplab.system.memory import keep_freed_memory
 
 IGNORE = 255
 RESAMPLES = 1000

@@ -21,7 +21,7 @@ from harness.cases import JUDGE, PLAIN, Case
 from harness.compare import compare_variants
 from harness.process import Variant
 
-from deeplab.processor import has_bfloat16
+from deeplab.system.processor import has_bfloat16
 
 CASES = (
     Case("smp-v3plus-mobilenet_v2", 512, 512, batch=4),

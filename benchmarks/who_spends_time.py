@@ -20,14 +20,14 @@ from harness.results import markdown
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from deeplab.allocator import keep_freed_memory
-from deeplab.checkpoint import load
 from deeplab.heads.packed_decoder import PackedDecoderStage
 from deeplab.layers.packed_conv import PackedConv
 from deeplab.layers.packed_separable import PackedInvertedResidual, PackedSeparableConv
-from deeplab.model import DeepLab
-from deeplab.segmenter import Segmenter
-from deeplab.train.engine import batch_loss
+from deeplab.model.checkpoint import load
+from deeplab.model.network import DeepLab
+from deeplab.prediction.segmenter import Segmenter
+from deeplab.system.memory import keep_freed_memory
+from deeplab.train.loop import batch_loss
 
 WARM, RUNS = 3, 10
 SHOWN = 12
@@ -71,9 +71,9 @@ def prediction(name: str, height: int, width: int) -> Counter[str]:
     for _ in range(WARM):
         segmenter(photo)
     spent: Counter[str] = Counter()
-    network = segmenter.model.low_resolution_logits
-    segmenter.model.low_resolution_logits = timed(network, "network", spent)
-    for layer in outermost(segmenter.model):
+    network = segmenter.predictor.network
+    network.low_resolution_logits = timed(network.low_resolution_logits, "network", spent)
+    for layer in outermost(network):
         kind = BLOCKS.get(type(layer)) or kind_of(layer)
         layer.forward = timed(layer.forward, kind, spent)
         if isinstance(layer, PackedConv):

@@ -17,17 +17,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow_files
 import torch
-from golden_weights import recipe_value
+from families.weights import recipe_value
+from support import tensorflow_files
 
 from deeplab import DeepLab, DeepLabConfig
 from deeplab.config import MobileNetConfig
-from deeplab.files.crc32c import crc32c
 from deeplab.importers import import_weights
-from deeplab.importers.tensorflow_names import tensorflow_variables
+from deeplab.importers.tensorflow.names import tensorflow_variables
 from deeplab.presets import PRESETS, Preset
-from deeplab.reference import config_from_options
+from deeplab.presets.reference import config_from_options
+from deeplab.system.files.crc32c import crc32c
 
 # layers that a preset shares with a golden case: backbone and width, kind of head, strides of its decoder
 CASES = {

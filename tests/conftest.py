@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from crf_runs import save_model
-from training_runs import make_squares
+from support.crf_runs import save_model
+from support.training_runs import make_squares
 
 from deeplab.cli.app import main
 

@@ -32,20 +32,18 @@ import torch
 import yaml
 from safetensors.torch import save as safetensors
 
-from deeplab.checkpoint import load
 from deeplab.config import ASPPConfig, DecoderConfig, DeepLabConfig, backbone_config
 from deeplab.crf.config import crf_parameters
 from deeplab.data.tfrecord import decode_example, encode_example, read_record, record_places, write_records
 from deeplab.errors import UserError
 from deeplab.importers import import_weights
-from deeplab.importers.tensorflow_resolve import _option
-from deeplab.model import DeepLab
+from deeplab.importers.tensorflow.resolve import _option
+from deeplab.model.checkpoint import load
+from deeplab.model.network import DeepLab
 from deeplab.system.reading import foreign
-from deeplab.train.checkpointing import TrainingState, parse_checkpoint, write_checkpoint
 from deeplab.train.recipe import FOLDER, read_recipe
+from deeplab.train.run_folder.checkpointing import TrainingState, parse_checkpoint, write_checkpoint
 
-# the tests' writers of files
-sys.path[1:1] = sorted({str(path.parent) for path in Path(__file__).parent.rglob("*_writer.py")})
 SEED, COUNT = 1, 100
 SECONDS, MEGABYTES = 10, 2048
 KEPT = Path("fuzz-found")
@@ -246,7 +244,7 @@ def keras_zip() -> bytes:
 
 
 def caffemodel() -> bytes:
-    from caffe_writer import Network, Style, encode
+    from support.caffe_writer import Network, Style, encode
 
     network = Network()
     network.conv("conv1_1", "data", (3, 4), kernel=3, pad=1)
@@ -254,7 +252,7 @@ def caffemodel() -> bytes:
 
 
 def tflite() -> bytes:
-    from tflite_writer import graph_of, to_bytes
+    from support.tflite_writer import graph_of, to_bytes
 
     config = DeepLabConfig(
         backbone=backbone_config("mobilenet_v2", width=0.25),
@@ -266,7 +264,7 @@ def tflite() -> bytes:
 
 
 def graph() -> bytes:
-    from tensorflow_files import GraphWriter
+    from support.tensorflow_files import GraphWriter
 
     writer = GraphWriter()
     writer.node("ImageTensor", "Placeholder")
@@ -286,7 +284,7 @@ ARRAYS = {
 
 def bundle(folder: Path, mutate: Callable[[bytes], bytes]) -> Path:
     """The index, its checksums valid for what was mutated before."""
-    import tensorflow_files as writer
+    from support import tensorflow_files as writer
 
     made = writer._block
     try:
@@ -297,7 +295,7 @@ def bundle(folder: Path, mutate: Callable[[bytes], bytes]) -> Path:
 
 
 def damaged_bundle(folder: Path, mutate: Callable[[bytes], bytes]) -> Path:
-    from tensorflow_files import write_checkpoint as write
+    from support.tensorflow_files import write_checkpoint as write
 
     index = write(folder / "model.ckpt", ARRAYS)
     path = index if random.random() < 0.5 else Path(str(index).replace(".index", ".data-00000-of-00001"))

@@ -13,39 +13,31 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import golden_checkpoint
-import golden_losses
-import golden_metrics
-import golden_models
-import golden_preprocess
-import golden_records
-import golden_regularization
-import golden_tools
-import golden_train
 import numpy as np
-from golden_row import NAN, Row, shown
+from families import checkpoint, losses, metrics, models, preprocess, records, regularization, tools, train
+from families.row import NAN, Row, shown
 
-from deeplab.reference import NotBuilt
+from deeplab.presets.reference import NotBuilt
 
 Runner = Callable[[Path], Row]
 
 # by how a file's or folder's name begins; the first that fits counts
 FAMILIES: dict[str, Runner] = {
-    "h_preprocess_eval": golden_preprocess.run_evaluation,
-    "h_preprocess_train": golden_preprocess.run_training,
-    "h_random_scale": golden_preprocess.run_random_scale,
-    "h_resize_to_range": golden_preprocess.run_resize_to_range,
-    "h_resize_ops": golden_preprocess.run_resize_ops,
-    "i_losses_matting": golden_losses.run_matting,
-    "i_losses": golden_losses.run_losses,
-    "j_learning_rates": golden_losses.run_learning_rates,
-    "k_miou": golden_metrics.run_mean_iou,
-    "k_panoptic": golden_metrics.run_panoptic,
-    "l_utils": golden_tools.run_tools,
-    "m_tfrecord": golden_records.run_records,
-    "n_regularization": golden_regularization.run_groups,
-    "n_train": golden_train.run_training_steps,
-    "m_": golden_checkpoint.run_checkpoint,
+    "h_preprocess_eval": preprocess.run_evaluation,
+    "h_preprocess_train": preprocess.run_training,
+    "h_random_scale": preprocess.run_random_scale,
+    "h_resize_to_range": preprocess.run_resize_to_range,
+    "h_resize_ops": preprocess.run_resize_ops,
+    "i_losses_matting": losses.run_matting,
+    "i_losses": losses.run_losses,
+    "j_learning_rates": losses.run_learning_rates,
+    "k_miou": metrics.run_mean_iou,
+    "k_panoptic": metrics.run_panoptic,
+    "l_utils": tools.run_tools,
+    "m_tfrecord": records.run_records,
+    "n_regularization": regularization.run_groups,
+    "n_train": train.run_training_steps,
+    "m_": checkpoint.run_checkpoint,
 }
 
 
@@ -58,7 +50,7 @@ def runner_of(path: Path) -> Runner | None:
         return None
     with np.load(path) as data:
         is_model = {"options", "variables", "logits", "labels"} <= set(data.files)
-    return golden_models.run_model if is_model else None
+    return models.run_model if is_model else None
 
 
 def run_case(path: Path) -> Row:

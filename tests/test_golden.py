@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import golden
-import golden_losses
-import golden_models
-import golden_regularization
 import numpy as np
 import pytest
 import torch
-from golden_row import Judge
-from golden_weights import recipe_value
-from shared_folder import SHARED, shared
+from families import losses, models, regularization
+from families.row import Judge
+from families.weights import recipe_value
+from support.shared_folder import SHARED, shared
 
 from deeplab.data.layouts.tfrecord import RecordSplit
 
@@ -39,7 +37,7 @@ def test_the_vectors_are_there() -> None:
 def test_a_wrong_epsilon_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The judge itself: the smallest mistake that the vectors' README lists must fail."""
     case = shared("golden/a07_mnv2_dm05_os8_aspp_dec4_65.npz")
-    honest = golden_models.build
+    honest = models.build
 
     def wrong(options: dict, variables: list) -> torch.nn.Module:
         model = honest(options, variables)
@@ -48,7 +46,7 @@ def test_a_wrong_epsilon_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
                 module.eps = 1e-3
         return model
 
-    monkeypatch.setattr(golden_models, "build", wrong)
+    monkeypatch.setattr(models, "build", wrong)
     row = golden.run_case(case)
     assert row.verdict == "fail"
     assert 4e-3 < row.difference < 5e-2
@@ -64,7 +62,7 @@ def test_a_mean_by_weights_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
         )
         return torch.nn.functional.cross_entropy(scores, labels.long(), weights, ignore_index=255)
 
-    monkeypatch.setattr(golden_losses, "segmentation_cross_entropy", by_weights)
+    monkeypatch.setattr(losses, "segmentation_cross_entropy", by_weights)
     row = golden.run_case(shared("golden/i_losses_a.npz"))
     assert row.verdict == "fail"
     # cases of one equal weight and no mining are the same either way
@@ -72,9 +70,9 @@ def test_a_mean_by_weights_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_biases_that_learn_no_faster_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = golden_regularization.parameter_groups
+    honest = regularization.parameter_groups
     monkeypatch.setattr(
-        golden_regularization,
+        regularization,
         "parameter_groups",
         lambda model, **options: honest(model, bias_multiplier=1.0, **options),
     )
@@ -133,7 +131,7 @@ def test_exit_code_counts_failures(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     case = shared("golden/a01_mnv2_os16_plain_65.npz")
     (tmp_path / case.name).symlink_to(case)
     assert golden.main([str(tmp_path)]) == 0
-    monkeypatch.setattr(golden_models, "TOLERANCE", 1e-12)
+    monkeypatch.setattr(models, "TOLERANCE", 1e-12)
     assert golden.main([str(tmp_path)]) == 1
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from golden_train import run_training_steps
-from shared_folder import shared
+from families.train import run_training_steps
+from support.shared_folder import shared
 
 from deeplab.layers.norm import BatchNorm2d
 

@@ -53,7 +53,7 @@ def test_looking_at_data_needs_no_torch() -> None:
         "data.layouts.tfrecord",
         "data.opening",
         "doctor.report",
-        "download",
+        "system.download",
     )
     not_waited_for("\n".join(f"import deeplab.{module}" for module in modules))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from deeplab.processor import has_bfloat16
+from deeplab.system.processor import has_bfloat16
 from harness.process import Variant
 
 VARIANTS = "harness.inference_variants"

@@ -65,8 +65,8 @@ def openvino(*, folder: str, case: dict[str, Any], precision: str, program: str 
 
 def ours(*, folder: str, case: dict[str, Any], engine: str, precision: str) -> Labels:
     """This package's `Segmenter`, and what its command does for memory."""
-    from deeplab.allocator import keep_freed_memory
-    from deeplab.segmenter import Segmenter
+    from deeplab.prediction.segmenter import Segmenter
+    from deeplab.system.memory import keep_freed_memory
 
     keep_freed_memory()
     photos = _photos(folder)

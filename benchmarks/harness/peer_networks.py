@@ -14,7 +14,7 @@ Logits = Callable[[torch.Tensor], torch.Tensor]
 def build(network: str, classes: int) -> nn.Module:
     """The peer's module by its name in `cases.TITLES`, in eval mode, with its own random weights."""
     # also defines the names that torchvision needs beside a CPU build of torch
-    from torch_comparison import peer
+    from support.torch_comparison import peer
 
     library, _, rest = network.partition("-")
     head, _, backbone = rest.partition("-")
@@ -48,7 +48,7 @@ def make_up_weights(model: nn.Module, logits: Logits, images: torch.Tensor, *, c
 
     Without the latter two, one class would win everywhere: nothing to compare, and upsampling without edges.
     """
-    from torch_comparison import randomise
+    from support.torch_comparison import randomise
 
     randomise(model, seed=1)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]

@@ -18,12 +18,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from deeplab.engines.int8 import write_int8
-from deeplab.engines.onnxruntime import onnxruntime_network
-from deeplab.engines.openvino import openvino_network
-from deeplab.fold import folded
 from deeplab.importers import import_weights
-from deeplab.model import DeepLab
+from deeplab.model.network import DeepLab
+from deeplab.prediction.fold import folded
+from deeplab.prediction.runtimes.int8 import write_int8
+from deeplab.prediction.runtimes.onnxruntime import onnxruntime_network
+from deeplab.prediction.runtimes.openvino import openvino_network
 from harness.cases import CURVES, INT8, INT8_PROGRAM, JUDGE, LARGE, Case
 from harness.peer_networks import build, logits_of, make_up_weights
 from harness.training_variants import peer

@@ -53,9 +53,9 @@ def ours(*, folder: str, case: dict[str, Any], precision: str) -> Step:
     """What `deeplab train` does for a step: `batch_loss` of photos that lie channels last, and its memory setting."""
     import torch
 
-    from deeplab.allocator import keep_freed_memory
-    from deeplab.model import DeepLab
-    from deeplab.train.engine import batch_loss
+    from deeplab.model.network import DeepLab
+    from deeplab.system.memory import keep_freed_memory
+    from deeplab.train.loop import batch_loss
 
     keep_freed_memory()
     model = DeepLab.from_pretrained(Path(folder) / "ours").to(memory_format=torch.channels_last).train()

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deeplab.config import DeepLabConfig
-    from deeplab.labels import LabelSpec
-    from deeplab.model import DeepLab
-    from deeplab.segmenter import Segmentation, Segmenter
+    from deeplab.config.labels import LabelSpec
+    from deeplab.model.network import DeepLab
+    from deeplab.prediction.segmenter import Segmentation, Segmenter
 
 __version__ = "0.1.0"
 __all__ = ["DeepLab", "DeepLabConfig", "LabelSpec", "Segmentation", "Segmenter", "__version__"]
 
 # torch takes a second to import: the command line answers --help without it
 _HOMES = {
-    "DeepLab": "deeplab.model",
+    "DeepLab": "deeplab.model.network",
     "DeepLabConfig": "deeplab.config",
-    "LabelSpec": "deeplab.labels",
-    "Segmentation": "deeplab.segmenter",
-    "Segmenter": "deeplab.segmenter",
+    "LabelSpec": "deeplab.config.labels",
+    "Segmentation": "deeplab.prediction.segmenter",
+    "Segmenter": "deeplab.prediction.segmenter",
 }
 
 

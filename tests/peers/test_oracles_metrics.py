@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch_comparison import peer
+from support.torch_comparison import peer
 
-from deeplab.calibration import Calibration
 from deeplab.data.layouts.cityscapes import TO_TRAIN_IDS, to_label_ids
-from deeplab.instance_iou import AVERAGE_SIZES, CATEGORIES, InstanceIoU
-from deeplab.metrics import ConfusionMatrix
-from deeplab.palettes import CITYSCAPES_CLASSES
-from deeplab.panoptic import PanopticQuality
+from deeplab.evaluation.calibration import Calibration
+from deeplab.evaluation.instance_iou import AVERAGE_SIZES, CATEGORIES, InstanceIoU
+from deeplab.evaluation.metrics import ConfusionMatrix
+from deeplab.evaluation.panoptic import PanopticQuality
+from deeplab.imaging.palettes import CITYSCAPES_CLASSES
 
 CLASSES, VOID = 6, 255
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from support.torch_comparison import assert_same, imported, normalised, peer, randomise
 from torch import nn
-from torch_comparison import assert_same, imported, normalised, peer, randomise
 
 from deeplab.importers import import_weights
-from deeplab.model import DeepLab
+from deeplab.model.network import DeepLab
 
 CLASSES = 5
 # sides that the output stride divides; the tall one for rate 36 at output stride 16

@@ -11,9 +11,9 @@ from typing import Literal
 import torch
 from torch import nn
 
-from deeplab.atrous import Atrous, plan_strides
 from deeplab.backbones.base import Backbone, Features
 from deeplab.config import RateGrowth
+from deeplab.layers.atrous import Atrous, plan_strides
 from deeplab.layers.conv import ConvNormAct
 from deeplab.layers.inverted_residual import MobileBlock
 

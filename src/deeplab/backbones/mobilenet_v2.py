@@ -6,9 +6,9 @@ bottleneck, and widths other than 1 round channels to a divisor of 1 unless told
 
 from __future__ import annotations
 
-from deeplab.atrous import Atrous, plan_strides
 from deeplab.backbones.mobilenet import MobileNet
 from deeplab.config import MobileNetV2Config
+from deeplab.layers.atrous import Atrous, plan_strides
 from deeplab.layers.conv import ConvNormAct
 from deeplab.layers.inverted_residual import InvertedResidual, round_channels
 from deeplab.layers.norm import NormLayer

@@ -13,9 +13,9 @@ from collections.abc import Collection
 import torch
 from torch import nn
 
-from deeplab.atrous import plan_strides
 from deeplab.backbones.base import Backbone, Features
 from deeplab.config import BasicResNetConfig, BottleneckResNetConfig, StrideUnit
+from deeplab.layers.atrous import plan_strides
 from deeplab.layers.conv import ConvNormAct
 from deeplab.layers.norm import NormLayer
 from deeplab.layers.pool import MaxPool

@@ -12,9 +12,9 @@ from collections.abc import Collection
 import torch
 from torch import nn
 
-from deeplab.atrous import plan_strides
 from deeplab.backbones.base import Backbone, Features
 from deeplab.config import VGG16Config
+from deeplab.layers.atrous import plan_strides
 from deeplab.layers.conv import ConvNormAct
 from deeplab.layers.pool import MaxPool
 

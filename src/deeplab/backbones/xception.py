@@ -14,9 +14,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import nn
 
-from deeplab.atrous import plan_strides
 from deeplab.backbones.base import Backbone, Features
 from deeplab.config import XceptionConfig
+from deeplab.layers.atrous import plan_strides
 from deeplab.layers.conv import ConvNormAct, SeparableConv
 from deeplab.layers.norm import NormLayer
 

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from deeplab.atrous import plan_strides
 from deeplab.backbones.base import Backbone, Features
 from deeplab.config import OriginalXceptionConfig
+from deeplab.layers.atrous import plan_strides
 from deeplab.layers.conv import AtrousConv2d, ConvNormAct
 from deeplab.layers.norm import NormLayer
 from deeplab.layers.pool import MaxPool

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
+from deeplab.cli.labelling import USUAL, Runtime, labelling
 from deeplab.cli.stored_data import RECOGNISED, StoredData
 from deeplab.errors import UserError
 from deeplab.system.writing import write_whole
 
 if TYPE_CHECKING:
     from deeplab.crf.config import SearchRanges
-    from deeplab.crf.held_out import HeldOut
     from deeplab.crf.search import Trial
+    from deeplab.evaluation.held_out import HeldOut
+    from deeplab.prediction.labelling import Labelling
 
 crf = App(name="crf", help="Find parameters of the fully connected CRF for a model.", help_format="markdown")
 
@@ -35,8 +37,7 @@ def search(
     w1: tuple[float, float] = (3.0, 6.0),
     sigma_alpha: tuple[float, float] = (30.0, 100.0),
     sigma_beta: tuple[float, float] = (3.0, 6.0),
-    output_stride: int | None = None,
-    device: str = "auto",
+    runtime: Runtime = USUAL,
 ) -> None:
     """Find w1, sigma-alpha and sigma-beta on held-out photos, coarse to fine; w2 = 3 and sigma-gamma = 3 stay.
 
@@ -67,14 +68,10 @@ def search(
         Its reach in pixels, lowest and highest.
     sigma_beta:
         Its reach in colour values, lowest and highest.
-    output_stride:
-        4, 8, 16 or 32. Default: the model's own.
-    device:
-        auto, cpu, cuda, cuda:1, mps, for the network; the CRF runs on the CPU.
     """
-    from deeplab.allocator import keep_freed_memory
     from deeplab.crf.config import SearchRanges
     from deeplab.crf.search import at_an_edge, best_of, checked_box
+    from deeplab.system.memory import keep_freed_memory
 
     if photos < 1:
         raise UserError(f"--photos {photos}; allowed: 1 or more")
@@ -83,9 +80,7 @@ def search(
     ranges = SearchRanges(w1, sigma_alpha, sigma_beta)
     checked_box(ranges, grid, rounds)
     keep_freed_memory()
-    held, names = _held_out(
-        root, model, split, stored, photos=photos, seed=seed, output_stride=output_stride, device=device
-    )
+    held, names = _held_out(root, model, split, stored, photos=photos, seed=seed, how=labelling(runtime))
     without = held.mean_iou(None)
     trials = _tried(held, ranges, grid=grid, rounds=rounds, photos=len(names))
     best = best_of(trials)
@@ -117,20 +112,20 @@ def _held_out(
     *,
     photos: int,
     seed: int,
-    output_stride: int | None,
-    device: str,
+    how: Labelling,
 ) -> tuple[HeldOut, list[str]]:
     """The network's answers on the chosen photos, and their names."""
     from deeplab.cli.evaluate import open_labelled
     from deeplab.cli.tables import photo_progress
-    from deeplab.crf.held_out import HeldOut, choose_photos
-    from deeplab.segmenter import Segmenter
+    from deeplab.evaluation.held_out import HeldOut, choose_photos
+    from deeplab.model.checkpoint import load
+    from deeplab.prediction.predictor import Predictor
 
-    network = Segmenter(model, output_stride=output_stride, device=device).model
-    dataset = open_labelled(root, split, stored, network.labels)
+    predictor = Predictor.of(load(model), how)
+    dataset = open_labelled(root, split, stored, predictor.labels)
     chosen = choose_photos(len(dataset), photos=photos, seed=seed)
     with photo_progress(len(chosen), "network") as progress:
-        held = HeldOut(network, dataset, chosen=chosen, on_photo=progress.advance)
+        held = HeldOut(predictor, dataset, chosen=chosen, on_photo=progress.advance)
     return held, [dataset.source.name(index) for index in chosen]
 
 

@@ -93,7 +93,7 @@ def _extra(distributions: list[str]) -> str:
 def _machine() -> dict[str, str]:
     import torch
 
-    from deeplab.processor import has_bfloat16, processor_name
+    from deeplab.system.processor import has_bfloat16, processor_name
 
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
@@ -115,7 +115,7 @@ def _kernels() -> dict[str, str]:
 
 
 def _folders() -> dict[str, str]:
-    from deeplab.cache import VARIABLE, cache_folder
+    from deeplab.system.cache import VARIABLE, cache_folder
 
     folder = cache_folder()
     return {

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from deeplab.cli.labelling import ONE_PASS, USUAL, Passes, Runtime, labelling
 from deeplab.cli.stored_data import RECOGNISED, StoredData
 from deeplab.errors import UserError
 
 if TYPE_CHECKING:
-    from deeplab.bootstrap import ImageCounts, Interval
-    from deeplab.boundaries import Boundaries
-    from deeplab.crf import CRFConfig
+    from deeplab.config.labels import LabelSpec
     from deeplab.data.dataset import SegmentationDataset
-    from deeplab.instance_iou import InstanceIoU
-    from deeplab.labels import LabelSpec
-    from deeplab.model import DeepLab
-    from deeplab.report.scores import Scores
-    from deeplab.sliding import Window
-    from deeplab.train.distributed import World
+    from deeplab.evaluation.bootstrap import ImageCounts, Interval
+    from deeplab.evaluation.boundaries import Boundaries
+    from deeplab.evaluation.instance_iou import InstanceIoU
+    from deeplab.evaluation.report.scores import Scores
+    from deeplab.prediction.predictor import Predictor
+    from deeplab.system.processes import World
 
 INTERVALS = {"interval": "interval of mean IoU", "difference": "interval of the difference"}
 
@@ -32,21 +32,16 @@ def evaluate(
     model: Annotated[str, Parameter(name=["--model", "-m"])] = "animals",
     split: str = "val",
     stored: StoredData = RECOGNISED,
-    output_stride: int | None = None,
-    scales: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (1.0,),
-    flip: Annotated[bool, Parameter(negative="")] = False,
-    window: tuple[int, int] | None = None,
-    overlap: float = 1 / 3,
-    crf: str | None = None,
+    passes: Passes = ONE_PASS,
+    runtime: Runtime = USUAL,
     boundaries: Annotated[bool, Parameter(negative="")] = False,
     widths: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (1, 2, 3, 5, 10, 20, 40),
     edges: Literal["labels", "void"] = "labels",
-    calibration: Annotated[bool, Parameter(negative="")] = False,
+    reliability: Annotated[bool, Parameter(negative="")] = False,
     bootstrap: int = 0,
     against: Path | None = None,
     worst: int = 12,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
-    device: str = "auto",
 ) -> None:
     """Mean IoU of a model on a data set, at full resolution, by class.
 
@@ -62,19 +57,6 @@ def evaluate(
         An embedded model's name, a folder made by train or import, a .safetensors file, or hf:owner/name.
     split:
         train, val, or another that the data set has.
-    output_stride:
-        4, 8, 16 or 32. Default: the model's own.
-    scales:
-        Sizes to average over, such as 0.75 1 1.25.
-    flip:
-        Also average over the mirrored photo.
-    window:
-        Height and width: label photos in windows of this size and blend them, for photos larger than memory.
-    overlap:
-        Least share of the window that neighbours share.
-    crf:
-        Refine by the fully connected CRF: v1, v2-resnet101, or a JSON file as written by deeplab crf search. Not with
-        --window.
     boundaries:
         Also mean IoU near the outlines (trimap), Boundary IoU and boundary F-score.
     widths:
@@ -82,7 +64,7 @@ def evaluate(
     edges:
         What the trimap's bands lie along: labels for every change of the label, void for ignored pixels (as the
         papers' plots on VOC).
-    calibration:
+    reliability:
         Also the expected calibration error and the reliability diagram.
     bootstrap:
         Draw the photos this many times for a 95 % confidence interval of the mean IoU, such as 1000.
@@ -92,70 +74,46 @@ def evaluate(
         Photos to show in the report.
     output:
         Folder for results.json, confusion.png, images.npz and report.html.
-    device:
-        auto, cpu, cuda, cuda:1, mps. With torchrun, cuda gives each process its own GPU.
     """
-    from deeplab.allocator import keep_freed_memory
-    from deeplab.segmenter import Segmenter
-    from deeplab.train.distributed import join_processes
+    from deeplab.model.checkpoint import load
+    from deeplab.prediction.predictor import Predictor
+    from deeplab.system.memory import keep_freed_memory
+    from deeplab.system.processes import join_processes
 
     keep_freed_memory()
-    tiles = _checked_window(window, overlap)
-    parameters = _checked_crf(crf, tiles)
+    how = labelling(runtime, passes)
     if bootstrap < 0 or worst < 0:
         raise UserError(f"--bootstrap {bootstrap}, --worst {worst}; allowed: 0 or more")
-    with join_processes(device) as world:
-        network = Segmenter(model, output_stride=output_stride, scales=scales, device=world.device).model
-        dataset = open_labelled(root, split, stored, network.labels)
-        other = _counts_of(against, dataset, network.labels)
-        scores = _zero(network.labels, worst=worst if output else 0, calibration=calibration)
+    with join_processes(how.device) as world:
+        predictor = Predictor.of(load(model), replace(how, device=str(world.device)))
+        spec = predictor.labels
+        dataset = open_labelled(root, split, stored, spec)
+        other = _counts_of(against, dataset, spec)
+        scores = _zero(spec, worst=worst if output else 0, calibration=reliability)
         if boundaries:
-            scores.boundaries = _zero_boundaries(network.labels, widths=widths, edges=edges)
-        scores.instances = _zero_instances(dataset, network.labels)
-        scores = _measured(
-            network,
-            dataset,
-            scores,
-            scales=scales,
-            flip=flip,
-            window=tiles,
-            crf=parameters,
-            world=world,
-        )
+            scores.boundaries = _zero_boundaries(spec, widths=widths, edges=edges)
+        scores.instances = _zero_instances(dataset, spec)
+        scores = _measured(predictor, dataset, scores, world=world)
         if not world.is_main:
             return
-    title = f"{model} on {split}, {len(dataset)} photos" + (f", CRF {parameters}" if parameters else "")
+    title = f"{model} on {split}, {len(dataset)} photos" + (f", CRF {how.crf}" if how.crf else "")
     intervals = _intervals(scores, other, resamples=bootstrap)
-    _show(scores, network.labels, title=title, intervals=intervals)
+    _show(scores, spec, title=title, intervals=intervals)
     if output is not None:
         settings = {
             "model": model,
             "data": str(root),
             "split": split,
-            "output stride": network.output_stride,
-            "scales": scales,
-            "flip": flip,
-            "window": window,
-            "overlap": overlap if window else None,
-            "CRF": parameters.model_dump() if parameters else None,
+            "output stride": predictor.output_stride,
+            "scales": how.scales,
+            "flip": how.flip,
+            "window": passes.window,
+            "overlap": passes.overlap if passes.window else None,
+            "engine": predictor.engine,
+            "precision": how.precision,
+            "CRF": how.crf.model_dump() if how.crf else None,
         }
-        _write(scores, network.labels, output, title=title, settings=settings, intervals=intervals)
-
-
-def _checked_window(window: tuple[int, int] | None, overlap: float) -> Window | None:
-    from deeplab.sliding import Window
-
-    return None if window is None else Window(*window, overlap=overlap).checked()
-
-
-def _checked_crf(crf: str | None, window: Window | None) -> CRFConfig | None:
-    from deeplab.crf import crf_parameters
-
-    if crf is not None and window is not None:
-        raise UserError(
-            "--crf and --window exclude each other: the CRF needs the whole photo's probabilities; leave out one"
-        )
-    return None if crf is None else crf_parameters(crf)
+        _write(scores, spec, output, title=title, settings=settings, intervals=intervals)
 
 
 def open_labelled(root: Path, split: str, stored: StoredData, spec: LabelSpec) -> SegmentationDataset:
@@ -178,16 +136,16 @@ def open_labelled(root: Path, split: str, stored: StoredData, spec: LabelSpec) -
 def _counts_of(against: Path | None, dataset: SegmentationDataset, spec: LabelSpec) -> ImageCounts | None:
     if against is None:
         return None
-    from deeplab.report.files import read_counts
+    from deeplab.evaluation.report.files import read_counts
 
     names = [dataset.source.name(index) for index in range(len(dataset))]
     return read_counts(against, names=names, classes=spec.classes)
 
 
 def _zero(spec: LabelSpec, *, worst: int, calibration: bool) -> Scores:
-    from deeplab.calibration import Calibration
-    from deeplab.report.scores import Scores
-    from deeplab.report.worst import Worst
+    from deeplab.evaluation.calibration import Calibration
+    from deeplab.evaluation.report.scores import Scores
+    from deeplab.evaluation.report.worst import Worst
 
     return Scores(
         len(spec.classes),
@@ -200,14 +158,14 @@ def _zero(spec: LabelSpec, *, worst: int, calibration: bool) -> Scores:
 def _zero_boundaries(
     spec: LabelSpec, *, widths: tuple[int, ...], edges: Literal["labels", "void"]
 ) -> Boundaries:
-    from deeplab.boundaries import Boundaries
+    from deeplab.evaluation.boundaries import Boundaries
 
     return Boundaries(len(spec.classes), ignore_label=spec.ignore_label, widths=widths, edges=edges)
 
 
 def _zero_instances(dataset: SegmentationDataset, spec: LabelSpec) -> InstanceIoU | None:
     """None unless every mask has Cityscapes' instance ids beside it, and the model their classes."""
-    from deeplab.instance_iou import AVERAGE_SIZES, InstanceIoU, instance_file
+    from deeplab.evaluation.instance_iou import AVERAGE_SIZES, InstanceIoU, instance_file
 
     masks = (dataset.source.files(index)[1] for index in range(len(dataset)))
     if not set(AVERAGE_SIZES) <= set(spec.classes) or not all(map(instance_file, masks)):
@@ -215,32 +173,12 @@ def _zero_instances(dataset: SegmentationDataset, spec: LabelSpec) -> InstanceIo
     return InstanceIoU(spec.classes)
 
 
-def _measured(
-    network: DeepLab,
-    dataset: SegmentationDataset,
-    scores: Scores,
-    *,
-    scales: tuple[float, ...],
-    flip: bool,
-    window: Window | None,
-    crf: CRFConfig | None,
-    world: World,
-) -> Scores:
+def _measured(predictor: Predictor, dataset: SegmentationDataset, scores: Scores, *, world: World) -> Scores:
     from deeplab.cli.tables import photo_progress
-    from deeplab.report.measure import measure
+    from deeplab.evaluation.measuring import measure
 
     def run(on_photo: Callable[[], None]) -> Scores:
-        return measure(
-            network,
-            dataset,
-            scores,
-            scales=scales,
-            flip=flip,
-            window=window,
-            crf=crf,
-            world=world,
-            on_photo=on_photo,
-        )
+        return measure(predictor, dataset, scores, world=world, on_photo=on_photo)
 
     if not world.is_main:
         return run(lambda: None)
@@ -250,7 +188,7 @@ def _measured(
 
 def _intervals(scores: Scores, other: ImageCounts | None, *, resamples: int) -> dict[str, Interval]:
     """By name: that of the mean IoU if asked for, and that of the difference to the other evaluation."""
-    from deeplab.bootstrap import difference_interval, mean_iou_interval
+    from deeplab.evaluation.bootstrap import difference_interval, mean_iou_interval
 
     found = {}
     if resamples:
@@ -300,8 +238,8 @@ def _write(
     settings: dict[str, Any],
     intervals: dict[str, Interval],
 ) -> None:
-    from deeplab.report.files import PAGE, write_report
-    from deeplab.report.summary import summarise
+    from deeplab.evaluation.report.files import PAGE, write_report
+    from deeplab.evaluation.report.summary import summarise
 
     report = summarise(scores, spec.classes, settings=settings, **intervals)
     write_report(scores, report, folder, classes=spec.classes, title=title)

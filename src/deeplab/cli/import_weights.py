@@ -59,9 +59,9 @@ def import_weights(
 
     from deeplab import importers
     from deeplab.cli.tables import byte_progress
-    from deeplab.download import fetch, is_address
     from deeplab.errors import UserError
     from deeplab.importers.hints import Hints
+    from deeplab.system.download import fetch, is_address
 
     path = Path(source)
     if is_address(source):

@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from deeplab.config import DeepLabConfig
-    from deeplab.presets import Preset
+    from rich.table import Table
 
+    from deeplab.config import DeepLabConfig
+
+# by what a terminal is wide enough for
+COLUMNS = (
+    ("name", "backbone", "head", "OS", "parameters", "multiply-adds", "mean IoU, %", "source"),
+    ("name", "OS", "parameters", "multiply-adds", "mean IoU, %"),
+    ("name", "OS", "parameters", "mean IoU, %"),
+    ("name", "OS", "parameters", "mean IoU"),
+)
+RIGHT = ("OS", "parameters", "multiply-adds", "mean IoU")
 HEADS = {"fc": "", "dpc": "dense prediction cell", "aspp": "ASPP", "none": ""}
 
 
@@ -50,46 +59,52 @@ def _print_all() -> None:
 
     from rich.console import Console
     from rich.progress import track
-    from rich.table import Table
 
     from deeplab.cli.tables import print_table
-    from deeplab.cost import Cost, cost
+    from deeplab.model.cost import Cost, cost
     from deeplab.presets import PRESETS
 
-    table = Table("name", "backbone", "head")
-    for title in ("OS", "parameters", "multiply-adds"):
-        table.add_column(title, justify="right")
-    for title in ("mean IoU, per cent", "source"):
-        table.add_column(title)
     console = Console(stderr=True)
     counted = cache(lambda text, size: cost(_parse(text), size))
+    groups: dict[str, list[dict[str, str]]] = {}
     for name, entry in track(PRESETS.items(), "counting", console=console, disable=not console.is_terminal):
         config = entry.build()
         numbers: Cost = counted(config.model_dump_json(), entry.size)
-        height, width = entry.size
-        table.add_row(
-            name,
-            config.backbone.name,
-            describe_head(config),
-            str(config.output_stride),
-            f"{numbers.parameters / 1e6:.2f} M",
-            f"{numbers.multiply_adds / 1e9:.2f} G at {height} x {width}",
-            _scores(entry),
-            entry.source,
+        results = [result.describe() for result in entry.results]
+        group = f"{entry.dataset}, {entry.size[0]} x {entry.size[1]}"
+        groups.setdefault(group, []).append(
+            {
+                "name": name,
+                "backbone": config.backbone.name,
+                "head": describe_head(config),
+                "OS": str(config.output_stride),
+                "parameters": f"{numbers.parameters / 1e6:.2f} M",
+                "multiply-adds": f"{numbers.multiply_adds / 1e9:.2f} G",
+                "mean IoU, %": "\n".join(results) or (f"- ({entry.training})" if entry.training else "-"),
+                "mean IoU": results[0].split()[0] if results else "-",
+                "source": entry.source,
+            }
         )
-    print_table(table)
+    for title, rows in groups.items():
+        print_table(*(_table(title, rows, columns) for columns in COLUMNS))
+    print("deeplab models NAME shows a model's whole config")
+
+
+def _table(title: str, rows: list[dict[str, str]], columns: tuple[str, ...]) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column, justify="right" if column in RIGHT else "left")
+    for row in rows:
+        table.add_row(*(row[column] for column in columns))
+    return table
 
 
 def _parse(text: str) -> DeepLabConfig:
     from deeplab.config import DeepLabConfig
 
     return DeepLabConfig.model_validate_json(text)
-
-
-def _scores(entry: Preset) -> str:
-    if not entry.results:
-        return f"- ({entry.training})" if entry.training else "-"
-    return f"{entry.dataset}: " + "\n".join(result.describe() for result in entry.results)
 
 
 def describe_head(config: DeepLabConfig) -> str:

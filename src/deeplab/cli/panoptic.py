@@ -12,7 +12,7 @@ from deeplab.errors import UserError
 from deeplab.system.writing import write_whole
 
 if TYPE_CHECKING:
-    from deeplab.panoptic.accumulator import Accumulator
+    from deeplab.evaluation.panoptic.accumulator import Accumulator
 
 NAMES = {"pq": "Panoptic Quality", "pc": "Parsing Covering"}
 
@@ -56,10 +56,10 @@ def panoptic(
         JSON to write. Default: beside the predictions' JSON, such as NAME.pq.json.
     """
     from deeplab.cli.tables import photo_progress, print_table
-    from deeplab.panoptic.coco import evaluate_files, read_files
-    from deeplab.panoptic.covering import ParsingCovering
-    from deeplab.panoptic.quality import PanopticQuality
-    from deeplab.panoptic.tables import scores, scores_table
+    from deeplab.evaluation.panoptic.coco import evaluate_files, read_files
+    from deeplab.evaluation.panoptic.covering import ParsingCovering
+    from deeplab.evaluation.panoptic.quality import PanopticQuality
+    from deeplab.evaluation.panoptic.tables import scores, scores_table
 
     output = pred_json.with_suffix(f".{metric}.json") if output is None else output
     if output.resolve() in (gt_json.resolve(), pred_json.resolve()):

@@ -7,34 +7,27 @@ import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from deeplab.cli.labelling import ONE_PASS, USUAL, Passes, Runtime, labelling
 from deeplab.errors import UserError
 from deeplab.system.writing import write_whole
 
 if TYPE_CHECKING:
-    from deeplab.segmenter import Segmentation, Segmenter
+    from deeplab.prediction.segmenter import Segmentation, Segmenter
 
 INDEX_NAME = "predictions.json"
 SPELL_OUT = 20
-# more change little and take half a second each
-CALIBRATION_PHOTOS = 32
 
 
 def predict(
     *inputs: str,
     model: Annotated[str, Parameter(name=["--model", "-m"])] = "animals",
     output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("predictions"),
-    output_stride: int | None = None,
-    scales: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (1.0,),
-    flip: Annotated[bool, Parameter(negative="")] = False,
-    crf: str | None = None,
-    device: str = "auto",
-    precision: Literal["float32", "bfloat16", "int8"] = "float32",
-    engine: str = "torch",
-    calibration: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = (),
+    passes: Passes = ONE_PASS,
+    runtime: Runtime = USUAL,
 ) -> int:
     """Label every pixel of photos: files, folders, globs.
 
@@ -50,31 +43,11 @@ def predict(
         An embedded model's name, a folder made by train or import, a .safetensors file, or hf:owner/name.
     output:
         Folder to write into, made if missing.
-    output_stride:
-        4, 8, 16 or 32: smaller is denser and slower. Default: the model's own.
-    scales:
-        Sizes to average over, such as 0.75 1 1.25.
-    flip:
-        Also average over the mirrored photo.
-    crf:
-        Snap labels to the photo's edges by the fully connected CRF: v1, v2-resnet101, or a JSON file as written by
-        deeplab crf search.
-    device:
-        auto, cpu, cuda, cuda:1, mps.
-    precision:
-        float32; bfloat16: up to twice as fast where the processor has instructions for it, labels change at some
-        edges; int8: faster again, with --engine openvino and --calibration.
-    engine:
-        What runs the network: torch, openvino, onnxruntime (extras openvino, onnx), or auto, the fastest of
-        those that are installed.
-    calibration:
-        For int8: photos, folders or glob patterns of photos like those to label; of many, some are taken.
     """
-    from deeplab.allocator import keep_freed_memory
-    from deeplab.crf import crf_parameters
     from deeplab.imaging.photos import find_photos
-    from deeplab.processor import has_bfloat16
-    from deeplab.segmenter import Segmenter
+    from deeplab.prediction.segmenter import Segmenter
+    from deeplab.system.memory import keep_freed_memory
+    from deeplab.system.processor import has_bfloat16
 
     if not inputs:
         raise UserError("no photos given; like: deeplab predict photos/ -o predictions")
@@ -82,22 +55,12 @@ def predict(
     if not photos:
         raise UserError(f"all photos found lie inside the output folder {output}; give another with -o")
     keep_freed_memory()
-    parameters = None if crf is None else crf_parameters(crf)
-    examples = spread(find_photos(calibration), CALIBRATION_PHOTOS) if calibration else []
-    segmenter = Segmenter(
-        model,
-        output_stride=output_stride,
-        scales=scales,
-        flip=flip,
-        device=device,
-        precision=precision,
-        engine=engine,
-        crf=parameters,
-        calibration=examples,
-    )
-    if precision == "bfloat16" and not has_bfloat16(segmenter.device):
+    how = labelling(runtime, passes)
+    segmenter = Segmenter(model, how)
+    device = segmenter.predictor.device
+    if how.precision == "bfloat16" and not has_bfloat16(device):
         print(
-            f"{segmenter.device} has no instructions for bfloat16 and imitates it, slower than float32; "
+            f"{device} has no instructions for bfloat16 and imitates it, slower than float32; "
             "fix: leave --precision away",
             file=sys.stderr,
         )
@@ -115,7 +78,7 @@ def predict(
 def _predict_all(segmenter: Segmenter, photos: Sequence[Path], output: Path) -> list[dict[str, Any]]:
     from deeplab.cli.tables import photo_progress
     from deeplab.imaging.photos import as_photo
-    from deeplab.pipeline import pipelined
+    from deeplab.system.pipeline import pipelined
 
     def save(place: tuple[Path, str], result: Segmentation) -> tuple[dict[str, Any], str]:
         labels, overlay = result.save(output, name=place[1])
@@ -138,13 +101,6 @@ def _predict_all(segmenter: Segmenter, photos: Sequence[Path], output: Path) -> 
             entries.append(entry)
             progress.advance()
     return entries
-
-
-def spread(photos: Sequence[Path], most: int) -> list[Path]:
-    """At most so many of the photos, at equal distances."""
-    return (
-        [photos[index * len(photos) // most] for index in range(most)] if len(photos) > most else list(photos)
-    )
 
 
 def unique_names(photos: Sequence[Path]) -> list[str]:

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from deeplab.metrics import ConfusionMatrix
+    from deeplab.evaluation.metrics import ConfusionMatrix
 
 
 # of a pipe, which has no width: rows stay whole for grep
@@ -64,12 +64,16 @@ def byte_progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def print_table(table: Table) -> None:
-    """Print `table`, with no cell cut: see `fitting`; rows are whole lines where nobody's terminal is."""
+def print_table(table: Table, *narrower: Table) -> None:
+    """Print `table`, or the first of the `narrower` ones that the terminal is wide enough for, with no cell cut.
+
+    Where none is, see `fitting`; rows are whole lines of `table` where nobody's terminal is.
+    """
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=UNBOUNDED)
-    console.print(fitting(table, console))
+    choice = next((each for each in (table, *narrower) if _width(each, console) <= console.width), table)
+    console.print(fitting(choice, console))
 
 
 def fitting(table: Table, console: Console) -> RenderableType:
@@ -77,8 +81,7 @@ def fitting(table: Table, console: Console) -> RenderableType:
     # above: within a table a title is broken at the table's width
     title = [Text(str(table.title), style="italic")] if table.title else []
     table.title = None
-    whole = console.measure(table, options=console.options.update(max_width=UNBOUNDED)).maximum
-    if whole <= console.width:
+    if _width(table, console) <= console.width:
         return Group(*title, table)
     rows = []
     for cells in zip(*(column.cells for column in table.columns), strict=True):
@@ -89,6 +92,10 @@ def fitting(table: Table, console: Console) -> RenderableType:
             row.add_row(column.header, cell, style="bold" if column is table.columns[0] else None)
         rows += [Text(), row] if rows else [row]
     return Group(*title, *rows)
+
+
+def _width(table: Table, console: Console) -> int:
+    return console.measure(table, options=console.options.update(max_width=UNBOUNDED)).maximum
 
 
 def print_scores(confusion: ConfusionMatrix, classes: Sequence[str], *, title: str) -> None:

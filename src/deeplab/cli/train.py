@@ -42,7 +42,7 @@ def train(
     from deeplab.cli.tables import print_scores
     from deeplab.cli.training_display import training_display
     from deeplab.data.opening import resolve
-    from deeplab.train.distributed import is_main_process, own_device
+    from deeplab.system.processes import is_main_process, own_device
     from deeplab.train.recipe import read_recipe
     from deeplab.train.run import train as run
 

@@ -15,8 +15,8 @@ from rich.live import Live
 from rich.table import Table
 
 from deeplab.cli.tables import fitting
-from deeplab.train.engine import StepReport
 from deeplab.train.keeper import Watcher
+from deeplab.train.loop import StepReport
 
 QUIET_EVERY = 50
 REDRAW_SECONDS = 0.2

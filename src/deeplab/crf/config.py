@@ -12,7 +12,7 @@ from typing import Annotated, NamedTuple
 from pydantic import Field, ValidationError
 
 from deeplab.config import Strict
-from deeplab.config_errors import explain_validation
+from deeplab.config.errors import explain_validation
 from deeplab.errors import UserError
 from deeplab.system.reading import foreign, parse_json, read_text
 

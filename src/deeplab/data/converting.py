@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from deeplab.config.labels import LabelSpec
 from deeplab.data.layouts.images import MASK_FOLDERS, PHOTO_FOLDERS
 from deeplab.data.source import Source, check_sample
 from deeplab.errors import UserError
 from deeplab.imaging.label_maps import save_label_map
 from deeplab.imaging.png import save_png
-from deeplab.labels import LabelSpec
 from deeplab.system.writing import write_whole
 
 

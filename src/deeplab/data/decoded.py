@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from deeplab.cache import ANOTHER_CACHE
 from deeplab.errors import UserError
+from deeplab.system.cache import ANOTHER_CACHE
 from deeplab.system.writing import whole_file
 
 SIZE = "decoded photos take 4 bytes a pixel"

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from deeplab import __version__
-from deeplab.cache import cache_folder
 from deeplab.data.decoded import DecodedFiles
 from deeplab.data.layouts import LAYOUTS, recognise
 from deeplab.data.layouts.splits import CLASS_FILES
 from deeplab.data.recipe import DataRecipe
 from deeplab.data.selection import select_classes
 from deeplab.data.source import Survey
+from deeplab.data.stored import StoredSplit
 from deeplab.errors import UserError
+from deeplab.system.cache import cache_folder
 
 if TYPE_CHECKING:
     from deeplab.data.dataset import SegmentationDataset, Transform
@@ -67,7 +71,7 @@ def open_source(
     """As `survey`, which see, but the classes must be known.
 
     Raises:
-        UserError: as `survey`; also if nothing names the classes.
+        UserError: as `survey`; also if nothing names the classes, or two have one name.
     """
     found = survey(root, split, layout=layout, labels=labels, names=names)
     if not found.classes:
@@ -79,6 +83,11 @@ def open_source(
         raise UserError(
             f"{what}; fix: write one class name a line, value 0 first (often background), or give the names "
             "(data.names=[background, cat])"
+        )
+    twice = [name for name, count in Counter(found.classes).items() if count > 1]
+    if twice:
+        raise UserError(
+            f"{found.origin} lists the class {twice[0]!r} twice; fix: give each class a name of its own"
         )
     return found
 
@@ -103,13 +112,22 @@ def open_split(
     """
     from deeplab.data.dataset import SegmentationDataset
 
-    source = open_complete(data.root, split, layout=data.layout, labels=data.labels, names=data.names)
+    source = open_complete(
+        data.root, split, layout=data.layout, labels=data.labels, names=data.names, on_bad=data.on_bad
+    )
+    if isinstance(source, StoredSplit):
+        source = replace(source, drawn_on=data.drawn_on)
+    elif data.drawn_on != "auto":
+        raise UserError(
+            f"data.drawn_on={data.drawn_on}: photos in the layout {_layout_name(data.root, data.layout)} have no files "
+            "of their own; fix: leave it out, and write the shards again from the files"
+        )
     keep = data.classes or source.classes
     table = select_classes(source.classes, keep, other=data.other)
     kept = None
     if data.keep_decoded and transform is not None:
         # whatever changes the labels of an unchanged file
-        about = data.model_dump_json(include={"layout", "labels", "names", "classes", "other"})
+        about = data.model_dump_json(include={"layout", "labels", "names", "classes", "other", "drawn_on"})
         kept = DecodedFiles(cache_folder() / "decoded", f"{__version__} {about}")
     return SegmentationDataset(source, label_map=table, transform=transform, seed=seed, kept=kept)
 
@@ -121,11 +139,15 @@ def open_complete(
     layout: str = "auto",
     labels: str | None = None,
     names: tuple[str, ...] = (),
+    on_bad: Literal["error", "skip"] = "skip",
 ) -> Survey:
     """As `open_source`, which see; a split that lacks files or is empty is refused.
 
+    `on_bad` says whether annotations that paint nothing are left out, with a warning, or refused.
+
     Raises:
-        UserError: as `open_source`; also if a file of the split is missing, or the split is empty.
+        UserError: as `open_source`; also if a file of the split is missing, an annotation belongs to nothing, or the
+            split is empty.
     """
     source = open_source(root, split, layout=layout, labels=labels, names=names)
     if source.missing:
@@ -134,6 +156,19 @@ def open_complete(
             f"split {split!r}: {len(source.missing)} files are missing, first: {first}; "
             "fix: add what is missing, or take the names off the list"
         )
+    if source.stray:
+        raise UserError(
+            f"split {split!r}: {len(source.stray)} annotations name photos or classes that are not listed, first: "
+            f"{'; '.join(source.stray[:MISSING_SHOWN])}; fix: list what they name, or delete them"
+        )
+    if source.bad:
+        told = (
+            f"split {split!r}: {len(source.bad)} annotations paint nothing, first: "
+            f"{'; '.join(source.bad[:MISSING_SHOWN])}"
+        )
+        if on_bad == "error":
+            raise UserError(f"{told}; fix: correct or delete them, or leave them out with data.on_bad=skip")
+        warnings.warn(f"{told}; they are left out, data.on_bad=error refuses them", stacklevel=2)
     if not len(source):
         raise UserError(
             f"split {split!r} of {root} has no samples; fix: name another split, add photos and masks, or write "

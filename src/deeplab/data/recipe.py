@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from deeplab.config import Strict
+from deeplab.data.upright import DrawnOn
 
 
 class DataRecipe(Strict):
@@ -18,6 +19,10 @@ class DataRecipe(Strict):
     labels: folder of the masks, where a layout may have several.
     names: class names of the masks on disk, by index; empty: what the data say.
     classes: names to train, in this order; others become `other`. Empty: all of them.
+    on_bad: whether annotations that paint nothing (no outline, no label, fewer than three points) are left out with a
+        warning, "skip", or are an "error".
+    drawn_on: what labels of photos with an EXIF rotation were drawn on: the "upright" photo, the one as "stored", or
+        "auto": the stored one where the size says so, else the upright one.
     keep_decoded: keep the training photos and masks decoded in the cache folder, 4 bytes a pixel, so that later
         epochs and runs need not decode them.
     """
@@ -30,6 +35,8 @@ class DataRecipe(Strict):
     names: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     other: Literal["ignore", "background"] = "ignore"
+    on_bad: Literal["error", "skip"] = "skip"
+    drawn_on: DrawnOn = "auto"
     keep_decoded: bool = False
 
     @model_validator(mode="after")

@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deeplab.data.layouts.splits import read_names
-from deeplab.data.layouts.voc import LISTS, read_list
+from deeplab.data.layouts.splits import matched
+from deeplab.data.layouts.voc import LISTS, list_path
 from deeplab.data.stored import by_stem, require_folder
 from deeplab.errors import UserError, require
 from deeplab.imaging.label_maps import save_label_map
-from deeplab.palettes import VOC_CLASSES, pascal
+from deeplab.imaging.palettes import VOC_CLASSES, pascal
 from deeplab.system.writing import write_whole
 
 SBD_FOLDERS = (".", "dataset", "benchmark_RELEASE/dataset")
@@ -49,14 +49,15 @@ def plan_train_aug(sbd: Path, voc: Path) -> Plan:
         UserError: a folder, list, photo or mask is missing.
     """
     source = _dataset_folder(sbd)
-    train, val = read_list(voc, "train"), read_list(voc, "val")
-    annotated = [name for split in ("train", "val") for name in read_names(source / f"{split}.txt")]
+    photos = by_stem(require_folder(voc / "JPEGImages")).files
+    train, val = (matched(list_path(voc, split), list(photos)) for split in ("train", "val"))
+    annotated = [
+        name for split in ("train", "val") for name in matched(source / f"{split}.txt", list(photos))
+    ]
     listed = sorted({*annotated, *train} - set(val))
     own = by_stem(require_folder(voc / "SegmentationClass"), (".png",)).files
     files = {**by_stem(source / "cls", (".mat",)).files, **own}
-    _require_all(
-        listed, by_stem(require_folder(voc / "JPEGImages")).files, what=f"photo in {voc / 'JPEGImages'}"
-    )
+    _require_all(listed, photos, what=f"photo in {voc / 'JPEGImages'}")
     # val's masks too, so that one folder serves every list
     names = sorted({*listed, *val})
     _require_all(names, files, what=f"mask in {voc / 'SegmentationClass'} or {source / 'cls'}")

@@ -77,7 +77,9 @@ class Survey:
         origin: where the names are from, for messages.
         missing: what the split asks for and is not there, each with what asks for it; its samples are left out.
         unpaired: the same by name, where samples are a photo file and a mask file.
-        double: files that were not taken because another one of their folder has their name.
+        double: files whose name another one of their folder has too, but for its suffix.
+        stray: annotations of photos or classes that the data set does not list, each in words; they are left out.
+        bad: annotations that paint nothing, such as outlines without points, each in words; they are left out.
         unlisted: names that lie there and are not of this split.
     """
 
@@ -86,6 +88,8 @@ class Survey:
     missing: tuple[str, ...] = ()
     unpaired: tuple[Unpaired, ...] = ()
     double: tuple[Path, ...] = ()
+    stray: tuple[str, ...] = ()
+    bad: tuple[str, ...] = ()
     unlisted: frozenset[str] = frozenset()
     ignore_label: int = IGNORE_LABEL
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from deeplab.errors import UserError
-from deeplab.files import protobuf_wire as wire
-from deeplab.files.crc32c import ONES, crc32c, unmask
+from deeplab.system.files import protobuf_wire as wire
+from deeplab.system.files.crc32c import ONES, crc32c, unmask
 from deeplab.system.reading import plain_file
 from deeplab.system.writing import whole_file
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from deeplab.config.labels import LabelSpec
 from deeplab.data.layouts.splits import CLASS_FILES, read_classes
 from deeplab.data.source import IGNORE_LABEL
 from deeplab.errors import UserError
-from deeplab.labels import LabelSpec
 
 _IGNORED_NAMES = ("ignore", "ignored", "void", "unlabeled", "unlabelled", "__ignore__", "_ignore_")
 

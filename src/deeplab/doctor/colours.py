@@ -1,6 +1,6 @@
 """Which data set's palette a colour mask was drawn with, and which index each colour should become.
 
-CamVid's colours are those of its 11-class split (SegNet's tutorial); the others are in `deeplab.palettes`.
+CamVid's colours are those of its 11-class split (SegNet's tutorial); the others are in `deeplab.imaging.palettes`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from deeplab.data.source import IGNORE_LABEL
-from deeplab.palettes import ADE20K, CITYSCAPES, CITYSCAPES_CLASSES, VOC_CLASSES, pascal
+from deeplab.imaging.palettes import ADE20K, CITYSCAPES, CITYSCAPES_CLASSES, VOC_CLASSES, pascal
 
 Colour = tuple[int, int, int]
 

@@ -15,7 +15,7 @@ from deeplab.doctor.inspect import Inspected
 from deeplab.doctor.text import FAINT_INK, INK, draw_text
 from deeplab.imaging.legend import PANEL, Entry, draw_legend
 from deeplab.imaging.overlay import draw_overlay
-from deeplab.palettes import pascal
+from deeplab.imaging.palettes import pascal
 
 TILE_WIDTH = 320
 TILE_HEIGHT = 240
@@ -85,7 +85,10 @@ def _healthy(data: Examined, item: Inspected) -> bool:
     if item.photo is None or item.mask is None or item.photo.error or not is_index_mask(item.mask):
         return False
     allowed = {*range(len(data.classes.names)), data.classes.ignore_label}
-    return item.photo.upright_size == item.mask.size and data.decoded(item.mask).keys() <= allowed
+    return (
+        item.mask.size in (item.photo.upright_size, item.photo.size)
+        and data.decoded(item.mask).keys() <= allowed
+    )
 
 
 def _overlay(data: Examined, item: Inspected, palette: np.ndarray) -> Image.Image:

@@ -60,6 +60,8 @@ class Found:
         allowed: stored values that may be, in words, where they are other numbers than the classes'.
         missing: files that an annotation or index asks for, in words.
         double: files whose name another one of their folder has too.
+        stray: annotations of photos or classes that the data set does not list, in words.
+        bad: annotations that paint nothing, in words.
         unlisted: how many names are left out: in no split, or of a test split without masks.
     """
 
@@ -74,6 +76,8 @@ class Found:
     allowed: str
     missing: tuple[str, ...]
     double: tuple[Path, ...]
+    stray: tuple[str, ...]
+    bad: tuple[str, ...]
     unlisted: int
 
 
@@ -110,6 +114,8 @@ def find(root: Path, expected: Expected) -> Found:
         allowed,
         tuple(text for found in surveys.values() if not found.unpaired for text in found.missing),
         tuple(dict.fromkeys(path for found in surveys.values() for path in found.double)),
+        tuple(dict.fromkeys(text for found in surveys.values() for text in found.stray)),
+        tuple(dict.fromkeys(text for found in surveys.values() for text in found.bad)),
         unlisted,
     )
 

@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from deeplab.data.upright import SIDEWAYS, stored_as
+
 THUMB_SIDE = 16
 HASH_BYTES = 16
 _DRAFT_SIDE = 36
 _ONE_TONE = 2.0
-_EXIF_ORIENTATION = 0x0112
-_TURNED = (5, 6, 7, 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class PhotoFacts:
     @property
     def upright_size(self) -> tuple[int, int]:
         """Width and height as a viewer shows the photo."""
-        return self.size[::-1] if self.orientation in _TURNED else self.size
+        return self.size[::-1] if self.orientation in SIDEWAYS else self.size
 
 
 def photo_facts(path: Path) -> PhotoFacts:
@@ -86,13 +86,13 @@ def array_facts(pixels: np.ndarray) -> PhotoFacts:
 
 
 def _facts(image: Image.Image, *, file_bytes: int) -> PhotoFacts:
-    size = image.size
+    lies, size = stored_as(image), image.size
     image.draft("L", (_DRAFT_SIDE, _DRAFT_SIDE))
     image.load()
-    # asked after loading: Pillow turns TIFF by itself then, and takes the tag off
-    orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    upright = orientation if orientation in range(1, 9) else 1
-    return _hashed(image, PhotoFacts(size=size, orientation=upright, bytes=file_bytes))
+    # Pillow turns TIFF by itself
+    size = image.size if image.format == "TIFF" else size
+    hashed = _hashed(image, PhotoFacts(size=size, orientation=lies.orientation, bytes=file_bytes))
+    return replace(hashed, size=lies.size[::-1])
 
 
 def _hashed(image: Image.Image, facts: PhotoFacts) -> PhotoFacts:

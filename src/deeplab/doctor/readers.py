@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image
 
 from deeplab.data.source import Source
+from deeplab.data.stored import StoredSplit
+from deeplab.data.upright import stored, turned_upright
 from deeplab.doctor.mask_facts import MaskFacts, label_facts, mask_facts
 from deeplab.doctor.photo_facts import PhotoFacts, array_facts, photo_facts
 from deeplab.errors import UserError
@@ -68,8 +70,9 @@ class FileReader:
     def labels(self, pair: Pair) -> np.ndarray:
         """See `Reader`."""
         with Image.open(_present(pair.mask)) as image:
-            stored = np.array(image).astype(np.int64)
-        return stored if self.decode is None else np.array(self.decode)[stored]
+            values = np.array(image).astype(np.int64)
+        labels = values if self.decode is None else np.array(self.decode)[values]
+        return turned_upright(labels, pair.photo) if pair.photo else labels
 
 
 @dataclass(frozen=True)
@@ -83,16 +86,26 @@ class SourceReader:
         if pair.index < 0:
             return photo_facts(pair.photo) if pair.photo else None
         try:
-            return array_facts(self.photo(pair))
+            facts = array_facts(self.photo(pair))
+            if pair.photo is None or not pair.photo.is_file():
+                return facts
+            lies = stored(pair.photo)
+            return replace(facts, size=lies.size[::-1], orientation=lies.orientation)
         except UserError as error:
             return PhotoFacts(error=str(error))
 
     def mask_facts(self, pair: Pair) -> MaskFacts | None:
-        """The layout's own message where it cannot read the labels; None if a file is missing."""
+        """Of the labels as drawn; the layout's own message where it cannot read them; None if a file is missing."""
         if pair.index < 0:
             return None
+        source = self.sources[pair.split]
         try:
-            return label_facts(self.labels(pair))
+            drawn = (
+                source.read(source.items[pair.index])
+                if isinstance(source, StoredSplit)
+                else self.labels(pair)
+            )
+            return label_facts(drawn)
         except UserError as error:
             return MaskFacts(error=str(error))
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from deeplab.data.upright import UPRIGHT
 from deeplab.doctor.examined import Examined
 from deeplab.doctor.findings import Finding, of_files
 from deeplab.doctor.found import Found
 from deeplab.doctor.inspect import Inspected
+from deeplab.imaging.photos import PHOTO_SUFFIXES
 
 _MOST_DETAILS = 5
 
@@ -28,7 +30,8 @@ def file_findings(data: Examined, found: Found) -> list[Finding]:
             "name-twice",
             "warning",
             [data.file(path) for path in found.double],
-            what="Another file of the same folder has the same name but for its extension, and was taken instead.",
+            what="Files of one folder have the same name but for the extension: such a photo takes the mask of its "
+            "whole name (a.jpg.png for a.jpg) and no other; of two such masks the lossless one is taken.",
             fix="Keep one of the two, or give them different names.",
         ),
         *of_files(
@@ -37,6 +40,21 @@ def file_findings(data: Examined, found: Found) -> list[Finding]:
             found.missing,
             what="Files that the data set asks for are missing.",
             fix="Add them, or take them out of the lists or annotations.",
+        ),
+        *of_files(
+            "annotation-stray",
+            "error",
+            found.stray,
+            what=f"{len(found.stray)} annotations name photos or classes that are not listed, so that what they show "
+            "would be background.",
+            fix="List the photos and classes that they name, or delete them.",
+        ),
+        *of_files(
+            "annotation-bad",
+            "warning",
+            found.bad,
+            what=f"{len(found.bad)} annotations paint nothing: what they should show is left as background.",
+            fix="Draw them again or delete them; data.on_bad=error makes training refuse them.",
         ),
     ]
 
@@ -106,34 +124,37 @@ def _sizes(data: Examined) -> list[Finding]:
         item for item in wrong if item not in turned and item.mask.size == item.photo.upright_size[::-1]
     ]
     other = [item for item in wrong if item not in turned and item not in swapped]
-    flipped = [
-        item
-        for item in data.items
-        if _sizes_known(item) and item not in wrong and item.photo.orientation in (2, 3, 4)
+    hidden = [
+        item for item in data.items if _sizes_known(item) and item not in wrong and _turned_unseen(item)
     ]
     return [
         *of_files(
             "exif-rotation",
-            "error",
+            "warning",
             [data.file(item.pair.photo) for item in turned],
-            what="The photo's EXIF tag turns it by 90 degrees, and its mask was drawn on the unturned photo.",
-            fix="Save the photo with its EXIF orientation removed "
-            "(Image.open(photo).convert('RGB').save(photo), without exif), so that it lies as its mask does.",
+            what="The photo's EXIF tag turns it by 90 degrees, and its labels were drawn on the unturned photo, as the "
+            f"size of {_drawn_in(turned)} says: they are turned along with it.",
+            fix="Nothing has to be done here; for other programs remove the tag, so that the photo lies as its labels "
+            "do (Image.open(photo).convert('RGB').save(photo), without exif).",
             details=_size_lines(data, turned),
         ),
         *of_files(
             "exif-flip",
             "warning",
-            [data.file(item.pair.photo) for item in flipped],
-            what="The photo's EXIF tag turns it upside down or mirrors it, which its size does not show.",
-            fix="Look whether the mask fits the photo as a viewer shows it; if not, remove the EXIF orientation.",
+            [data.file(item.pair.photo) for item in hidden],
+            what="The photo's EXIF tag turns or mirrors it, which its size does not show: the labels are taken as "
+            "drawn on the photo as a viewer shows it.",
+            fix=f"Look whether {_drawn_in(hidden)} fits that photo; if it was drawn on the unturned one, remove the "
+            "EXIF tag, or train with data.drawn_on=stored.",
         ),
         *of_files(
             "size-swapped",
             "error",
             [data.file(item.pair.mask) for item in swapped],
             what="The mask has width and height of its photo swapped.",
-            fix="Transpose the mask: Image.fromarray(np.array(mask).T).save(path), and look at one overlay.",
+            fix="Transpose the mask: Image.fromarray(np.array(mask).T).save(path), and look at one overlay."
+            if all(_is_picture(item) for item in swapped)
+            else "Correct the photo's width and height in the annotation file, or export it again.",
             details=_size_lines(data, swapped),
         ),
         *of_files(
@@ -147,11 +168,28 @@ def _sizes(data: Examined) -> list[Finding]:
     ]
 
 
+def _turned_unseen(item: Inspected) -> bool:
+    """Whether the tag turns or mirrors a photo without swapping two different sides."""
+    return item.photo.orientation != UPRIGHT and item.photo.size == item.photo.upright_size
+
+
+def _is_picture(item: Inspected) -> bool:
+    return item.pair.mask is not None and item.pair.mask.suffix.lower() in PHOTO_SUFFIXES
+
+
+def _drawn_in(items: Sequence[Inspected]) -> str:
+    return "the mask" if all(_is_picture(item) for item in items) else "what the annotation file draws"
+
+
 def _sizes_known(item: Inspected) -> bool:
     return bool(item.photo and item.mask and not item.photo.error and not item.mask.error)
 
 
 def _size_fix(items: Sequence[Inspected]) -> str:
+    if not all(_is_picture(item) for item in items):
+        return (
+            "Export the annotations again for these photos, or put back the photos that they were drawn on."
+        )
     if items and all(_same_shape(item) for item in items):
         return (
             "Resize the mask to its photo with nearest neighbour, which invents no values: "

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deeplab.data.class_weights import median_frequency_weights
 from deeplab.doctor.class_pixels import ClassPixels, count_classes
 from deeplab.doctor.duplicates import duplicate_findings
 from deeplab.doctor.examined import Examined
@@ -20,7 +21,6 @@ from deeplab.doctor.rules_kinds import kind_findings
 from deeplab.doctor.rules_values import value_findings
 from deeplab.doctor.trainable import training_findings
 from deeplab.errors import UserError
-from deeplab.train.class_weights import median_frequency_weights
 
 
 class Watcher:

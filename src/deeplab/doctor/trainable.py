@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from deeplab.data.opening import open_complete, split_names
@@ -48,7 +49,10 @@ def _open_splits(root: Path, found: Found, classes: ClassList) -> None:
         )
     for split in ("train", "val"):
         if split in found.splits:
-            open_complete(root, found.splits[split], layout=found.layout, names=found.names)
+            with warnings.catch_warnings():
+                # its findings say the same
+                warnings.simplefilter("ignore")
+                open_complete(root, found.splits[split], layout=found.layout, names=found.names)
         elif not found.asked:
             there = ", ".join(split_names(root, layout=found.layout))
             raise UserError(

@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from deeplab.atrous import scale_rate
 from deeplab.config import ASPPConfig, ResizeRule
 from deeplab.heads.base import ContextHead
 from deeplab.layers.activations import Activation
+from deeplab.layers.atrous import scale_rate
 from deeplab.layers.conv import ConvNormAct, spatial_conv
 from deeplab.layers.norm import NormLayer
 from deeplab.layers.pool import window_means

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from deeplab.atrous import scale_rate
+from deeplab.layers.atrous import scale_rate
 from deeplab.layers.conv import AtrousConv2d
 
 

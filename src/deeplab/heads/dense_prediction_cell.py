@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from deeplab.atrous import scale_rate
 from deeplab.config import ConvBranch, DensePredictionCellConfig, PyramidBranch, ResizeRule
 from deeplab.heads.base import ContextHead
+from deeplab.layers.atrous import scale_rate
 from deeplab.layers.conv import ConvNormAct, SeparableConv
 from deeplab.layers.norm import NormLayer
 from deeplab.layers.pool import window_means

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from deeplab.atrous import scale_rate
 from deeplab.config import FullyConnectedConfig
 from deeplab.heads.base import ContextHead
+from deeplab.layers.atrous import scale_rate
 from deeplab.layers.conv import ConvNormAct
 
 

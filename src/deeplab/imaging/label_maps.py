@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from deeplab.errors import UserError
+from deeplab.imaging.palettes import pascal
 from deeplab.imaging.png import save_png
-from deeplab.palettes import pascal
 
 _INDEXED_ENTRIES = 256
 _MAX_LABEL = 65535

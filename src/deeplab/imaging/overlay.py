@@ -88,7 +88,7 @@ def _check(
     if palette.ndim != 2 or palette.shape[1] != 3 or len(palette) < len(class_names):
         raise UserError(
             f"{len(class_names)} classes need a palette of at least [{len(class_names)}, 3], found "
-            f"{list(palette.shape)}; fix: deeplab.palettes.distinct({len(class_names)})"
+            f"{list(palette.shape)}; fix: deeplab.imaging.palettes.distinct({len(class_names)})"
         )
     if not 0 <= alpha <= 1:
         raise UserError(f"alpha is {alpha}, allowed is 0 (outlines only) to 1 (colours only)")

@@ -13,26 +13,26 @@ from pathlib import Path
 from typing import NamedTuple
 
 from deeplab.errors import UserError
-from deeplab.files.content import recognise
 from deeplab.importers.archive import is_archive, unpacked
-from deeplab.importers.caffe_deeplab import import_caffe
-from deeplab.importers.caffe_file import is_caffemodel
+from deeplab.importers.caffe.deeplab import import_caffe
+from deeplab.importers.caffe.file import is_caffemodel
 from deeplab.importers.hints import Hints, flag
-from deeplab.importers.keras_backbones import import_keras
-from deeplab.importers.keras_file import is_keras
+from deeplab.importers.keras.backbones import import_keras
+from deeplab.importers.keras.file import is_keras
 from deeplab.importers.report import Imported
-from deeplab.importers.tensorflow_bundle import index_of, is_index
-from deeplab.importers.tensorflow_deeplab import (
+from deeplab.importers.tensorflow.bundle import index_of, is_index
+from deeplab.importers.tensorflow.deeplab import (
     holds_tensorflow,
     import_checkpoint,
     import_folder,
     import_graph,
 )
-from deeplab.importers.tensorflow_graph import is_graph
-from deeplab.importers.tflite_deeplab import import_tflite
-from deeplab.importers.tflite_file import is_tflite
-from deeplab.importers.torch_deeplab import import_torch
-from deeplab.importers.torch_file import is_torch
+from deeplab.importers.tensorflow.graph import is_graph
+from deeplab.importers.tflite.deeplab import import_tflite
+from deeplab.importers.tflite.file import is_tflite
+from deeplab.importers.torch.deeplab import import_torch
+from deeplab.importers.torch.file import is_torch
+from deeplab.system.files.content import recognise
 from deeplab.system.reading import foreign, plain_file
 
 HEAD_BYTES = 4096

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from deeplab.errors import UserError
-from deeplab.files.content import describe
+from deeplab.system.files.content import describe
 from deeplab.system.reading import RATIO, SMALL, foreign, plain_file
 
 GZIP = b"\x1f\x8b"

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from deeplab.checkpoint import find_impossible
 from deeplab.errors import UserError
+from deeplab.model.checkpoint import find_impossible
 
 SHOWN = 5
 

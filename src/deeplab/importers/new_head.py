@@ -21,10 +21,10 @@ from deeplab.config import (
     PixelConfig,
     VGG16Config,
 )
+from deeplab.config.labels import LabelSpec
+from deeplab.imaging.palettes import VOC_CLASSES
 from deeplab.importers.fill import fill
-from deeplab.labels import LabelSpec
-from deeplab.model import DeepLab
-from deeplab.palettes import VOC_CLASSES
+from deeplab.model.network import DeepLab
 
 # v1 section 3.1 and the released LargeFOV model
 LARGE_FOV = FullyConnectedConfig(channels=1024, rates=(12,), smooth=True, dropout=0.5)

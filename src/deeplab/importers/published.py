@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from deeplab.ade20k_classes import ADE20K_CLASSES
-from deeplab.labels import LabelSpec
-from deeplab.palettes import CITYSCAPES_CLASSES, VOC_CLASSES
+from deeplab.config.labels import LabelSpec
+from deeplab.imaging.ade20k_classes import ADE20K_CLASSES
+from deeplab.imaging.palettes import CITYSCAPES_CLASSES, VOC_CLASSES
 
 # MLPerf Mobile keeps the 31 most frequent classes of ADE20K, and 0 is the rest
 ADE20K_31_CLASSES = ADE20K_CLASSES[:32]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from deeplab.model import DeepLab
+from deeplab.model.network import DeepLab
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from typing import Any
 
 import torch  # noqa: F401  brings the OpenMP runtime that the libraries share
 
-from deeplab.cache import cache_folder
 from deeplab.errors import UserError
+from deeplab.system.cache import cache_folder
 
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-pthread")
 # OpenMP's runtime is torch's own, found when the library is loaded: a second one would spin against it. The others

@@ -1,4 +1,4 @@
-// Pixel counts by (label, prediction): the plain version is in deeplab/metrics.py.
+// Pixel counts by (label, prediction): the plain version is in deeplab/evaluation/metrics.py.
 //
 // Label maps are mostly regions: a GROUP of neighbouring pixels that all fall into one cell of the table is counted at
 // once. Else each of them would wait for the count of the one before, so that TABLES tables are filled in turn. Counts

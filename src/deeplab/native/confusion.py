@@ -1,4 +1,4 @@
-"""Counting pixels by (label, prediction): `confusion.cpp`; the plain version is in `deeplab.metrics`."""
+"""Counting pixels by (label, prediction): `confusion.cpp`; the plain version is in `deeplab.evaluation.metrics`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 // Softmax cross-entropy of bilinearly upsampled logits, and its gradient, without the upsampled logits.
 //
-// The plain version is in deeplab/train/losses.py. A cell is what lies between four neighbouring source pixels; here a
+// The plain version is in deeplab/train/losses/cross_entropy.py. A cell is what lies between four neighbouring source pixels; here a
 // vector holds one pixel each of neighbouring cells, so that
 //
 // * source pixels, their interpolation and its transpose are whole vectors, whatever the factor of the upsampling;

@@ -1,6 +1,7 @@
 """Softmax cross-entropy of upsampled logits as one operation: `upsample_loss.cpp` as an autograd function.
 
-Equal to resizing and `torch.nn.functional.cross_entropy` (the plain version is in `deeplab.train.losses`) up to
+Equal to resizing and `torch.nn.functional.cross_entropy` (the plain version is in
+`deeplab.train.losses.cross_entropy`) up to
 rounding, without logits at the labels' size: a loss is a scalar, so its gradient by the low-resolution logits is
 computed in the same pass, and the backward pass only scales it.
 """

@@ -1,7 +1,7 @@
 """Named models: every row of the reference's model zoo and of the papers' main tables.
 
 A preset says how a model is built and what was published about it. Numbers of parameters and multiply-adds
-are not in it: `deeplab.cost` counts them.
+are not in it: `deeplab.model.cost` counts them.
 """
 
 from __future__ import annotations

@@ -17,9 +17,9 @@ from deeplab.config import (
     NormConfig,
     VGG16Config,
 )
-from deeplab.pixels import CAFFE_PIXELS
 from deeplab.presets.entry import VOC_SCALES, Preset, Result
-from deeplab.reference import config_from_options
+from deeplab.presets.pixels import CAFFE_PIXELS
+from deeplab.presets.reference import config_from_options
 
 V1_TABLE, V1_FIELD = "v1 table 1", "v1 table 2"
 V2_VGG, V2_RESNET = "v2 section 4.1", "v2 table 4"

@@ -13,7 +13,7 @@ from deeplab.presets.entry import (
     Preset,
     Result,
 )
-from deeplab.reference import config_from_options
+from deeplab.presets.reference import config_from_options
 
 ZOO = "model zoo"
 VOC, CITYSCAPES, ADE20K, IMAGENET = "PASCAL VOC 2012", "Cityscapes", "ADE20K", "ImageNet"

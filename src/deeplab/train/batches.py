@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from deeplab.data.dataset import Sample
 from deeplab.data.sampling import TrainSampler
 from deeplab.errors import UserError
-from deeplab.train.distributed import ALONE, World
+from deeplab.system.processes import ALONE, World
 
 Key = tuple[int, int]
 

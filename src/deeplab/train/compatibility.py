@@ -11,10 +11,10 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from deeplab.atrous import scale_rate
 from deeplab.config import DeepLabConfig
 from deeplab.errors import UserError
-from deeplab.model import DeepLab
+from deeplab.layers.atrous import scale_rate
+from deeplab.model.network import DeepLab
 
 # what a backbone may have otherwise and still compute the same with shared weights: how it is trained, what
 # it reads and hands on, blocks behind; channels that a divisor rounds are compared as shapes

@@ -12,10 +12,10 @@ from safetensors.torch import save as to_bytes
 
 from deeplab.config import TimmConfig
 from deeplab.errors import UserError
-from deeplab.model import DeepLab
+from deeplab.model.network import DeepLab
+from deeplab.system.processes import World
 from deeplab.system.writing import write_whole
-from deeplab.train.distributed import World
-from deeplab.train.engine import Batch
+from deeplab.train.loop import Batch
 from deeplab.train.recipe import Recipe
 
 

@@ -8,19 +8,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from deeplab.checkpoint import save
 from deeplab.data.dataset import SegmentationDataset
-from deeplab.metrics import ConfusionMatrix
-from deeplab.train.checkpointing import write_checkpoint
-from deeplab.train.distributed import World
-from deeplab.train.engine import StepReport
-from deeplab.train.folder import BEST_FOLDER
+from deeplab.evaluation.metrics import ConfusionMatrix
+from deeplab.model.checkpoint import save
+from deeplab.system.processes import World
 from deeplab.train.learner import Learner, state_of
-from deeplab.train.log import RunLog, TensorBoardLog
+from deeplab.train.loop import StepReport
 from deeplab.train.norms import training_mode
 from deeplab.train.recipe import Recipe
-from deeplab.train.record import write_record
-from deeplab.train.samples import save_samples
+from deeplab.train.run_folder.checkpointing import write_checkpoint
+from deeplab.train.run_folder.folder import BEST_FOLDER
+from deeplab.train.run_folder.log import RunLog, TensorBoardLog
+from deeplab.train.run_folder.record import write_record
+from deeplab.train.run_folder.samples import save_samples
 from deeplab.train.validation import summary, validate
 
 
@@ -43,7 +43,7 @@ class Keeper:
     Args:
         learner: what is kept.
         validation: without a transform.
-        record: of the run, see `deeplab.train.record.describe_run`; saved with every model.
+        record: of the run, see `deeplab.train.run_folder.record.describe_run`; saved with every model.
         kept: JSON values of every checkpoint: `recipe`, `data`, `started`, `resumed`, `best`, `seconds`.
         first_step: updates already done.
         tensorboard: also write `tensorboard/`.

@@ -14,18 +14,18 @@ from torch.nn.parallel import DistributedDataParallel
 from deeplab.backbones.nas_operations import set_drop_path_progress
 from deeplab.config import NASConfig
 from deeplab.layers.sync_norm import synchronise
-from deeplab.model import DeepLab
-from deeplab.processor import has_bfloat16
-from deeplab.train.checkpointing import TrainingState, collect_tensors, fill, random_of_rank
-from deeplab.train.distributed import World, gather
+from deeplab.model.network import DeepLab
+from deeplab.system.processes import World, gather
+from deeplab.system.processor import has_bfloat16
 from deeplab.train.ema import AveragedWeights
-from deeplab.train.engine import Objective
-from deeplab.train.loss_recipe import LossRecipe
+from deeplab.train.loop import Objective
 from deeplab.train.norms import freeze_scales, training_mode
-from deeplab.train.optimise_recipe import OptimiseRecipe
 from deeplab.train.optimiser import parameter_groups
 from deeplab.train.random_state import capture, restore
+from deeplab.train.recipe.loss import LossRecipe
+from deeplab.train.recipe.optimise import OptimiseRecipe
 from deeplab.train.recompute import recompute_activations
+from deeplab.train.run_folder.checkpointing import TrainingState, collect_tensors, fill, random_of_rank
 
 IMITATED = (
     "this processor has no instructions for bfloat16 and imitates it, many times slower than float32; "

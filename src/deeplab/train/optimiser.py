@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from deeplab.model import DeepLab
+from deeplab.model.network import DeepLab
 
 LAST_LAYERS = ("context.", "multi_scale.", "decoder.", "classifiers.")
 # searched networks decay their depthwise kernels too, the others do not (fact 2.1)

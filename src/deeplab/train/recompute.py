@@ -20,7 +20,7 @@ from deeplab.backbones.xception import XceptionModule
 from deeplab.backbones.xception_original import OriginalModule
 from deeplab.errors import UserError
 from deeplab.layers.inverted_residual import MobileBlock
-from deeplab.model import DeepLab
+from deeplab.model.network import DeepLab
 
 # the parts of each kind of block that its backbone calls
 PARTS: dict[type[nn.Module], tuple[str, ...]] = {

@@ -7,26 +7,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from deeplab.allocator import keep_freed_memory
+from deeplab.config.labels import LabelSpec
 from deeplab.data.augment_recipe import train_transform, with_copy_paste
 from deeplab.data.dataset import SegmentationDataset
 from deeplab.data.opening import open_split, resolve
 from deeplab.errors import UserError
-from deeplab.labels import LabelSpec
-from deeplab.metrics import ConfusionMatrix
-from deeplab.model import DeepLab
-from deeplab.processor import has_bfloat16
+from deeplab.evaluation.metrics import ConfusionMatrix
+from deeplab.model.network import DeepLab
+from deeplab.system.memory import keep_freed_memory
+from deeplab.system.processes import World, from_main, join_processes, own_device
+from deeplab.system.processor import has_bfloat16
 from deeplab.train.batches import UpdateSampler, load_batches
-from deeplab.train.checkpointing import (
-    CHECKPOINT_NAME,
-    TrainingState,
-    parse_checkpoint,
-    refuse_changes,
-)
-from deeplab.train.distributed import World, from_main, join_processes, own_device
-from deeplab.train.engine import Batch, train_steps
 from deeplab.train.failures import explained, refuse_beyond_memory, save_batch
-from deeplab.train.folder import claim_folder, hold_folder
 from deeplab.train.keeper import SILENT, Keeper, Watcher
 from deeplab.train.learner import (
     IMITATED,
@@ -37,10 +29,18 @@ from deeplab.train.learner import (
     make_objective,
     settled,
 )
+from deeplab.train.loop import Batch, train_steps
 from deeplab.train.random_state import seed_all
 from deeplab.train.recipe import Recipe
-from deeplab.train.record import RECORD_NAME, data_fingerprint, describe_run, write_recipe
-from deeplab.train.schedule_recipe import scheduled_rate
+from deeplab.train.recipe.schedule import scheduled_rate
+from deeplab.train.run_folder.checkpointing import (
+    CHECKPOINT_NAME,
+    TrainingState,
+    parse_checkpoint,
+    refuse_changes,
+)
+from deeplab.train.run_folder.folder import claim_folder, hold_folder
+from deeplab.train.run_folder.record import RECORD_NAME, data_fingerprint, describe_run, write_recipe
 from deeplab.train.start import start_from
 from deeplab.train.validation import validate
 

@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from deeplab.checkpoint import load
 from deeplab.config import PixelConfig
 from deeplab.errors import DISTRIBUTION, UserError
-from deeplab.importers.keras_backbones import VGG_PIXELS
-from deeplab.importers.onnx_backbones import load_vgg16
-from deeplab.importers.torch_layers import TORCH_NORM, TORCH_PIXELS
-from deeplab.importers.torchvision_backbones import load_mobilenet_v2
-from deeplab.model import DeepLab
+from deeplab.importers.keras.backbones import VGG_PIXELS
+from deeplab.importers.onnx.backbones import load_vgg16
+from deeplab.importers.torch.layers import TORCH_NORM, TORCH_PIXELS
+from deeplab.importers.torch.torchvision_backbones import load_mobilenet_v2
+from deeplab.model.checkpoint import load
+from deeplab.model.network import DeepLab
 from deeplab.train.compatibility import differences, refuse_other_backbone
 
 

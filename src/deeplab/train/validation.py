@@ -9,12 +9,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from deeplab.config.labels import LabelSpec
 from deeplab.data.dataset import SegmentationDataset
-from deeplab.evaluation import evaluate
-from deeplab.labels import LabelSpec
-from deeplab.metrics import ConfusionMatrix
-from deeplab.model import DeepLab
-from deeplab.train.distributed import ALONE, World, sum_over_processes
+from deeplab.evaluation.metrics import ConfusionMatrix
+from deeplab.evaluation.photo_by_photo import evaluate
+from deeplab.model.network import DeepLab
+from deeplab.prediction.predictor import Predictor
+from deeplab.system.processes import ALONE, World, sum_over_processes
 
 
 def validate(
@@ -23,7 +24,8 @@ def validate(
     """The confusion matrix over the whole data set, the same in all processes.
 
     Args:
-        model: the main process's is measured; the others take over its weights and statistics.
+        model: the main process's is measured; the others take over its weights and statistics. It is put into eval
+            mode, and back into its own afterwards.
         dataset: without a transform.
         world: this process among all.
         on_photo: called after each photo of this process.
@@ -32,7 +34,12 @@ def validate(
         for value in model.state_dict().values():
             dist.broadcast(value, 0)
     own = photos_and_labels(dataset, first=world.rank, every=world.size)
-    confusion = evaluate(model, own, on_photo=on_photo)
+    training = model.training
+    model.eval()
+    try:
+        confusion = evaluate(Predictor.as_it_is(model), own, on_photo=on_photo)
+    finally:
+        model.train(training)
     counts = torch.from_numpy(confusion.counts).to(world.device)
     confusion.counts = sum_over_processes(counts, world).cpu().numpy()
     return confusion

@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from deeplab.data.joining import visible
 from deeplab.data.layouts.masks import IndexMasks, read_mask, table_of
 from deeplab.data.source import IGNORE_LABEL
-from deeplab.data.stored import Listing, StoredSplit, paired, require_folder
+from deeplab.data.stored import Listing, StoredSplit, listing, paired, require_folder
 from deeplab.errors import UserError
+from deeplab.imaging.palettes import CITYSCAPES_CLASSES
 from deeplab.imaging.png import save_png
-from deeplab.palettes import CITYSCAPES_CLASSES
 
 LOOKS_FOR = "leftImg8bit/ and gtFine/ or gtCoarse/"
 PHOTO_END = "_leftImg8bit"
@@ -41,7 +42,7 @@ def recognise(root: Path) -> bool:
 
 def splits(root: Path) -> tuple[str, ...]:
     """The folders of photos."""
-    return tuple(sorted(path.name for path in (root / "leftImg8bit").iterdir() if path.is_dir()))
+    return tuple(path.name for path in visible(root / "leftImg8bit") if path.is_dir())
 
 
 def survey(root: Path, split: str, *, labels: str | None = None) -> StoredSplit:
@@ -59,7 +60,7 @@ def survey(root: Path, split: str, *, labels: str | None = None) -> StoredSplit:
     kind = labels or ("gtFine" if (root / "gtFine" / split).is_dir() else "gtCoarse")
     masks = require_folder(root / kind / split)
     ids, train_ids = f"_{kind}_labelIds.png", f"_{kind}_labelTrainIds.png"
-    ending = ids if any(masks.glob(f"*/*{ids}")) or not any(masks.glob(f"*/*{train_ids}")) else train_ids
+    ending = ids if visible(masks, f"*/*{ids}") or not visible(masks, f"*/*{train_ids}") else train_ids
     read = IndexMasks() if ending == train_ids else IndexMasks(TO_TRAIN_IDS, "label ids 0..33")
     return paired(
         _by_frame(photos, f"{PHOTO_END}.png"),
@@ -71,8 +72,8 @@ def survey(root: Path, split: str, *, labels: str | None = None) -> StoredSplit:
 
 
 def _by_frame(folder: Path, ending: str) -> Listing:
-    files = sorted(folder.glob(f"*/*{ending}"))
-    return Listing(folder, {file.name.removesuffix(ending): file for file in files}, ending=ending)
+    files = visible(folder, f"*/*{ending}")
+    return listing(folder, files, ending=ending.removesuffix(".png"), flat=True)._replace(ending=ending)
 
 
 def to_label_ids(train_ids: np.ndarray) -> np.ndarray:

@@ -10,7 +10,8 @@ Classes: background, then the categories in the order of their ids. Source: COCO
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,12 +19,24 @@ from typing import Any
 
 import numpy as np
 
+from deeplab.data.joining import find_file, plain_name, same_id, sample_names, visible
 from deeplab.data.layouts import polygons
 from deeplab.data.layouts import splits as by_name
-from deeplab.data.layouts.painting import ClassList, Painter, Picture, Region, broken, mentions, read_json
+from deeplab.data.layouts.painting import (
+    ClassList,
+    Painter,
+    Picture,
+    Region,
+    broken,
+    class_name,
+    mentions,
+    outline_fault,
+    read_json,
+)
 from deeplab.data.layouts.polygons import Window
 from deeplab.data.layouts.run_lengths import coco_runs, from_runs
-from deeplab.data.stored import Item, StoredSplit
+from deeplab.data.stored import Item, StoredSplit, joined
+from deeplab.data.upright import stored
 from deeplab.errors import UserError
 
 LOOKS_FOR = 'a JSON with "images", "annotations" and "categories" here, in annotations/ or in train/ (COCO)'
@@ -32,17 +45,22 @@ OTHER_TASKS = ("captions", "person_keypoints", "image_info", "panoptic", "stuff"
 
 Size = tuple[int, int]
 Entry = dict[str, Any]
+Id = int | str
+Drawn = tuple[str, str, Any]
+"""What messages call an annotation, its class name and segmentation."""
 
 
 @dataclass(frozen=True)
 class _Pictures:
     """Finds an item's regions: size, and (class name, segmentation) of each, by item name."""
 
-    entries: dict[str, tuple[Size, list[tuple[str, Any]]]]
+    entries: dict[str, tuple[Size, list[Drawn]]]
 
     def __call__(self, item: Item) -> Picture:
         size, drawn = self.entries[item.name]
-        return Picture(size, [Region(name, partial(_cover, stored, size)) for name, stored in drawn])
+        return Picture(
+            size, [Region(name, partial(_cover, stored, size), place) for place, name, stored in drawn]
+        )
 
 
 def recognise(root: Path) -> bool:
@@ -73,64 +91,129 @@ def survey(root: Path, split: str) -> StoredSplit:
     path = own or files[0]
     content = read_json(path)
     try:
-        categories = _categories(content)
-        images: dict[str, Entry] = {}
-        for image in content["images"]:
-            # written on Windows it has backslashes
-            file = image["file_name"].replace("\\", "/")
-            name = str(Path(file).with_suffix(""))
-            if name in images:
-                raise UserError(f"{path}: two images are called {name}; fix: rename one, or merge them")
-            images[name] = {**image, "file_name": file}
-        drawn: dict[int, list[tuple[str, Any]]] = defaultdict(list)
-        for entry in content["annotations"]:
-            drawn[entry["image_id"]].append((categories[entry["category_id"]], entry["segmentation"]))
+        categories = _categories(content, path)
+        images = [{**image, "file_name": plain_name(image["file_name"])} for image in content["images"]]
+        drawn, bad, stray = _joined_by_id(images, content["annotations"], categories, path)
+        entries = dict(zip(sample_names(image["file_name"] for image in images), images, strict=True))
     except (KeyError, TypeError, AttributeError) as error:
         raise broken(path, error) from error
-    chosen = list(images) if own else by_name.choose(root, list(images), split)
+    if len(entries) < len(images):
+        file, _ = Counter(image["file_name"] for image in images).most_common(1)[0]
+        raise UserError(
+            "two images are called " + file, fix="give each its own name, or merge them", file=path
+        )
+    chosen = list(entries) if own else by_name.choose(root, list(entries), split)
     folder = _photo_folder(root, path, split, images)
-    items, missing = [], []
-    for name in chosen:
-        photo = folder / images[name]["file_name"] if name in images else folder / name
-        if name in images and photo.is_file():
-            items.append(Item(name, photo, path))
-        else:
-            missing.append(f"photo {photo}, which {path} asks for")
-    entries = {item.name: _entry(images[item.name], drawn, path) for item in items}
+    photos = {name: find_file((folder,), entries[name]["file_name"]) for name in chosen if name in entries}
+    items, missing = joined(chosen, photos, path)
+    found = {item.name: _entry(entries[item.name], item.photo, drawn, path) for item in items}
     classes = ClassList.of(categories.values())
-    read = Painter(_Pictures(entries), classes, largest_first=True)
+    read = Painter(_Pictures(found), classes, largest_first=True)
     return StoredSplit(
         classes=classes.classes,
         origin=path.name,
-        items=tuple(items),
-        missing=tuple(missing),
-        unlisted=frozenset(images).difference(chosen),
+        items=items,
+        missing=missing,
+        stray=stray,
+        bad=tuple(text for item in items for text in bad[same_id(entries[item.name]["id"])]),
+        unlisted=frozenset(entries).difference(chosen),
         read=read,
     )
 
 
-def _entry(image: Entry, drawn: dict[int, list], path: Path) -> tuple[Size, list[tuple[str, Any]]]:
+def _joined_by_id(
+    images: Sequence[Entry], annotations: Sequence[Entry], categories: Mapping[Id, str], path: Path
+) -> tuple[dict[Id, list[Drawn]], dict[Id, list[str]], tuple[str, ...]]:
+    """By the image's id what is drawn on it, and what paints nothing; and the annotations of what is not listed."""
+    drawn: dict[Id, list[Drawn]] = {}
+    bad: dict[Id, list[str]] = {}
+    files: dict[Id, str] = {}
+    for image in images:
+        key, file = same_id(image["id"]), image["file_name"]
+        if files.setdefault(key, file) != file or key in drawn:
+            raise UserError(
+                f"two images have the id {image['id']}, {files[key]} and {file}",
+                fix="number the images anew, in the annotations too",
+                file=path,
+            )
+        drawn[key], bad[key] = [], []
+    stray = []
+    for entry in annotations:
+        image, category, name = same_id(entry["image_id"]), same_id(entry["category_id"]), entry.get("id")
+        if image not in drawn or category not in categories:
+            what = f"image_id {entry['image_id']!r}" if image not in drawn else f"category_id {category!r}"
+            stray.append(f"annotation {name} of {path}: {what}")
+            continue
+        usable, fault = _usable(entry)
+        if usable:
+            drawn[image].append((f"annotation {name}", categories[category], usable))
+        if fault:
+            bad[image].append(f"annotation {name} of {files[image]} in {path}: {fault}")
+    faults = [text for each in bad.values() for text in each]
+    if faults and not any(drawn.values()):
+        what = "has boxes, no segmentation" if "bbox" in annotations[0] else "has no usable outline"
+        raise UserError(
+            f"{what} ({len(faults)} annotations, first: {faults[0]})",
+            fix="export outlines or masks",
+            file=path,
+        )
+    return drawn, bad, tuple(stray)
+
+
+def _usable(entry: Entry) -> tuple[Any, str]:
+    """What of an annotation's segmentation can be painted, and what is wrong with the rest."""
+    stored = entry.get("segmentation")
+    if isinstance(stored, dict):
+        return (stored, "") if stored.get("counts") else (None, "its run lengths are missing")
+    if not stored or not isinstance(stored, list):
+        return None, "it has a box, no segmentation" if entry.get("bbox") else "it has no segmentation"
+    # some converters leave out the outer list
+    rings = [stored] if isinstance(stored[0], int | float) else stored
+    faults = [outline_fault(_points(ring)) for ring in rings]
+    usable = [ring for ring, fault in zip(rings, faults, strict=True) if not fault]
+    return usable or None, next((fault for fault in faults if fault), "")
+
+
+def _points(ring: Any) -> Any:
+    """[x, y, x, y, ...] in pairs; a number left over at the end stands alone."""
+    return [ring[at : at + 2] for at in range(0, len(ring), 2)] if isinstance(ring, list) else ring
+
+
+def _entry(
+    image: Entry, photo: Path, drawn: Mapping[Id, list[Drawn]], path: Path
+) -> tuple[Size, list[Drawn]]:
+    height, width = image.get("height"), image.get("width")
     try:
-        return (int(image["height"]), int(image["width"])), drawn.get(image["id"], [])
-    except (KeyError, TypeError, ValueError) as error:
+        size = (int(height), int(width)) if height and width else stored(photo).upright
+    except (TypeError, ValueError) as error:
         raise broken(path, error) from error
+    return size, drawn[same_id(image["id"])]
 
 
-def _categories(content: Entry) -> dict[int, str]:
+def _categories(content: Entry, path: Path) -> dict[Id, str]:
     """Names by id; without Roboflow's number 0, the family name of the others, if nothing is drawn of it."""
-    categories = sorted(content["categories"], key=lambda entry: entry["id"])
-    families = {entry.get("supercategory") for entry in categories}
-    used = {entry["category_id"] for entry in content["annotations"]}
-    return {
-        entry["id"]: entry["name"]
-        for entry in categories
-        if entry["id"] != 0 or entry["id"] in used or entry["name"] not in families
-    }
+    listed = dict.fromkeys(
+        (same_id(entry["id"]), class_name(entry["name"])) for entry in content["categories"]
+    )
+    nameless = [number for number, name in listed if not name]
+    if nameless:
+        raise UserError(f"category {nameless[0]!r} has no name", fix="name it", file=path)
+    for kind, values in zip(("id", "name"), zip(*listed, strict=True), strict=False):
+        twice = [value for value, count in Counter(values).items() if count > 1]
+        if twice:
+            raise UserError(
+                f"two categories have the {kind} {twice[0]!r}", fix="merge or rename them", file=path
+            )
+    families = {entry.get("supercategory") for entry in content["categories"]}
+    used = {same_id(entry["category_id"]) for entry in content["annotations"]}
+    # ids may be text
+    ordered = sorted(listed, key=lambda pair: (isinstance(pair[0], str), pair[0]))
+    return {number: name for number, name in ordered if number != 0 or number in used or name not in families}
 
 
 def _files(root: Path) -> list[Path]:
     places = [root, root / "annotations", *(by_name.split_folder(root, name) for name in by_name.ALIASES)]
-    found = [path for place in places if place for path in sorted(place.glob("*.json"))]
+    found = [path for place in places if place for path in visible(place, "*.json")]
     return [path for path in found if not path.stem.startswith(OTHER_TASKS) and mentions(path, *KEYS)]
 
 
@@ -143,18 +226,26 @@ def _file_of(files: list[Path], root: Path, split: str) -> Path | None:
     return None
 
 
-def _photo_folder(root: Path, path: Path, split: str, images: dict[str, Entry]) -> Path:
-    first = next(iter(images.values()), None)
-    if first is None:
+def _photo_folder(root: Path, path: Path, split: str, images: Sequence[Entry]) -> Path:
+    """The first of the usual folders that has one of the photos, by its whole name if there is one."""
+    if not images:
         raise UserError(f"{path} lists no image; fix: export it again")
-    years = sorted([*root.glob(f"{split}*"), *(root / "images").glob(f"{split}*")])
+    years = [*visible(root, f"{split}*"), *visible(root / "images", f"{split}*")]
     places = [path.parent, *years, root / "images", root]
-    return next((place for place in places if (place / first["file_name"]).is_file()), root / "images")
+    files = [image["file_name"] for image in images]
+    whole = (place for file in files for place in places if (place / file).is_file())
+    last = (place for file in files for place in places if find_file((place,), file).is_file())
+    return next(whole, None) or next(last, root / "images")
 
 
 def _cover(stored: Any, size: Size) -> Window:
     if isinstance(stored, dict):
+        if tuple(stored["size"]) != size:
+            raise UserError(
+                f"run lengths for {stored['size'][1]}x{stored['size'][0]} pixels on a photo of {size[1]}x{size[0]}",
+                fix="export again",
+            )
         counts = stored["counts"]
         runs = coco_runs(counts) if isinstance(counts, str) else counts
-        return Window(0, 0, from_runs(runs, tuple(stored["size"]), by_column=True))
+        return Window(0, 0, from_runs(runs, size, by_column=True))
     return polygons.fill([np.reshape(flat, (-1, 2)) for flat in stored], size, holes=False)

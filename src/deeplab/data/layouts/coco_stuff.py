@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from deeplab.data.joining import visible
 from deeplab.data.layouts.masks import IndexMasks, table_of
 from deeplab.data.source import IGNORE_LABEL
-from deeplab.data.stored import Listing, StoredSplit, by_stem, paired, require_folder
+from deeplab.data.stored import StoredSplit, by_stem, paired, require_folder
 
 LOOKS_FOR = "stuffthingmaps_trainval2017/, stuffthingmaps/ or annotations/ with train2017/ or val2017/ of PNG"
 MASK_FOLDERS = ("stuffthingmaps_trainval2017", "stuffthingmaps", "annotations")
@@ -66,9 +67,10 @@ def survey(root: Path, split: str) -> StoredSplit:
     photos = root / "images" / masks.name
     photos = require_folder(photos if photos.is_dir() else root / masks.name)
     # other tools leave NAME_labelTrainIds.png beside the masks
-    own = {name: path for name, path in by_stem(masks, (".png",)).files.items() if "TrainIds" not in name}
+    listed = by_stem(masks, (".png",))
+    own = {name: path for name, path in listed.files.items() if "TrainIds" not in name}
     read = IndexMasks(FROM_FILE, "0..181 (id - 1), and 255 for unlabeled")
-    files = by_stem(photos), Listing(masks, own)
+    files = by_stem(photos), listed._replace(files=own)
     return paired(*files, classes=COCO_STUFF_CLASSES, origin="layout coco-stuff", read=read)
 
 
@@ -76,5 +78,5 @@ def _masks(root: Path, split: str) -> Path | None:
     for folder in MASK_FOLDERS:
         for path in sorted((root / folder).glob(f"{split}*")):
             if path.is_dir() and path.name.removeprefix(split) in ("", "2014", "2017"):
-                return path if next(path.glob("*.png"), None) else None
+                return path if visible(path, "*.png") else None
     return None

@@ -8,17 +8,29 @@ else lists, else by hash. Source: CVAT's documentation of the format.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
+from deeplab.data.joining import distinct, find_file, plain_name, without_suffix
 from deeplab.data.layouts import polygons
 from deeplab.data.layouts import splits as by_name
-from deeplab.data.layouts.painting import ClassList, Painter, Picture, Region, broken, no_area
+from deeplab.data.layouts.painting import (
+    ClassList,
+    Painter,
+    Picture,
+    Region,
+    broken,
+    no_area,
+    outline_fault,
+    unpainted,
+)
 from deeplab.data.layouts.polygons import Window
 from deeplab.data.layouts.run_lengths import from_runs
-from deeplab.data.stored import Item, StoredSplit
+from deeplab.data.stored import Item, StoredSplit, joined
+from deeplab.data.upright import stored
 from deeplab.errors import UserError
 
 LOOKS_FOR = "annotations.xml (CVAT for images 1.1)"
@@ -38,16 +50,9 @@ class _Pictures:
 
     def __call__(self, item: Item) -> Picture:
         image = ElementTree.fromstring(self.texts[item.name])
-        size = int(image.get("height", 0)), int(image.get("width", 0))
-        shapes = [shape for shape in image if shape.tag not in TAGS]
-        shapes.sort(key=lambda shape: int(shape.get("z_order", 0)))
-        return Picture(
-            size,
-            [
-                Region(shape.get("label", ""), partial(_cover, shape, size=size, file=item.mask))
-                for shape in shapes
-            ],
-        )
+        size = int(image.get("height") or 0), int(image.get("width") or 0)
+        size = size if all(size) else stored(item.photo).upright
+        return Picture(size, _regions(image, size, item.mask))
 
 
 def recognise(root: Path) -> bool:
@@ -70,30 +75,34 @@ def survey(root: Path, split: str) -> StoredSplit:
     tree = _read(root / FILE)
     labels = [name.text or "" for name in tree.findall("./meta//labels/label/name")]
     classes = ClassList.of(labels)
-    images: dict[str, ElementTree.Element] = {}
-    for image in tree.findall("image"):
-        # written on Windows it has backslashes
-        image.set("name", image.get("name", "").replace("\\", "/"))
-        name = str(Path(image.get("name", "")).with_suffix(""))
-        if images.setdefault(name, image) is not image:
-            raise UserError(f"{root / FILE}: two images are called {name}; fix: rename one")
-    own = [name for name, image in images.items() if _split_of(image) == split]
-    chosen = own or by_name.choose(root, list(images), split)
-    items, missing = [], []
-    for name in chosen:
-        photo = _photo(root, images[name]) if name in images else None
-        if photo is None:
-            missing.append(f"photo {name} in {root / 'images'}, or its entry in {root / FILE}")
-        else:
-            items.append(Item(name, photo, root / FILE))
-    texts = {item.name: ElementTree.tostring(images[item.name]) for item in items}
+    every = tree.findall("image")
+    own = [image for image in every if _split_of(image) == split]
+    images = own or every
+    files = [plain_name(image.get("name", "")) for image in images]
+    # photos of several subsets or tasks may have one name
+    wholes = [f"{image.get('subset') or ''}/{file}" for image, file in zip(images, files, strict=True)]
+    names = distinct([(without_suffix(file), file, whole) for file, whole in zip(files, wholes, strict=True)])
+    entries = dict(zip(names, images, strict=True))
+    if len(entries) < len(images):
+        raise UserError(
+            f"two images are called {Counter(names).most_common(1)[0][0]}", fix="rename one", file=root / FILE
+        )
+    chosen = names if own else by_name.choose(root, names, split)
+    photos = {name: _photo(root, entries[name]) for name in chosen if name in entries}
+    items, missing = joined(chosen, photos, root / FILE)
+    texts = {item.name: ElementTree.tostring(entries[item.name]) for item in items}
     read = Painter(_Pictures(texts), classes)
     return StoredSplit(
         classes=classes.classes,
         origin=FILE,
-        items=tuple(items),
-        missing=tuple(missing),
-        unlisted=frozenset(() if own else images).difference(chosen),
+        items=items,
+        missing=missing,
+        bad=tuple(
+            text
+            for item in items
+            for text in unpainted(_regions(entries[item.name], (0, 0), item.mask), item.mask)
+        ),
+        unlisted=frozenset(entries).difference(chosen),
         read=read,
     )
 
@@ -113,17 +122,49 @@ def _split_of(image: ElementTree.Element) -> str:
     return aliases.get(subset, subset)
 
 
-def _photo(root: Path, image: ElementTree.Element) -> Path | None:
-    name, subset = image.get("name", ""), image.get("subset") or ""
-    places = (root / "images" / subset / name, root / "images" / name, root / name)
-    return next((place for place in places if place.is_file()), None)
+def _photo(root: Path, image: ElementTree.Element) -> Path:
+    subset = image.get("subset") or ""
+    return find_file((root / "images" / subset, root / "images", root), image.get("name", ""))
+
+
+def _regions(image: ElementTree.Element, size: Size, file: Path) -> list[Region]:
+    shapes = [shape for shape in image if shape.tag not in TAGS]
+    shapes.sort(key=lambda shape: int(shape.get("z_order", 0)))
+    return [
+        Region(
+            shape.get("label", ""),
+            partial(_cover, shape, size=size, file=file),
+            f"{shape.tag} {shape.get('label', '')} of {image.get('name')}",
+            _fault(shape),
+        )
+        for shape in shapes
+    ]
+
+
+def _fault(shape: ElementTree.Element) -> str:
+    if not shape.get("label"):
+        return "it has no label"
+    if shape.tag == "mask" and not shape.get("rle"):
+        return "its run lengths are missing"
+    return outline_fault(_points(shape)) if shape.tag == "polygon" else ""
+
+
+def _points(shape: ElementTree.Element) -> list[list[float]]:
+    """The corners; one that is no pair of numbers is NaN."""
+    try:
+        return [
+            [float(value) for value in point.split(",")]
+            for point in shape.get("points", "").split(";")
+            if point.strip()
+        ]
+    except ValueError:
+        return [[float("nan")] * 2]
 
 
 def _cover(shape: ElementTree.Element, *, size: Size, file: Path) -> Window:
     try:
         if shape.tag == "polygon":
-            points = [tuple(map(float, point.split(","))) for point in shape.attrib["points"].split(";")]
-            return polygons.fill([points], size)
+            return polygons.fill([_points(shape)], size)
         if shape.tag == "mask":
             return _mask(shape)
         if shape.tag == "box":

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from deeplab.data.layouts import splits as by_name
 from deeplab.data.layouts.masks import Colour, Painted
-from deeplab.data.layouts.voc import LISTS, read_list
+from deeplab.data.layouts.voc import LISTS, list_path
 from deeplab.data.layouts.voc import splits as list_names
 from deeplab.data.source import IGNORE_LABEL
 from deeplab.data.stored import StoredSplit, by_stem, paired, require_folder
@@ -43,11 +43,12 @@ def survey(root: Path, split: str) -> StoredSplit:
     """
     classes, colours = read_colour_map(root / "labelmap.txt")
     photos, masks = require_folder(root / "JPEGImages"), require_folder(root / "SegmentationClass")
-    if (root / LISTS / f"{split}.txt").is_file() or list_names(root) != (WHOLE,):
-        names = read_list(root, split)
-    else:
-        names = by_name.choose(root, read_list(root, WHOLE), split)
     files = by_stem(photos), by_stem(masks, (".png",))
+    known = list(files[0].files)
+    if (root / LISTS / f"{split}.txt").is_file() or list_names(root) != (WHOLE,):
+        names = by_name.matched(list_path(root, split), known)
+    else:
+        names = by_name.choose(root, by_name.matched(list_path(root, WHOLE), known), split)
     read = Painted(colours, root / "labelmap.txt")
     return paired(*files, names, classes=classes, origin="labelmap.txt", read=read)
 

@@ -12,12 +12,12 @@ ROOT/train.txt and ROOT/val.txt; else by the names' hash (`deeplab.data.layouts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from deeplab.data.layouts import splits as by_name
 from deeplab.data.layouts.masks import JPEG_SUFFIXES, IndexMasks
-from deeplab.data.stored import Listing, StoredSplit, listing, paired, pictures, require_folder
+from deeplab.data.stored import Listing, StoredSplit, by_photo, listing, paired, pictures, require_folder
 from deeplab.errors import UserError
 
 LOOKS_FOR = (
@@ -30,7 +30,6 @@ MASK_FOLDERS = (
 )  # fmt: skip
 BESIDE_ENDINGS = ("annot", "_labels", "_masks", "_mask", "_label", "_gt")
 MASK_WORDS = ("_mask", "-mask", "_masks", "_label", "_labels", "_seg", "_gt")
-AFFIXES = ("mask", "masks", "label", "labels", "labelids", "seg", "gt", "annotation", "image", "img", "l")
 WHOLE = "all"
 
 Place = tuple[Path, Path]
@@ -161,9 +160,12 @@ def _listings(place: Place) -> tuple[Listing, Listing]:
     else:
         photo_files, mask_files = list(pictures(photo_folder)), list(pictures(mask_folder))
     # of two masks of one name the lossless one
-    mask_files.sort(key=lambda file: file.suffix.lower() in JPEG_SUFFIXES)
-    photos, masks = listing(photo_folder, photo_files), listing(mask_folder, mask_files)
-    return photos, masks._replace(files=_by_photo(photos.files, masks.files))
+    lossless = {file.with_suffix("") for file in mask_files if file.suffix.lower() not in JPEG_SUFFIXES}
+    lossy = [file for file in mask_files if file.suffix.lower() in JPEG_SUFFIXES]
+    previews = {file: None for file in lossy if file.with_suffix("") in lossless}
+    photos = listing(photo_folder, photo_files)
+    masks = listing(mask_folder, (file for file in mask_files if file not in previews))
+    return photos, by_photo(photos, masks._replace(double=(*masks.double, *previews)))
 
 
 def _told_apart(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
@@ -176,21 +178,3 @@ def _told_apart(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     ]
     taken = set(masks)
     return [file for file in files if file not in taken], masks
-
-
-def _by_photo(photos: Iterable[str], masks: dict[str, Path]) -> dict[str, Path]:
-    """Masks by the name of their photo: the same, else the same but for case and affixes; the rest by their own."""
-    rest = {_core(name): name for name in masks if name not in photos}
-    photo_of = {rest.pop(_core(name)): name for name in photos if name not in masks and _core(name) in rest}
-    return {photo_of.get(name, name): mask for name, mask in masks.items()}
-
-
-def _core(name: str) -> str:
-    """The name without words like "mask" or "img" before or after it."""
-    folder, _, last = name.lower().replace("-", "_").rpartition("/")
-    words = last.replace(".", "_").split("_")
-    while len(words) > 1 and words[-1] in AFFIXES:
-        words.pop()
-    while len(words) > 1 and words[0] in AFFIXES:
-        words.pop(0)
-    return f"{folder}/{'_'.join(words)}"

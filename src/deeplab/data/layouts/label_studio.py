@@ -10,13 +10,14 @@ Source: Label Studio's documentation of its results.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from deeplab.data.joining import distinct, find_file, plain_name, visible, without_suffix
 from deeplab.data.layouts import polygons
 from deeplab.data.layouts import splits as by_name
 from deeplab.data.layouts.painting import (
@@ -25,15 +26,19 @@ from deeplab.data.layouts.painting import (
     Picture,
     Region,
     broken,
+    class_name,
     mentions,
     no_area,
+    outline_fault,
     read_json,
+    unpainted,
 )
 from deeplab.data.layouts.polygons import Window
 from deeplab.data.layouts.run_lengths import brush_mask
-from deeplab.data.stored import Item, StoredSplit
+from deeplab.data.stored import Item, StoredSplit, joined
+from deeplab.data.upright import stored
 from deeplab.errors import UserError
-from deeplab.imaging.photos import PHOTO_SUFFIXES, read_photo
+from deeplab.imaging.photos import PHOTO_SUFFIXES
 
 LOOKS_FOR = 'a JSON that is a list of tasks with "data" and "annotations" (Label Studio)'
 KINDS = ("polygonlabels", "brushlabels", "rectanglelabels", "ellipselabels")
@@ -55,13 +60,14 @@ class _Pictures:
 
     def __call__(self, item: Item) -> Picture:
         results = self.results[item.name]
+        height, width = (
+            results[0].get(f"original_{side}") if results else None for side in ("height", "width")
+        )
         try:
-            if not results:
-                return Picture(_photo_size(item.photo), [])
-            size = int(results[0]["original_height"]), int(results[0]["original_width"])
-            return Picture(size, [_region(result, size, item.mask) for result in results])
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+            size = (int(height), int(width)) if height and width else stored(item.photo).upright
+        except (TypeError, ValueError) as error:
             raise broken(item.mask, error) from error
+        return Picture(size, _regions(results, size, item.mask, photo=item.photo.name))
 
 
 def recognise(root: Path) -> bool:
@@ -89,43 +95,47 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
     if path is None:
         raise UserError(f"{root} holds no {LOOKS_FOR}; fix: export as JSON (not JSON-MIN) into it")
     try:
-        results: dict[str, list[Task]] = {}
-        for task in read_json(path):
-            if (
-                _annotation(task)
-                and results.setdefault(_photo_name(task), found := _results(task)) is not found
-            ):
-                raise UserError(
-                    f"{path}: two tasks are of a photo {_photo_name(task)}; fix: rename one of the photos"
-                )
-        labels = sorted({_label(result) for each in results.values() for result in each})
+        tasks = [task for task in read_json(path) if _annotation(task)]
+        files = [_photo_name(task) for task in tasks]
+        results = [_results(task) for task in tasks]
+        labels = sorted({label for each in results for result in each if (label := _label(result))})
+        bad = [
+            unpainted(_regions(each, (0, 0), path, photo=file), path)
+            for each, file in zip(results, files, strict=True)
+        ]
     except UserError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise broken(path, error) from error
-    stems = {str(Path(name).with_suffix("")): name for name in results}
-    items, missing = [], []
-    chosen = by_name.choose(root, list(stems), split)
-    for stem in chosen:
-        photo = _find_photo(root, stems.get(stem, stem))
-        if stem not in stems or photo is None:
-            missing.append(f"photo {stem} in {root / 'images'} or its task in {path}")
-        else:
-            items.append(Item(stem, photo, path))
+    if not labels and any(bad):
+        raise UserError("no region has a label", fix="export regions whose tag has labels", file=path)
+    # most photos have a name of their own without their folders
+    short = [(without_suffix(file.rpartition("/")[2]), without_suffix(file), file) for file in files]
+    entries = dict(zip(distinct(short), zip(files, results, bad, strict=True), strict=True))
+    if len(entries) < len(tasks):
+        file, _ = Counter(files).most_common(1)[0]
+        both = [str(task.get("id")) for task, name in zip(tasks, files, strict=True) if name == file]
+        raise UserError(
+            f"two tasks, {' and '.join(both)}, are of a photo {file}", fix="delete one of them", file=path
+        )
+    chosen = by_name.choose(root, list(entries), split)
+    photos = {name: _find_photo(root, entries[name][0]) for name in chosen if name in entries}
+    items, missing = joined(chosen, photos, path)
     classes = ClassList(names) if names else ClassList.of(labels)
-    read = Painter(_Pictures({item.name: results[stems[item.name]] for item in items}), classes)
+    read = Painter(_Pictures({item.name: entries[item.name][1] for item in items}), classes)
     return StoredSplit(
         classes=classes.classes,
         origin="the names given" if names else path.name,
-        items=tuple(items),
-        missing=tuple(missing),
-        unlisted=frozenset(stems).difference(chosen),
+        items=items,
+        missing=missing,
+        bad=tuple(text for item in items for text in entries[item.name][2]),
+        unlisted=frozenset(entries).difference(chosen),
         read=read,
     )
 
 
 def _find(root: Path) -> Path | None:
-    for path in sorted(root.glob("*.json")):
+    for path in visible(root, "*.json"):
         with path.open("rb") as file:
             is_list = file.read(LIST_START).removeprefix(BOM).lstrip().startswith(b"[")
         if is_list and mentions(path, b'"data"', b'"annotations"', b'"result"'):
@@ -143,10 +153,11 @@ def _results(task: Task) -> list[Task]:
 
 
 def _label(result: Task) -> str:
-    labels = result["value"].get(result["type"], [])
-    if len(labels) != 1:
+    """The region's label; "" for none."""
+    labels = result["value"].get(result["type"]) or []
+    if len(labels) > 1:
         raise ValueError(f"a region with the labels {labels}, where one is needed")
-    return labels[0]
+    return class_name(labels[0]) if labels else ""
 
 
 def _photo_name(task: Task) -> str:
@@ -155,26 +166,36 @@ def _photo_name(task: Task) -> str:
             parts = urlsplit(value)
             path = parse_qs(parts.query).get("d", [unquote(parts.path)])[0]
             if Path(path).suffix.lower() in PHOTO_SUFFIXES:
-                return Path(path).name
+                return plain_name(path)
     raise ValueError(f"task {task.get('id')} names no photo")
 
 
-def _find_photo(root: Path, name: str) -> Path | None:
+def _find_photo(root: Path, name: str) -> Path:
     folders = (root / "images", root, root / "upload")
-    return next(_existing(folders, (name, UPLOAD_PREFIX.sub("", name))), None)
+    folder, slash, last = name.rpartition("/")
+    found = find_file(folders, name)
+    return found if found.is_file() else find_file(folders, folder + slash + UPLOAD_PREFIX.sub("", last))
 
 
-def _existing(folders: tuple[Path, ...], names: tuple[str, ...]) -> Iterator[Path]:
-    return (folder / name for name in names for folder in folders if (folder / name).is_file())
+def _regions(results: list[Task], size: Size, file: Path, *, photo: str) -> list[Region]:
+    return [
+        Region(
+            _label(result),
+            partial(_cover, result, size=size, file=file),
+            f"region {result.get('id', number)} ({_label(result)}) of {photo}",
+            _fault(result),
+        )
+        for number, result in enumerate(results, 1)
+    ]
 
 
-def _photo_size(photo: Path) -> Size:
-    height, width, _ = read_photo(photo).shape
-    return height, width
-
-
-def _region(result: Task, size: Size, file: Path) -> Region:
-    return Region(_label(result), partial(_cover, result, size=size, file=file))
+def _fault(result: Task) -> str:
+    value, kind = result["value"], result["type"]
+    if not _label(result):
+        return "it has no label"
+    if kind == "brushlabels" and not value.get("rle"):
+        return "its brush is empty"
+    return outline_fault(value.get("points")) if kind == "polygonlabels" else ""
 
 
 def _cover(result: Task, *, size: Size, file: Path) -> Window:

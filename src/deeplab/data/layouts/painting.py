@@ -6,6 +6,7 @@ Regions are painted in the order given, later ones on top. What no region covers
 from __future__ import annotations
 
 import json
+import math
 import mmap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,16 +20,24 @@ from deeplab.data.source import IGNORE_LABEL
 from deeplab.data.stored import Item
 from deeplab.errors import UserError
 
+LEAST_POINTS = 3
+TOO_FEW = f"it has fewer than {LEAST_POINTS} points"
 BACKGROUND = "background"
 BACKGROUND_NAMES = frozenset({BACKGROUND, "_background_", "__background__"})
 IGNORE_NAMES = frozenset({"ignore", "ignored", "__ignore__", "_ignore_", "void"})
 
 
 class Region(NamedTuple):
-    """A class name and, asked for only when painted, the pixels."""
+    """A class name and, asked for only when painted, the pixels.
+
+    place: what messages call it, beside its file.
+    fault: why it paints nothing; empty if it does.
+    """
 
     name: str
     cover: Callable[[], Window]
+    place: str = ""
+    fault: str = ""
 
 
 class Picture(NamedTuple):
@@ -100,21 +109,48 @@ class Painter:
         size, regions = self.picture(item)
         if len(self.classes.classes) > IGNORE_LABEL:
             raise UserError(f"{item.mask}: {len(self.classes.classes)} classes; masks here have at most 255")
-        try:
-            drawn = [(self.classes.index(region.name, file=item.mask), region.cover()) for region in regions]
-        except UserError as error:
-            raise error.within(item.mask) from None
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise broken(item.mask, error) from error
+        drawn = [
+            (self.classes.index(region.name, file=item.mask), _pixels(region, item.mask))
+            for region in regions
+            if not region.fault
+        ]
         if self.largest_first:
             drawn.sort(key=lambda entry: -int(entry[1].pixels.sum()))
         labels = np.full(size, self.classes.unpainted, np.uint8)
         for index, cover in drawn:
-            height, width = cover.pixels.shape
-            part = labels[cover.top : cover.top + height, cover.left : cover.left + width]
-            # tools round, so that a mask may stick out by a pixel
-            part[cover.pixels[: part.shape[0], : part.shape[1]]] = index
+            # a mask may stick out on every side
+            top, left = max(cover.top, 0), max(cover.left, 0)
+            pixels = cover.pixels[top - cover.top :, left - cover.left :]
+            part = labels[top : top + pixels.shape[0], left : left + pixels.shape[1]]
+            part[pixels[: part.shape[0], : part.shape[1]]] = index
         return labels
+
+
+def _pixels(region: Region, file: Path) -> Window:
+    try:
+        return region.cover()
+    except UserError as error:
+        raise error.within(f"{file}: {region.place}" if region.place else file) from None
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise broken(file, error) from error
+
+
+def unpainted(regions: Iterable[Region], file: Path) -> tuple[str, ...]:
+    """Each region that paints nothing, in words, with its file and place."""
+    return tuple(f"{region.place} in {file}: {region.fault}" for region in regions if region.fault)
+
+
+def outline_fault(points: Any) -> str:
+    """Why an outline [(x, y), ...] encloses nothing; empty if it may."""
+    if not points:
+        return "it has no points"
+    try:
+        pairs = all(len(point) == 2 for point in points)
+        if not pairs or not math.isfinite(sum(map(sum, points))):
+            return "a coordinate is missing or no number"
+    except (TypeError, OverflowError):
+        return "a coordinate is missing or no number"
+    return "" if len(points) >= LEAST_POINTS else TOO_FEW
 
 
 def read_json(path: Path) -> Any:
@@ -124,9 +160,25 @@ def read_json(path: Path) -> Any:
         UserError: unreadable or no JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+        stored = path.read_bytes()
+        return json.loads(stored.decode(_encoding(stored)))
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}); fix: export it again") from error
+
+
+def class_name(value: Any) -> str:
+    """A class's name as text; one that is a number is called by its digits, and "" is none at all."""
+    named = isinstance(value, int | float | str) and not isinstance(value, bool)
+    return str(value).strip() if named else ""
+
+
+def _encoding(stored: bytes) -> str:
+    """UTF-8 or UTF-16; else GB 18030, in which tools on Chinese systems write (it holds GBK)."""
+    try:
+        stored.decode(encoding := json.detect_encoding(stored))
+    except UnicodeDecodeError:
+        return "gb18030"
+    return encoding
 
 
 def mentions(path: Path, *keys: bytes) -> bool:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from deeplab.data.joining import visible
 from deeplab.data.layouts.masks import IndexMasks, table_of
 from deeplab.data.layouts.splits import split_folder
 from deeplab.data.source import IGNORE_LABEL
-from deeplab.data.stored import Listing, StoredSplit, by_stem, paired, require_folder
+from deeplab.data.stored import StoredSplit, listing, paired, require_folder
 from deeplab.errors import UserError
+from deeplab.imaging.photos import PHOTO_SUFFIXES
 
 LOOKS_FOR = "train/_classes.csv whose first line is Pixel Value, Class"
 TABLE = "_classes.csv"
@@ -42,17 +44,14 @@ def survey(root: Path, split: str) -> StoredSplit:
     """
     folder = require_folder(split_folder(root, split) or root / split)
     values = _read_table(folder / TABLE)
-    files = by_stem(folder)
-    masks = {
-        name.removesuffix(MASK_END): path for name, path in files.files.items() if name.endswith(MASK_END)
-    }
-    photos = {name: path for name, path in files.files.items() if not name.endswith(MASK_END)}
+    files = [file for file in visible(folder) if file.suffix.lower() in PHOTO_SUFFIXES]
+    masks = [file for file in files if file.stem.endswith(MASK_END)]
     ignored = frozenset({IGNORE_LABEL}) - values.keys()
     table = table_of({value: index for index, value in enumerate(values)}, ignored=ignored)
     read = IndexMasks(table, f"the values of {folder / TABLE}: {', '.join(map(str, values))}")
     return paired(
-        Listing(folder, photos, files.double),
-        Listing(folder, masks, ending=f"{MASK_END}.png"),
+        listing(folder, (file for file in files if not file.stem.endswith(MASK_END))),
+        listing(folder, masks, ending=MASK_END)._replace(ending=f"{MASK_END}.png"),
         classes=tuple(values.values()),
         origin=TABLE,
         read=read,
@@ -65,6 +64,8 @@ def _read_table(path: Path) -> dict[int, str]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = [row for row in csv.reader(file) if row][1:]
         found = {int(value): name.strip() for value, name in rows}
+        if len(found) < len(rows):
+            raise ValueError("a value is listed twice")
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read as lines of value and class name ({error}); fix: export the data again as "

@@ -10,32 +10,35 @@ Lists of photos and lists of classes are read here for all layouts.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from deeplab.data.joining import LISTED_SUFFIXES, plain_name, visible, without_suffix
 from deeplab.errors import UserError
-from deeplab.imaging.photos import PHOTO_SUFFIXES
 
 VAL_SHARE = 0.2
 ALIASES = {"train": ("training",), "val": ("valid", "validation"), "test": ("testing",)}
 # what a list beside the photos may be called; ROOT/splits may hold any
 LIST_PREFIXES = ("train", "val", "test")
-LISTED_SUFFIXES = PHOTO_SUFFIXES | {".json"}
+_SUFFIX = "|".join(sorted(suffix[1:] for suffix in LISTED_SUFFIXES))
+TWO_COLUMNS = re.compile(rf"(.+\.(?:{_SUFFIX}))[\s,;]+\S.*\.(?:{_SUFFIX})", re.IGNORECASE)
 CLASS_FILES = ("classes.txt", "labels.txt", "class_names.txt", "obj.names")
 """Where class names may stand beside photos and masks; the first one there counts."""
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """Lines of a text file, without empty ones.
+    """Lines of a text file, without empty ones and blanks around them; UTF-8, or UTF-16 as Windows writes it.
 
     Raises:
         UserError: it cannot be read.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        stored = path.read_bytes()
+        text = stored.decode("utf-16" if stored[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as text ({error}); fix: replace the file") from error
-    return tuple(line.strip() for line in lines if line.strip())
+        raise UserError(f"{path} cannot be read as text ({error}); fix: save it as UTF-8") from error
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
@@ -78,27 +81,30 @@ def picture_names(path: Path) -> tuple[str, ...]:
     Raises:
         UserError: the list cannot be read.
     """
-    lines = (line.replace("\\", "/") for line in read_names(path))
-    # two columns are told by the second one being a path too
-    firsts = (line.split()[0] if "/" in line.split()[-1] else line for line in lines)
-    return tuple(_without_suffix(name.lstrip("/")) for name in firsts)
+    return tuple(plain_name(_first_column(line.replace("\\", "/"))) for line in read_names(path))
 
 
-def _without_suffix(name: str) -> str:
-    stem, dot, suffix = name.rpartition(".")
-    return stem if dot and f".{suffix.lower()}" in LISTED_SUFFIXES else name
+def _first_column(line: str) -> str:
+    columns = line.split("\t")
+    if len(columns) > 1:
+        return columns[0]
+    two = TWO_COLUMNS.fullmatch(line)
+    if two or line.lower().endswith(tuple(LISTED_SUFFIXES)):
+        return two[1] if two else line.partition(" /")[0]
+    # two columns without suffixes are told by the second one being a path too
+    return line.split()[0] if "/" in line.split()[-1] else line
 
 
 def falls_into_val(name: str) -> bool:
-    """Whether the hash of `name` puts it into "val"."""
-    digest = hashlib.sha256(name.encode()).digest()
+    """Whether the hash of `name`, its suffix aside, puts it into "val"."""
+    digest = hashlib.sha256(without_suffix(name).encode()).digest()
     return int.from_bytes(digest[:8], "big") < VAL_SHARE * 2**64
 
 
 def lists(root: Path) -> dict[str, Path]:
     """The lists of names in ROOT and ROOT/splits, by split."""
-    beside = [path for path in sorted(root.glob("*.txt")) if path.stem.startswith(LIST_PREFIXES)]
-    return {path.stem: path for path in [*beside, *sorted((root / "splits").glob("*.txt"))]}
+    beside = [path for path in visible(root, "*.txt") if path.stem.startswith(LIST_PREFIXES)]
+    return {path.stem: path for path in [*beside, *visible(root / "splits", "*.txt")]}
 
 
 def split_folder(root: Path, split: str) -> Path | None:
@@ -124,11 +130,11 @@ def choose(root: Path, names: Sequence[str], split: str) -> list[str]:
     """Those of `names` that belong to `split`; a list may also hold names that are not among `names`.
 
     Raises:
-        UserError: no such split.
+        UserError: no such split, or a name on the list that may be one of several.
     """
     path = list_of(root, split)
     if path is not None:
-        return matched(picture_names(path), names)
+        return matched(path, names)
     if split == "all":
         return list(names)
     found = lists(root)
@@ -140,15 +146,42 @@ def choose(root: Path, names: Sequence[str], split: str) -> list[str]:
     )
 
 
-def matched(listed: Sequence[str], names: Sequence[str]) -> list[str]:
-    """`listed`, each as it stands among `names`: whole, or by its last part if only one of `names` ends so."""
-    by_last: dict[str, set[str]] = {}
+def matched(path: Path, names: Sequence[str]) -> list[str]:
+    """The names on a list, each as it stands among `names`, once; those that are not among them as they are listed.
+
+    A name on the list may lack leading folders or the suffix, or have more of them.
+
+    Raises:
+        UserError: the list cannot be read, or has a name that may be one of several.
+    """
+    endings: dict[str, set[str]] = {}
     for name in names:
-        last = name.rpartition("/")[2]
-        for key in (last, _without_suffix(last)):
-            by_last.setdefault(key, set()).add(name)
-    known, chosen = set(names), []
-    for name in listed:
-        same = by_last.get(name.rpartition("/")[2], set())
-        chosen.append(name if name in known else next(iter(same)) if len(same) == 1 else name)
+        for whole in {name, without_suffix(name)}:
+            for start in range(whole.count("/") + 1):
+                endings.setdefault(whole.split("/", start)[start], set()).add(name)
+    known, chosen, listed_as = set(names), [], {}
+    for listed in dict.fromkeys(picture_names(path)):
+        name = _match(listed, known, endings, path)
+        if listed_as.setdefault(name, listed) != listed:
+            raise UserError(
+                f"{listed_as[name]!r} and {listed!r} are both of {name}", fix="write it once", file=path
+            )
+        chosen.append(name)
     return chosen
+
+
+def _match(listed: str, known: set[str], endings: dict[str, set[str]], path: Path) -> str:
+    """See `matched`: one of the two names is how the other one ends."""
+    short = without_suffix(listed)
+    for start in range(listed.count("/") + 1):
+        for form in (listed.split("/", start)[start], short.split("/", start)[start]):
+            if form in known:
+                return form
+            found = {name for name in endings.get(form, ()) if start == 0 or without_suffix(name) == form}
+            if len(found) == 1:
+                return found.pop()
+            if found:
+                raise UserError(
+                    f"{listed!r} may be {' or '.join(sorted(found))}", fix="write the whole name", file=path
+                )
+    return short

@@ -20,12 +20,26 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from deeplab.data.joining import find_file, plain_name, sample_names, visible
 from deeplab.data.layouts import polygons
 from deeplab.data.layouts import splits as by_name
-from deeplab.data.layouts.painting import ClassList, Painter, Picture, Region, broken, no_area, read_json
+from deeplab.data.layouts.painting import (
+    ClassList,
+    Painter,
+    Picture,
+    Region,
+    broken,
+    class_name,
+    no_area,
+    outline_fault,
+    read_json,
+    unpainted,
+)
 from deeplab.data.layouts.polygons import Window
-from deeplab.data.stored import Item, StoredSplit
+from deeplab.data.stored import Item, StoredSplit, joined
 from deeplab.errors import UserError
+
+Size = tuple[int, int]
 
 LOOKS_FOR = "meta.json and a folder with img/ and ann/"
 
@@ -49,58 +63,64 @@ def survey(root: Path, split: str) -> StoredSplit:
     """
     meta = root / "meta.json"
     try:
-        classes = ClassList.of(entry["title"] for entry in read_json(meta)["classes"])
+        classes = ClassList.of(class_name(entry["title"]) for entry in read_json(meta)["classes"])
     except (KeyError, TypeError) as error:
         raise broken(meta, error) from error
     own = by_name.split_folder(root, split)
     folders = [own] if own else _datasets(root)
-    annotations = {f"{path.parent.parent.name}/{path.stem}": path for path in _annotations(folders)}
+    paths = [path for folder in folders for path in visible(folder / "ann", "*.json")]
+    files = [plain_name(f"{path.parent.parent.name}/{path.stem}") for path in paths]
+    annotations = dict(zip(sample_names(files), paths, strict=True))
     chosen = list(annotations) if own else by_name.choose(root, list(annotations), split)
-    items, missing = [], []
-    for name in chosen:
-        path = annotations.get(name)
-        photo = path.parent.parent / "img" / path.stem if path else None
-        if path is None or photo is None:
-            missing.append(f"annotation {name}.json in {root}")
-        elif photo.is_file():
-            items.append(Item(str(Path(name).with_suffix("")), photo, path))
-        else:
-            missing.append(f"photo {photo}")
+    photos = {name: find_file((path.parent.parent / "img",), path.stem) for name, path in annotations.items()}
+    items, missing = joined(chosen, photos, annotations)
     read = Painter(_picture, classes)
     return StoredSplit(
         classes=classes.classes,
         origin=meta.name,
-        items=tuple(items),
-        missing=tuple(missing),
+        items=items,
+        missing=missing,
+        bad=tuple(text for item in items for text in unpainted(_picture(item).regions, item.mask)),
         unlisted=frozenset(annotations).difference(chosen),
         read=read,
     )
 
 
 def _datasets(root: Path) -> list[Path]:
-    return sorted(path.parent for path in root.glob("*/ann") if (path.parent / "img").is_dir())
-
-
-def _annotations(folders: list[Path]) -> list[Path]:
-    return [path for folder in folders for path in sorted((folder / "ann").glob("*.json"))]
+    return [path.parent for path in visible(root, "*/ann") if (path.parent / "img").is_dir()]
 
 
 def _picture(item: Item) -> Picture:
     content = read_json(item.mask)
     try:
         size = int(content["size"]["height"]), int(content["size"]["width"])
-        return Picture(
-            size,
-            [
-                Region(entry["classTitle"], partial(_cover, entry, size=size, file=item.mask))
-                for entry in content["objects"]
-            ],
-        )
+        return Picture(size, _regions(content["objects"], size, item.mask))
     except (KeyError, TypeError, ValueError) as error:
         raise broken(item.mask, error) from error
 
 
-def _cover(entry: dict[str, Any], *, size: tuple[int, int], file: Path) -> Window:
+def _regions(objects: list[dict[str, Any]], size: Size, file: Path) -> list[Region]:
+    return [
+        Region(
+            class_name(entry.get("classTitle")),
+            partial(_cover, entry, size=size, file=file),
+            f"object {entry.get('id', number)} ({entry.get('classTitle')})",
+            _fault(entry),
+        )
+        for number, entry in enumerate(objects, 1)
+    ]
+
+
+def _fault(entry: dict[str, Any]) -> str:
+    if not class_name(entry.get("classTitle")):
+        return "it has no class"
+    kind = entry["geometryType"]
+    if kind == "bitmap":
+        return "" if (entry.get("bitmap") or {}).get("data") else "its bitmap is missing"
+    return outline_fault((entry.get("points") or {}).get("exterior")) if kind == "polygon" else ""
+
+
+def _cover(entry: dict[str, Any], *, size: Size, file: Path) -> Window:
     kind = entry["geometryType"]
     if kind == "bitmap":
         return _bitmap(entry["bitmap"])

@@ -21,19 +21,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
 
-from deeplab.cache import ANOTHER_CACHE, cache_folder
+from deeplab.data.joining import visible
 from deeplab.data.layouts.embedded import bytes_as_stored, open_picture, png_bytes, read_embedded_mask
 from deeplab.data.layouts.painting import broken, read_json
 from deeplab.data.layouts.splits import class_names
 from deeplab.data.source import Source, Survey, check_sample
-from deeplab.download import fetch, is_address
 from deeplab.errors import UserError, require
 from deeplab.imaging.photos import as_photo
+from deeplab.system.cache import ANOTHER_CACHE, cache_folder
+from deeplab.system.download import fetch, is_address
 from deeplab.system.writing import whole_file, write_whole
 
 LOOKS_FOR = "SPLIT-000000.tar, or SPLIT.json with a shardlist (WebDataset)"
@@ -123,8 +124,8 @@ def recognise(root: Path) -> bool:
 
 def splits(root: Path) -> tuple[str, ...]:
     """The splits that have shards or an index."""
-    local = {path.stem.rpartition("-")[0] for path in root.glob("*-[0-9]*.tar")}
-    indexed = {path.stem for path in root.glob("*.json") if _is_index(path)}
+    local = {path.stem.rpartition("-")[0] for path in visible(root, "*-[0-9]*.tar")}
+    indexed = {path.stem for path in visible(root, "*.json") if _is_index(path)}
     return tuple(sorted(local | indexed))
 
 
@@ -145,7 +146,7 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
         shards = [shard for shard in indexed if "://" in shard.url or Path(shard.url).is_file()]
         missing = tuple(f"shard {shard.url}, which {index} names" for shard in indexed if shard not in shards)
     else:
-        shards, missing = _local(sorted(root.glob(f"{split}-[0-9]*.tar")))
+        shards, missing = _local(visible(root, f"{split}-[0-9]*.tar"))
     if not shards and not missing:
         found = ", ".join(splits(root)) or "none"
         raise UserError(
@@ -183,11 +184,15 @@ def pairs_in(path: Path) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
     try:
         with tarfile.open(path, "r:") as tar:
             for entry in tar:
-                if entry.isfile():
-                    folder, slash, file = entry.name.rpartition("/")
-                    key, _, ending = file.partition(".")
-                    member = Member(entry.name, entry.offset_data, entry.size)
-                    samples.setdefault(folder + slash + key, {})[ending.lower()] = member
+                folder, slash, file = entry.name.rpartition("/")
+                if not entry.isfile() or file.startswith("."):
+                    continue
+                key, _, ending = file.partition(".")
+                member = Member(entry.name, entry.offset_data, entry.size)
+                if samples.setdefault(folder + slash + key, {}).setdefault(ending.lower(), member) != member:
+                    raise UserError(
+                        f"{path} holds {entry.name} twice; fix: write it again with names of their own"
+                    )
     except (OSError, tarfile.TarError) as error:
         raise UserError(
             f"{path} cannot be read as a tar ({error}); fix: write or fetch it again, not compressed"
@@ -225,12 +230,19 @@ def write_shards(
     """
     writer = require("webdataset.writer", extra="webdataset").TarWriter
     written, listed = [], []
+    keys: dict[str, int] = {}
     for start in range(0, len(source), samples):
         path = output / f"{split}-{len(written):06d}.tar"
         indices = range(start, min(start + samples, len(source)))
         with whole_file(path) as file, writer(file, encoder=False, mtime=0) as tar:
             for index in indices:
-                tar.write(_record(source, index))
+                record = _record(source, index)
+                if keys.setdefault(record["__key__"], index) != index:
+                    other = source.name(keys[record["__key__"]])
+                    raise UserError(
+                        f"{source.name(index)} and {other} are both {record['__key__']} in a shard; fix: rename one"
+                    )
+                tar.write(record)
                 on_sample()
         written.append(path)
         listed.append({"url": path.name, "nsamples": len(indices)})
@@ -241,7 +253,7 @@ def write_shards(
     return written
 
 
-def _record(source: Source, index: int) -> dict[str, bytes | str]:
+def _record(source: Source, index: int) -> dict[str, Any]:
     image, label = source.photo(index), source.label(index)
     check_sample(source, index, image=image, label=label)
     photo = bytes_as_stored(source.files(index)[0]) or png_bytes(image)

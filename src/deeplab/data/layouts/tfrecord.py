@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deeplab.data.joining import visible
 from deeplab.data.layouts.embedded import bytes_as_stored, open_picture, png_bytes, read_embedded_mask
 from deeplab.data.layouts.splits import class_names
 from deeplab.data.source import Source, Survey, check_sample
@@ -201,7 +202,7 @@ def _text(value: Value | None) -> str:
 def _shards(root: Path) -> dict[str, tuple[tuple[Path, ...], tuple[str, ...]]]:
     """Shards there and shards missing, by split."""
     found: dict[str, dict[tuple[int, int], Path]] = {}
-    for path in sorted(root.glob("*-of-*")):
+    for path in visible(root, "*-of-*"):
         match = SHARD.match(path.name)
         if match:
             place = int(match["number"]), int(match["count"])

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from deeplab.data.joining import visible
 from deeplab.data.layouts import splits as by_name
 from deeplab.data.layouts.masks import IndexMasks
-from deeplab.data.stored import Listing, StoredSplit, by_stem, paired, require_folder
+from deeplab.data.stored import Listing, StoredSplit, by_photo, by_stem, paired, require_folder
 from deeplab.errors import UserError
-from deeplab.palettes import VOC_CLASSES
+from deeplab.imaging.palettes import VOC_CLASSES
 
 LOOKS_FOR = "JPEGImages/ and ImageSets/Segmentation/ or SegmentationClass/"
 LABEL_FOLDERS = ("SegmentationClass", "SegmentationClassAug")
@@ -33,7 +34,7 @@ def recognise(root: Path) -> bool:
 
 def splits(root: Path) -> tuple[str, ...]:
     """Names of the lists; without any, "train" and "val" by hash."""
-    return tuple(sorted(path.stem for path in (root / LISTS).glob("*.txt"))) or by_name.available(root)
+    return tuple(path.stem for path in visible(root / LISTS, "*.txt")) or by_name.available(root)
 
 
 def survey(
@@ -53,16 +54,16 @@ def survey(
     """
     classes, origin = by_name.class_names(root, names, VOC_CLASSES, layout="voc")
     photos = by_stem(require_folder(root / "JPEGImages"))
-    if any((root / LISTS).glob("*.txt")):
-        listed = by_name.matched(read_list(root, split), list(photos.files))
+    if visible(root / LISTS, "*.txt"):
+        listed = by_name.matched(list_path(root, split), list(photos.files))
     else:
         listed = by_name.choose(root, list(photos.files), split)
-    masks = by_stem(require_folder(root / labels), (".png",)) if labels else _masks(root, listed)
+    masks = by_stem(require_folder(root / labels), (".png",)) if labels else _masks(root, photos, listed)
     return paired(photos, masks, listed, classes=classes, origin=origin, read=IndexMasks())
 
 
-def read_list(root: Path, split: str) -> list[str]:
-    """Names on ImageSets/Segmentation/`split`.txt.
+def list_path(root: Path, split: str) -> Path:
+    """ImageSets/Segmentation/`split`.txt, else a list elsewhere that `split` names.
 
     Raises:
         UserError: no such list; the message names those that exist.
@@ -72,13 +73,12 @@ def read_list(root: Path, split: str) -> list[str]:
     if not path.is_file():
         found = ", ".join(splits(root)) or "none"
         raise UserError(f"{path} is missing; lists found there: {found}; fix: name one of them as the split")
-    # the papers' own lists say /JPEGImages/NAME.jpg /SegmentationClassAug/NAME.png
-    return [name.rpartition("/")[2] for name in by_name.picture_names(path)]
+    return path
 
 
-def _masks(root: Path, names: list[str]) -> Listing:
+def _masks(root: Path, photos: Listing, names: list[str]) -> Listing:
     """The first folder that has all of them, else the first there is: what is missing should be about one."""
     there = [folder for name in LABEL_FOLDERS if (folder := root / name).is_dir()]
-    listings = [by_stem(folder, (".png",)) for folder in there]
+    listings = [by_photo(photos, by_stem(folder, (".png",))) for folder in there]
     whole = (masks for masks in listings if masks.files.keys() >= set(names))
     return next(whole, listings[0] if listings else Listing(require_folder(root / LABEL_FOLDERS[0]), {}))

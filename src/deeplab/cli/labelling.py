@@ -1,0 +1,106 @@
+"""Options that every command which labels photos takes, and the one description that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from deeplab.prediction.labelling import Labelling
+
+# more change little and take half a second each
+CALIBRATION_PHOTOS = 32
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Runtime:
+    """What computes the network.
+
+    Parameters
+    ----------
+    output_stride:
+        4, 8, 16 or 32: smaller is denser and slower. Default: the model's own.
+    device:
+        auto, cpu, cuda, cuda:1, mps. With torchrun, cuda gives each process its own GPU.
+    precision:
+        float32; bfloat16: up to twice as fast where the processor has instructions for it, labels change at some
+        edges; int8: faster again, with --engine openvino and --calibration.
+    engine:
+        What runs the network: torch, openvino, onnxruntime (extras openvino, onnx), or auto, the fastest of
+        those that are installed.
+    calibration:
+        For int8: photos, folders or glob patterns of photos like those to label; of many, some are taken.
+    """
+
+    output_stride: int | None = None
+    device: str = "auto"
+    precision: Literal["float32", "bfloat16", "int8"] = "float32"
+    engine: str = "torch"
+    calibration: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = ()
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Passes:
+    """How often and in what pieces the network sees a photo, and what becomes of its answer.
+
+    Parameters
+    ----------
+    scales:
+        Sizes to average over, such as 0.75 1 1.25.
+    flip:
+        Also average over the mirrored photo.
+    window:
+        Height and width: label photos in windows of this size and blend them, for photos larger than memory.
+    overlap:
+        Least share of the window that neighbours share.
+    crf:
+        Snap labels to the photo's edges by the fully connected CRF: v1, v2-resnet101, or a JSON file as written by
+        deeplab crf search. Not with --window.
+    """
+
+    scales: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (1.0,)
+    flip: Annotated[bool, Parameter(negative="")] = False
+    window: tuple[int, int] | None = None
+    overlap: float = 1 / 3
+    crf: str | None = None
+
+
+USUAL, ONE_PASS = Runtime(), Passes()
+
+
+def labelling(runtime: Runtime, passes: Passes = ONE_PASS) -> Labelling:
+    """The description that the options make.
+
+    Raises:
+        UserError: see `Labelling`; or no photos to calibrate with are found, or no such parameters of a CRF.
+    """
+    from deeplab.crf import crf_parameters
+    from deeplab.imaging.photos import find_photos
+    from deeplab.prediction.labelling import Labelling
+    from deeplab.prediction.sliding import Window
+
+    found = find_photos(runtime.calibration) if runtime.calibration else []
+    return Labelling(
+        scales=passes.scales,
+        flip=passes.flip,
+        window=None if passes.window is None else Window(*passes.window, overlap=passes.overlap),
+        crf=None if passes.crf is None else crf_parameters(passes.crf),
+        output_stride=runtime.output_stride,
+        engine=runtime.engine,
+        precision=runtime.precision,
+        device=runtime.device,
+        calibration=tuple(spread(found, CALIBRATION_PHOTOS)),
+    )
+
+
+def spread(photos: Sequence[Path], most: int) -> list[Path]:
+    """At most so many of the photos, at equal distances."""
+    return (
+        [photos[index * len(photos) // most] for index in range(most)] if len(photos) > most else list(photos)
+    )

@@ -1,0 +1,91 @@
+"""How a photo lies, from its header alone, and labels that were drawn on it as it is stored.
+
+A photo's EXIF tag may ask viewers to turn it. Photos are read upright, as a viewer shows them; tools draw on the
+upright photo or on the stored one, which their sizes tell apart where the two have width and height swapped.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from deeplab.errors import UserError
+
+ORIENTATION, IMAGE_WIDTH, IMAGE_LENGTH = 0x0112, 0x0100, 0x0101
+UPRIGHT = 1
+SIDEWAYS = frozenset({5, 6, 7, 8})
+"""Values of the tag that swap width and height."""
+
+Size = tuple[int, int]
+DrawnOn = Literal["auto", "upright", "stored"]
+
+
+class Stored(NamedTuple):
+    """(height, width) of a photo's pixels as they are stored, and its EXIF tag, 1..8."""
+
+    size: Size
+    orientation: int
+
+    @property
+    def upright(self) -> Size:
+        """(height, width) as a viewer shows the photo."""
+        return self.size[::-1] if self.orientation in SIDEWAYS else self.size
+
+
+def stored_as(image: Image.Image) -> Stored:
+    """How an opened photo lies, which is not yet decoded."""
+    size, orientation = image.size[::-1], UPRIGHT
+    # Pillow would decode the whole PNG to look for a tag behind the pixels
+    if image.format != "PNG" or "exif" in image.info:
+        orientation = image.getexif().get(ORIENTATION, UPRIGHT)
+    if image.format == "TIFF":
+        # whose size Pillow gives upright, or not, by its version
+        size = image.tag_v2[IMAGE_LENGTH], image.tag_v2[IMAGE_WIDTH]
+    return Stored(size, orientation if orientation in range(1, 9) else UPRIGHT)
+
+
+def stored(photo: Path) -> Stored:
+    """What a photo's header says.
+
+    Raises:
+        UserError: it cannot be read; it names the file.
+    """
+    try:
+        with warnings.catch_warnings():
+            # odd metadata warn; whoever reads the pixels says what matters
+            warnings.simplefilter("ignore")
+            with Image.open(photo) as image:
+                return stored_as(image)
+    # damaged files make the decoders raise nearly anything
+    except Exception as error:
+        raise UserError(f"{photo}: cannot be read as a picture ({error})") from error
+
+
+def turned_upright(labels: np.ndarray, photo: Path, *, drawn_on: DrawnOn = "auto") -> np.ndarray:
+    """Labels as they lie on the upright photo.
+
+    Args:
+        labels: [H, W], as they were drawn.
+        photo: its header is read.
+        drawn_on: "auto" turns labels that have the size of the stored photo and not of the upright one, "stored" all
+            that are of a photo with a tag, "upright" none.
+
+    Returns:
+        [H, W] or [W, H]; `labels` itself where nothing is turned.
+
+    Raises:
+        UserError: the photo cannot be read.
+    """
+    if drawn_on == "upright" or (drawn_on == "auto" and labels.shape[0] == labels.shape[1]):
+        return labels
+    lies = stored(photo)
+    if labels.shape != lies.size or (drawn_on == "auto" and lies.upright == lies.size):
+        return labels
+    turned = labels.T if lies.orientation in SIDEWAYS else labels
+    # after that swap, if any, the tag's values differ in which sides are mirrored
+    turned = turned[::-1] if lies.orientation in (3, 4, 7, 8) else turned
+    return np.ascontiguousarray(turned[:, ::-1] if lies.orientation in (2, 3, 6, 7) else turned)

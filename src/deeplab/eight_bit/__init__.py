@@ -1,6 +1,0 @@
-"""8-bit inference: the integer arithmetic of quantised files, so that labels equal those of their runtime."""
-
-from deeplab.eight_bit.arithmetic import Grid
-from deeplab.eight_bit.network import EightBit
-
-__all__ = ["EightBit", "Grid"]

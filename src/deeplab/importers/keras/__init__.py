@@ -1,0 +1,1 @@
+"""Keras Applications' weights as backbones, without Keras."""

@@ -1,0 +1,1 @@
+"""Convolutions out of ONNX files, without the onnx package."""

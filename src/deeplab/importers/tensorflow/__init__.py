@@ -1,0 +1,1 @@
+"""TensorFlow's checkpoints and frozen graphs, without TensorFlow."""

@@ -1,0 +1,1 @@
+"""TensorFlow Lite files, read as a graph and walked as data flows."""

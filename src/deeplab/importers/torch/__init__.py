@@ -1,0 +1,1 @@
+"""PyTorch's weights of seven libraries, told apart by names and shapes."""

@@ -1,0 +1,1 @@
+"""The network of a config, its weights in a file, and its cost."""

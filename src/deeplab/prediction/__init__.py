@@ -1,0 +1,1 @@
+"""How a photo is labelled: passes, windows, the CRF, and the runtimes that compute the network."""

@@ -1,0 +1,75 @@
+"""How a photo is labelled, said once; what does not go together is refused here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from deeplab.crf import CRFConfig
+from deeplab.errors import UserError
+from deeplab.imaging.photos import PhotoLike
+from deeplab.prediction.sliding import Window
+
+Precision = Literal["float32", "bfloat16", "int8"]
+AUTO, TORCH, INT8 = "auto", "torch", "int8"
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """From a photo to labels: passes, windows, the CRF, and what computes the network.
+
+    Attributes:
+        scales: the photo is run at each of these sizes and probabilities averaged.
+        flip: also run each size mirrored left to right.
+        window: label the photo in windows of this size, see `deeplab.prediction.sliding`; None takes it whole.
+        crf: snap labels to the photo's edges by the fully connected CRF with these parameters, on the CPU.
+        output_stride: 4, 8, 16 or 32; None is the model's own.
+        engine: "torch", "openvino" or "onnxruntime" compute the network (extras `openvino`, `onnx`), or "auto", the
+            fastest that is installed; see `deeplab.prediction.runtimes`.
+        precision: "float32", "bfloat16": up to twice as fast where the processor has instructions for it, labels
+            change at some edges; "int8": faster again, with engine "openvino" or "auto" only (extra `int8`).
+        device: "auto" takes a CUDA GPU if there is one; else as torch names them.
+        calibration: for int8, some dozens of photos like those that the model will see.
+
+    Raises:
+        UserError: a scale that is not positive, no such precision, a CRF together with windows, or int8 with
+            PyTorch or without photos to calibrate with.
+    """
+
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    window: Window | None = None
+    crf: CRFConfig | None = None
+    output_stride: int | None = None
+    engine: str = TORCH
+    precision: Precision = "float32"
+    device: str = AUTO
+    calibration: tuple[PhotoLike, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scales", tuple(self.scales))
+        object.__setattr__(self, "calibration", tuple(self.calibration))
+        if not self.scales or min(self.scales) <= 0:
+            raise UserError(f"scales {self.scales}: give positive factors, like 0.75 1 1.25")
+        if self.precision not in get_args(Precision):
+            raise UserError(f"precision {self.precision!r}; allowed are {', '.join(get_args(Precision))}")
+        if self.crf is not None and self.window is not None:
+            raise UserError(
+                "a CRF and windows exclude each other: the CRF needs the probabilities of the whole photo, and "
+                "windows are there not to hold them; fix: leave out the window, or the CRF"
+            )
+        if self.precision == INT8 and self.engine == TORCH:
+            raise UserError(f"engine {TORCH} has no precision {INT8}; fix: engine openvino")
+        if self.precision == INT8 and not self.calibration:
+            raise UserError(
+                "int8 takes the ranges of values from photos, and there are none; fix: --calibration FOLDER "
+                "(in Python: calibration=...), some thirty photos like those that the model will see"
+            )
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether the network sees the photo at its own size only, and not mirrored."""
+        return self.scales == (1.0,) and not self.flip
+
+
+AS_IT_IS = Labelling()

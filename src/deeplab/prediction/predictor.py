@@ -1,0 +1,140 @@
+"""One network and one way to label: every photo that is labelled, in whatever command, passes through here."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from deeplab.config.labels import LabelSpec
+from deeplab.crf import dense_crf
+from deeplab.errors import UserError
+from deeplab.imaging.photos import as_photo
+from deeplab.model.network import DeepLab
+from deeplab.native.upsample_argmax import label_dtype
+from deeplab.prediction.fold import folded, for_inference
+from deeplab.prediction.inference import predict, predict_labels
+from deeplab.prediction.labelling import AS_IT_IS, AUTO, INT8, TORCH, Labelling
+from deeplab.prediction.network import Network
+from deeplab.prediction.runtimes import engine_network
+from deeplab.prediction.runtimes.program import RuntimeNetwork
+from deeplab.prediction.sliding import predict_in_windows
+from deeplab.prediction.strips import Labelled, confidence_of, predict_whole
+from deeplab.system.device import pick_device
+
+
+class Predictor:
+    """Labels photos of any size; may be called from several threads.
+
+    Args:
+        network: in eval mode where it is a `DeepLab`; it is used as it is, see `Predictor.of` for one made ready.
+        labels: names and colours of its classes.
+        device: where its images go.
+        how: passes, window and CRF; what it says of engine, precision, device and stride is `of`'s to heed.
+        engine: what computes the network.
+        output_stride: of the network.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        labels: LabelSpec,
+        *,
+        device: torch.device,
+        how: Labelling = AS_IT_IS,
+        engine: str = TORCH,
+        output_stride: int,
+    ) -> None:
+        self.network, self.labels, self.device, self.how = network, labels, device, how
+        self.engine, self.output_stride = engine, output_stride
+
+    @classmethod
+    def as_it_is(cls, model: DeepLab, how: Labelling = AS_IT_IS) -> Predictor:
+        """The model itself, as in training: neither copied nor folded nor moved."""
+        device = next(model.parameters()).device
+        return cls(model, model.labels, device=device, how=how, output_stride=model.output_stride)
+
+    @classmethod
+    def of(cls, model: DeepLab, how: Labelling = AS_IT_IS) -> Predictor:
+        """A copy of the model made ready as `how` says; the one given is left as it is.
+
+        Raises:
+            UserError: no such device, output stride or engine, or the engine cannot run this model so.
+        """
+        device = pick_device(how.device)
+        # auto changes no label of several passes: other engines take resized photos rounded
+        engine = TORCH if how.engine == AUTO and how.precision != INT8 and not how.one_pass else how.engine
+        if engine != TORCH:
+            source = _at_stride(folded(model).eval(), how.output_stride)
+            found = engine_network(
+                source,
+                engine,
+                device=device,
+                precision=how.precision,
+                calibration=[as_photo(photo) for photo in how.calibration],
+            )
+            if found is not None:
+                name, run = found
+                network = RuntimeNetwork(run, source, one_pass=how.one_pass)
+                stride = source.output_stride
+                return cls(network, model.labels, device=device, how=how, engine=name, output_stride=stride)
+        ready = _at_stride(for_inference(model, device=device, precision=how.precision), how.output_stride)
+        return cls(ready, model.labels, device=device, how=how, output_stride=ready.output_stride)
+
+    def labels_of(self, photo: np.ndarray) -> torch.Tensor:
+        """uint8 [H, W], uint16 above 256 classes, on the CPU, of a photo, uint8 [H, W, channels]."""
+        how = self.how
+        if how.one_pass and how.window is None and how.crf is None:
+            return predict_labels(self.network, self._images(photo))["semantic"][0].cpu()
+        return self.label(photo).labels.to(label_dtype(self.network.config.num_classes))
+
+    def label(self, photo: np.ndarray, *, confidence: bool = False) -> Labelled:
+        """Labels and, if asked for, the probability of each, on the CPU.
+
+        Args:
+            photo: uint8 [H, W, channels].
+            confidence: they take as long as the labels or longer.
+        """
+        how = self.how
+        if how.crf is not None:
+            labels, marginals = self.probabilities_of(photo)
+            return Labelled(labels, confidence_of(marginals, labels) if confidence else None)
+        passes = {"scales": how.scales, "flip": how.flip, "confidence": confidence}
+        images = self._images(photo)
+        if how.window is None:
+            return predict_whole(self.network, images, **passes).cpu()
+        return predict_in_windows(self.network, images, window=how.window, **passes).cpu()
+
+    def probabilities_of(self, photo: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Labels int64 [H, W] and probabilities float32 [C, H, W], summing to 1 over C, on the CPU.
+
+        Of one pass, labels are those of the logits: rounded probabilities can be equal where logits are not. With a
+        CRF probabilities are its marginals; it runs once, on what all passes average to.
+
+        Raises:
+            UserError: `how` has windows, which are there not to hold them.
+        """
+        how = self.how
+        if how.window is not None:
+            raise UserError("windows keep no probabilities of the whole photo; fix: leave out the window")
+        passed = predict(self.network, self._images(photo), scales=how.scales, flip=how.flip)["semantic"]
+        labels, found = passed.labels[0].cpu(), passed.probabilities[0].float().cpu()
+        if how.crf is None:
+            return labels, found
+        marginals = dense_crf(found, photo, parameters=how.crf)
+        return marginals.argmax(0), marginals
+
+    def logits_of(self, photo: np.ndarray) -> torch.Tensor:
+        """float32 [C, h, w] on the CPU, of one pass on the network's own grid."""
+        return self.network.low_resolution_logits(self._images(photo))["semantic"][0].float().cpu()
+
+    def _images(self, photo: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(photo).permute(2, 0, 1)[None].to(self.device)
+
+
+def _at_stride(model: DeepLab, output_stride: int | None) -> DeepLab:
+    if output_stride is not None:
+        try:
+            model.output_stride = output_stride
+        except ValueError as error:
+            raise UserError(str(error)) from None
+    return model

@@ -1,0 +1,248 @@
+"""Layouts that store masks as pictures: recognised by content, and read with the classes they mean."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.data_folders import colours, grey, photo, text
+from support.shared_folder import shared
+
+from deeplab.data.dataset import SegmentationDataset
+from deeplab.data.layouts import recognise
+from deeplab.data.layouts.cityscapes import export_predictions, to_label_ids
+from deeplab.data.opening import open_source, split_names
+from deeplab.errors import UserError
+
+
+def test_cityscapes_label_ids_become_train_ids(tmp_path):
+    stem = "berlin_000000_000019"
+    expected = photo(tmp_path / f"leftImg8bit/train/berlin/{stem}_leftImg8bit.png", (2, 5))
+    grey(
+        tmp_path / f"gtFine/train/berlin/{stem}_gtFine_labelIds.png",
+        [[7, 8, 11, 12, 13], [33, 0, 26, 9, 255]],
+    )
+    assert recognise(tmp_path) == "cityscapes" and split_names(tmp_path) == ("train",)
+    source = open_source(tmp_path, "train")
+    assert source.name(0) == stem and len(source.classes) == 19
+    assert source.label(0).tolist() == [[0, 1, 2, 3, 4], [18, 255, 13, 255, 255]]
+    np.testing.assert_array_equal(source.photo(0), expected)
+
+
+def test_cityscapes_takes_the_references_train_ids_too(tmp_path):
+    photo(tmp_path / "leftImg8bit/val/ulm/ulm_000001_000019_leftImg8bit.png", (1, 3))
+    photo(tmp_path / "leftImg8bit/val/ulm/ulm_000002_000019_leftImg8bit.png", (1, 3))
+    grey(tmp_path / "gtFine/val/ulm/ulm_000001_000019_gtFine_labelTrainIds.png", [[18, 255, 0]])
+    source = open_source(tmp_path, "val")
+    assert source.label(0).tolist() == [[18, 255, 0]]
+    assert len(source) == 1 and "ulm_000002_000019_gtFine_labelTrainIds.png" in source.missing[0]
+
+
+def test_cityscapes_wrong_id_is_named_with_its_file(tmp_path):
+    photo(tmp_path / "leftImg8bit/train/ulm/ulm_000001_000019_leftImg8bit.png", (1, 3))
+    grey(tmp_path / "gtFine/train/ulm/ulm_000001_000019_gtFine_labelIds.png", [[7, 34, 7]])
+    with pytest.raises(UserError, match=r"labelIds\.png: value 34 at row 0, column 1.*label ids 0\.\.33"):
+        open_source(tmp_path, "train").label(0)
+
+
+def test_cityscapes_ids_there_and_back():
+    # the ids that the benchmark evaluates, from its label definitions
+    evaluated = [7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33]
+    assert to_label_ids(np.arange(19, dtype=np.uint8)).tolist() == evaluated
+    assert to_label_ids(np.array([255, 18], dtype=np.uint8)).tolist() == [0, 33]
+
+
+def test_cityscapes_export_for_the_test_server(tmp_path):
+    grey(tmp_path / "in/a/munich_000010_000019_leftImg8bit.png", [[0, 18], [10, 255]])
+    assert export_predictions(tmp_path / "in", tmp_path / "out") == 1
+    with Image.open(tmp_path / "out/munich_000010_000019_leftImg8bit.png") as written:
+        assert written.mode == "L" and np.array(written).tolist() == [[7, 33], [23, 0]]
+    grey(tmp_path / "in/b/munich_000010_000019.png", [[0]])
+    with pytest.raises(UserError, match="both of munich_000010_000019"):
+        export_predictions(tmp_path / "in", tmp_path / "out")
+    grey(tmp_path / "in2/munich_000010_000019.png", [[19]])
+    with pytest.raises(UserError, match="value 19 is no train id"):
+        export_predictions(tmp_path / "in2", tmp_path / "out2")
+    grey(tmp_path / "in3/cat.png", [[1]])
+    with pytest.raises(UserError, match=r"cat\.png: the test server tells photos by names"):
+        export_predictions(tmp_path / "in3", tmp_path / "out3")
+
+
+def test_ade20k_other_is_ignored_and_classes_start_at_zero(tmp_path):
+    photo(tmp_path / "images/training/ADE_train_1.jpg", (1, 4))
+    grey(tmp_path / "annotations/training/ADE_train_1.png", [[0, 1, 13, 150]])
+    (tmp_path / "images/validation").mkdir()
+    (tmp_path / "annotations/validation").mkdir()
+    assert recognise(tmp_path) == "ade20k" and split_names(tmp_path) == ("train", "val")
+    source = open_source(tmp_path, "train")
+    assert source.label(0).tolist() == [[255, 0, 12, 149]]
+    names = [source.classes[index] for index in (0, 12, 149)]
+    assert names == ["wall", "person", "flag"] and len(source.classes) == 150
+    assert len(open_source(tmp_path, "training")) == 1
+    grey(tmp_path / "annotations/training/ADE_train_1.png", [[151, 1, 1, 1]])
+    with pytest.raises(UserError, match="value 151"):
+        source.label(0)
+
+
+def test_camvid_void_is_ignored(tmp_path):
+    photo(tmp_path / "train/a.png", (1, 3))
+    grey(tmp_path / "trainannot/a.png", [[0, 10, 11]])
+    grey(tmp_path / "trainannot/b.png", [[0, 10, 11]])
+    assert recognise(tmp_path) == "camvid"
+    source = open_source(tmp_path, "train")
+    assert source.label(0).tolist() == [[0, 10, 255]] and source.classes[10] == "bicyclist"
+    assert source.missing == (f"photo b in {tmp_path / 'train'}",)
+    own = open_source(tmp_path, "train", names=tuple("abcdefghijkl"))
+    assert own.label(0).tolist() == [[0, 10, 11]]
+
+
+def test_real_camvid_has_the_published_pixel_shares():
+    source = open_source(shared("assets/camvid"), "train")
+    assert (
+        len(source) == 367 and len(open_source(shared("assets/camvid"), "val")) == 101 and not source.missing
+    )
+    # every tenth photo comes near the shares of all
+    counts = sum(np.bincount(source.label(index).ravel(), minlength=256) for index in range(0, 367, 10))
+    shares = 100 * counts / counts.sum()
+    published = [16.85, 23.26, 0.98, 31.66, 4.49, 9.72, 1.17, 1.13, 5.87, 0.64, 0.29]
+    np.testing.assert_allclose(shares[:11], published, atol=2)
+    assert abs(shares[255] - 3.95) < 1 and shares[11:255].sum() == 0
+
+
+def test_coco_stuff_leaves_out_the_ids_that_were_never_drawn(tmp_path):
+    photo(tmp_path / "images/val2017/000000000139.jpg", (1, 5))
+    # stored values are id - 1: person 1, stop sign 13, banner 92, wood 182
+    grey(tmp_path / "stuffthingmaps_trainval2017/val2017/000000000139.png", [[0, 12, 91, 181, 255]])
+    assert recognise(tmp_path) == "coco-stuff" and split_names(tmp_path) == ("val",)
+    source = open_source(tmp_path, "val")
+    assert len(source.classes) == 171
+    labels = source.label(0)[0].tolist()
+    assert [source.classes[label] for label in labels[:4]] == ["person", "stop sign", "banner", "wood"]
+    assert labels == [0, 11, 80, 170, 255]
+
+
+def test_plain_folder_with_lists(tmp_path):
+    for name in ("a", "b", "c"):
+        photo(tmp_path / f"images/{name}.jpg", (1, 2))
+        grey(tmp_path / f"masks/{name}.png", [[0, 1]])
+    text(tmp_path / "classes.txt", "background\ncat\n")
+    text(tmp_path / "train.txt", "a.jpg\nb\n")
+    text(tmp_path / "val.txt", "c\n")
+    assert recognise(tmp_path) == "images" and split_names(tmp_path) == ("train", "val")
+    source = open_source(tmp_path, "train")
+    assert [source.name(index) for index in range(2)] == ["a", "b"] and source.classes == (
+        "background",
+        "cat",
+    )
+    assert open_source(tmp_path, "all").missing == () and len(open_source(tmp_path, "all")) == 3
+    with pytest.raises(UserError, match="no split 'test'; lists found: train, val"):
+        open_source(tmp_path, "test")
+
+
+@pytest.mark.parametrize("form", ["images/{split}/{name}.jpg masks/{split}/{name}.png",
+                                  "{split}/images/{name}.jpg {split}/masks/{name}.png"])  # fmt: skip
+def test_plain_folder_with_folders_as_splits(tmp_path, form):
+    for split, names in {"train": "ab", "valid": "c"}.items():
+        for name in names:
+            picture, mask = form.format(split=split, name=name).split()
+            photo(tmp_path / picture, (1, 2))
+            grey(tmp_path / mask, [[0, 1]])
+    text(tmp_path / "classes.txt", "background\ncat\n")
+    assert recognise(tmp_path) == "images" and split_names(tmp_path) == ("train", "val")
+    assert len(open_source(tmp_path, "train")) == 2 and open_source(tmp_path, "val").name(0) == "c"
+
+
+def test_plain_folder_without_split_is_split_by_name(tmp_path):
+    for index in range(40):
+        photo(tmp_path / f"images/p{index}.png", (1, 2))
+        grey(tmp_path / f"masks/p{index}.png", [[0, 1]])
+    text(tmp_path / "classes.txt", "background\ncat\n")
+    train, val = (open_source(tmp_path, split) for split in ("train", "val"))
+    names = [{source.name(i) for i in range(len(source))} for source in (train, val)]
+    # names whose SHA-256 begins with less than 0x3333, by sha256sum
+    assert names[1] == {"p0", "p7", "p9", "p11", "p17", "p28", "p33", "p37", "p38"}
+    assert len(names[0]) == 31 and not names[0] & names[1]
+    (tmp_path / "images/p7.png").unlink()
+    (tmp_path / "masks/p7.png").unlink()
+    again = open_source(tmp_path, "val")
+    assert {again.name(i) for i in range(len(again))} == names[1] - {"p7"}
+
+
+def test_plain_folder_needs_class_names(tmp_path):
+    photo(tmp_path / "images/a.png", (1, 2))
+    grey(tmp_path / "masks/a.png", [[0, 1]])
+    with pytest.raises(UserError, match=r"classes\.txt is missing.*data\.names"):
+        open_source(tmp_path, "all")
+    assert open_source(tmp_path, "all", names=("background", "cat")).classes[1] == "cat"
+
+
+def test_roboflow_masks(tmp_path):
+    photo(tmp_path / "train/x_jpg.rf.1.jpg", (1, 3))
+    grey(tmp_path / "train/x_jpg.rf.1_mask.png", [[0, 2, 1]])
+    text(tmp_path / "train/_classes.csv", "Pixel Value, Class\n0, background\n1, cat\n2, dog\n")
+    (tmp_path / "valid").mkdir()
+    assert recognise(tmp_path) == "roboflow" and split_names(tmp_path) == ("train", "val")
+    source = open_source(tmp_path, "train")
+    assert source.classes == ("background", "cat", "dog") and source.label(0).tolist() == [[0, 2, 1]]
+    grey(tmp_path / "train/x_jpg.rf.1_mask.png", [[0, 3, 1]])
+    with pytest.raises(UserError, match=r"value 3 at row 0, column 1.*_classes\.csv: 0, 1, 2"):
+        source.label(0)
+
+
+def test_cvat_masks_are_colours(tmp_path):
+    text(
+        tmp_path / "labelmap.txt",
+        "# label:color_rgb:parts:actions\ncat:250,50,83::\nignore:1,2,3::\ndog:0,0,9::\n",
+    )
+    text(tmp_path / "ImageSets/Segmentation/default.txt", "a\n")
+    photo(tmp_path / "JPEGImages/a.jpg", (1, 4))
+    colours(tmp_path / "SegmentationClass/a.png", [[[0, 0, 0], [250, 50, 83], [1, 2, 3], [0, 0, 9]]])
+    assert recognise(tmp_path) == "cvat-masks" and split_names(tmp_path) == ("train", "val")
+    source = open_source(tmp_path, "all")
+    assert source.classes == ("background", "cat", "dog") and source.label(0).tolist() == [[0, 1, 255, 2]]
+    colours(tmp_path / "SegmentationClass/a.png", [[[0, 0, 0], [250, 50, 84], [1, 2, 3], [0, 0, 9]]])
+    with pytest.raises(UserError, match=r"a\.png: colour \(250, 50, 84\) at row 0, column 1"):
+        source.label(0)
+    text(tmp_path / "labelmap.txt", "cat;1;2;3\n")
+    with pytest.raises(UserError, match="'cat;1;2;3' is not of the form"):
+        open_source(tmp_path, "all")
+
+
+def test_cvat_masks_as_palette_read_alike(tmp_path):
+    text(tmp_path / "labelmap.txt", "background:0,0,0::\ncat:128,0,0::\n")
+    text(tmp_path / "ImageSets/Segmentation/train.txt", "a\n")
+    photo(tmp_path / "JPEGImages/a.jpg", (1, 2))
+    palette = Image.fromarray(np.array([[7, 3]], np.uint8))
+    palette.putpalette([0, 0, 0] * 3 + [128, 0, 0] + [0, 0, 0] * 4)
+    (tmp_path / "SegmentationClass").mkdir()
+    palette.save(tmp_path / "SegmentationClass/a.png")
+    assert open_source(tmp_path, "train").label(0).tolist() == [[0, 1]]
+
+
+def test_voc_with_classes_of_ones_own(tmp_path):
+    text(tmp_path / "ImageSets/Segmentation/train.txt", "a\n")
+    photo(tmp_path / "JPEGImages/a.jpg", (1, 2))
+    grey(tmp_path / "SegmentationClass/a.png", [[0, 2]])
+    assert recognise(tmp_path) == "voc" and len(open_source(tmp_path, "train").classes) == 21
+    text(tmp_path / "classes.txt", "background\ncat\n")
+    source = open_source(tmp_path, "train")
+    assert source.classes == ("background", "cat")
+    with pytest.raises(UserError, match=r"a\.png: value 2 at row 0, column 1 is no class; allowed: 0\.\.1"):
+        SegmentationDataset(source)[0]
+
+
+def test_voc_lists_of_paths_as_the_papers_have_them(tmp_path):
+    text(tmp_path / "ImageSets/Segmentation/train_aug.txt", "/JPEGImages/a.jpg /SegmentationClassAug/a.png\n")
+    photo(tmp_path / "JPEGImages/a.jpg", (1, 2))
+    grey(tmp_path / "SegmentationClassAug/a.png", [[0, 2]])
+    source = open_source(tmp_path, "train_aug")
+    assert source.name(0) == "a" and not source.missing
+
+
+def test_sixteen_bit_masks_are_read_where_they_fit(tmp_path):
+    photo(tmp_path / "images/a.png", (1, 2))
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(np.array([[0, 1]], np.uint16)).save(tmp_path / "masks/a.png")
+    source = open_source(tmp_path, "all", names=("background", "cat"))
+    assert source.label(0).dtype == np.uint8 and source.label(0).tolist() == [[0, 1]]
+    Image.fromarray(np.array([[0, 256]], np.uint16)).save(tmp_path / "masks/a.png")
+    with pytest.raises(UserError, match=r"a\.png: value 256 at row 0, column 1"):
+        source.label(0)

@@ -1,0 +1,1 @@
+"""The reference's golden vectors, one module a family: each judges a file and returns its row."""

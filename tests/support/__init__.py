@@ -1,0 +1,1 @@
+"""What several test files use: data sets and weights made up, runs of commands, and comparisons."""

@@ -1,0 +1,127 @@
+"""Starting from a model: weights are taken only where they compute what they did there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from deeplab import DeepLab, DeepLabConfig
+from deeplab.errors import UserError
+from deeplab.importers.torch.layers import TORCH_PIXELS
+from deeplab.train.compatibility import differences, refuse_other_backbone
+from deeplab.train.start import start_from
+
+PLAIN = {
+    "backbone": {"name": "mobilenet_v2", "width": 0.25},
+    "context": {"channels": 8, "rates": [6]},
+    "num_classes": 3,
+}
+RESNET = {
+    "backbone": {"name": "resnet18"},
+    "context": {"kind": "none"},
+    "num_classes": 2,
+}
+VGG = {**RESNET, "backbone": {"name": "vgg16"}, "output_stride": 8}
+NAS = {**RESNET, "backbone": {"name": "hnasnet", "filters": 4}, "output_stride": 8}
+
+
+def changed(base: dict, change: dict, device: str = "cpu") -> DeepLab:
+    values = {**base, **change}
+    values["backbone"] = {**base["backbone"], **change.get("backbone", {})}
+    with torch.device(device):
+        return DeepLab(DeepLabConfig.model_validate(values))
+
+
+def saved(base: dict, folder: Path) -> str:
+    torch.manual_seed(7)
+    changed(base, {}).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("base", "change", "named"),
+    [
+        (PLAIN, {"backbone": {"padding": "symmetric"}}, r'backbone\.padding is "symmetric" .* need "same"'),
+        (PLAIN, {"backbone": {"norm": {"eps": 1e-3}}}, r"backbone\.norm\.eps is 0\.001 .* need 1e-05"),
+        (PLAIN, {"backbone": {"rate_grows_at": "unit"}}, r"backbone\.rate_grows_at"),
+        (PLAIN, {"backbone": {"divisor": 8}}, r"backbone\.divisor is 8 and the weights need null"),
+        (PLAIN, {"pixels": TORCH_PIXELS.model_dump()}, r"pixels\.mean is \[123\.675"),
+        (PLAIN, {"pixels": {"channels": "bgr"}}, r'pixels\.channels is "bgr"'),
+        (PLAIN, {"backbone": {"name": "mobilenet_v3_small"}}, r"backbone\.name"),
+    ],
+)
+def test_a_backbone_that_would_compute_something_else_is_refused(
+    base: dict, change: dict, named: str, tmp_path: Path
+) -> None:
+    source = saved(base, tmp_path)
+    model = changed(base, change)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(UserError, match=rf"{tmp_path}.*{named}.*fix: give the recipe's model those values"):
+        start_from(model, source)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("base", "change"),
+    [
+        (PLAIN, {"output_stride": 8, "context": {"channels": 8, "rates": [12]}}),
+        (PLAIN, {"backbone": {"norm": {"momentum": 0.1}}}),
+        (PLAIN, {"backbone": {"in_channels": 4}}),
+        (PLAIN, {"head_norm": {"momentum": 0.5}, "image_pyramid": [1.0, 0.5]}),
+    ],
+)
+def test_what_leaves_the_weights_their_meaning_is_free(base: dict, change: dict, tmp_path: Path) -> None:
+    source = saved(base, tmp_path)
+    model = changed(base, change)
+    assert start_from(model, source)["differs"] == []
+    kept = DeepLab.from_pretrained(source).state_dict()
+    key = next(key for key in kept if key.endswith("norm.weight"))
+    assert torch.equal(model.state_dict()[key], kept[key])
+
+
+def test_large_backbones_follow_the_same_rule() -> None:
+    """Without memory for weights: only configs and shapes are compared."""
+    for base, change, named in (
+        (RESNET, {"strides_at": "first"}, r'backbone\.strides_at is "first" .* need "last"'),
+        (NAS, {"remove_os32_stride": True}, r"backbone\.remove_os32_stride"),
+        (RESNET, {"cascade": 1}, None),
+        (VGG, {"padding": "caffe"}, r"backbone\.padding"),
+        (NAS, {"drop_path_keep": 0.5}, None),
+    ):
+        other, model = changed(base, {}, "meta"), changed(base, {"backbone": change}, "meta")
+        if named is None:
+            refuse_other_backbone(model, other, "weights")
+        else:
+            with pytest.raises(UserError, match=named):
+                refuse_other_backbone(model, other, "weights")
+
+
+def test_changed_heads_and_rates_are_reported_with_the_value_to_set(tmp_path: Path) -> None:
+    source = saved(PLAIN, tmp_path / "plain")
+    change = {"resize": "half_pixel", "head_norm": {"eps": 1e-3}, "context": {"channels": 8, "rates": [12]}}
+    report = start_from(changed(PLAIN, change), source)["differs"]
+    assert [line.split(" is ")[0] for line in report] == ["context.rates", "head_norm.eps", "resize"]
+    assert 'unless that is meant: resize: "align_corners"' in report[2]
+    grid, plain = (
+        changed(RESNET, {"backbone": {"multi_grid": rates}}, "meta").config for rates in ([1, 2], [])
+    )
+    report = differences(grid, plain, heads=True)
+    assert [line.split(" is ")[0] for line in report] == ["backbone.multi_grid"]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "named"),
+    [
+        ({"norm": {"eps": 1e-5}}, r"trained with backbone\.padding symmetric; found same"),
+        ({"padding": "symmetric", "norm": {"eps": 1e-3}}, r"fix: backbone\.norm\.eps: 1e-05"),
+    ],
+)
+def test_packaged_weights_need_their_borders_and_epsilon(backbone: dict, named: str) -> None:
+    values = {"name": "mobilenet_v2", **backbone}
+    config = DeepLabConfig.model_validate({"backbone": values, "num_classes": 2, "pixels": TORCH_PIXELS})
+    with torch.device("meta"):
+        model = DeepLab(config)
+    with pytest.raises(UserError, match=named):
+        start_from(model, "imagenet-mobilenet-v2")
