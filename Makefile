@@ -4,13 +4,18 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 DEMO_PHOTOS = $$($(BIN)/python -c "from pathlib import Path; import skimage; folder = Path(skimage.__file__).parent / 'data'; print(*(folder / name for name in ('astronaut.png', 'chelsea.png', 'coffee.png')))")
 
-.PHONY: demo test test-page test-oldest peers bench bench-full exports wheel extras lint clean
+.PHONY: demo test test-page fuzz test-oldest peers bench bench-full exports wheel extras lint clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/deeplab predict $(DEMO_PHOTOS) --output demo
 
 test: $(VENV)/test.done lint test-oldest
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4
+
+# mutants of good files for every reader of weights, configs and recipes; by hand for longer:
+# .venv/bin/python tests/fuzz.py --seed 2 --count 100000 --minutes 600
+fuzz: $(VENV)/test.done
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .

@@ -11,6 +11,7 @@ import argparse
 import io
 import json
 import random
+import re
 import resource
 import select
 import signal
@@ -36,21 +37,22 @@ from deeplab.crf.config import crf_parameters
 from deeplab.data.tfrecord import decode_example, encode_example, read_record, record_places, write_records
 from deeplab.errors import UserError
 from deeplab.importers import import_weights
-from deeplab.importers.hints import Hints
+from deeplab.importers.tensorflow.resolve import _option
 from deeplab.model.checkpoint import load
 from deeplab.model.network import DeepLab
+from deeplab.system.reading import foreign
 from deeplab.train.recipe import FOLDER, read_recipe
 from deeplab.train.run_folder.checkpointing import TrainingState, parse_checkpoint, write_checkpoint
 
-SEED, COUNT = 1, 150
+SEED, COUNT = 1, 100
 SECONDS, MEGABYTES = 10, 2048
 KEPT = Path("fuzz-found")
 Random = random.Random
 NUMBERS = [0, 1, -1, 127, 255, 256, 32767, 65535, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1]
 TEXTS = [
-    b"9" * 5000, b"1e999", b"-1", b"NaN", b"null", b"true", b"{}", b"[]", b'""', b"2024-13-45", b"[" * 2000, b"{" *
-    2000,
-    b"99999999999", b"0.0000001", b"\xff\xfe", b"\x00", b"&a [*a]", b"*a", b"<<: *a", b"!!binary x", b"!!timestamp y",
+    b"9" * 5000, b"1e999", b"-1", b"NaN", b"null", b"true", b"{}", b"[]", b'""', b"2024-13-45", b"[" * 2000,
+    b"{" * 2000, b"99999999999", b"0.0000001", b"\xff\xfe", b"\x00", b"&a [*a]", b"*a", b"<<: *a", b"!!binary x",
+    b"!!timestamp y",
     b"0x" + b"f" * 5000, b"../../x", b"/dev/zero", b"\xed\xa0\x80", b"2147483648", b"9223372036854775808",
 ]  # fmt: skip
 
@@ -90,9 +92,16 @@ def binary(data: bytes, chance: Random) -> bytes:
 
 
 def words(data: bytes, chance: Random) -> bytes:
-    """Changes of a text's words, numbers and lines."""
-    if chance.random() < 0.2:
+    """Changes of a text's words, numbers and lines, or of what JSON or YAML says."""
+    kind = chance.random()
+    if kind < 0.1:
         return binary(data, chance)
+    if kind < 0.7:
+        as_json = data[:1] in b"{["
+        values = json.loads(data) if as_json else yaml.safe_load(data)
+        for _ in range(chance.choice((1, 1, 2))):
+            values = elsewhere(values, values, chance)
+        return (json.dumps(values) if as_json else yaml.safe_dump(values)).encode(errors="surrogatepass")
     for _ in range(chance.choice((1, 1, 2, 3))):
         tokens = [(found.start(), found.end()) for found in TOKEN.finditer(data)]
         if not tokens:
@@ -107,7 +116,41 @@ def words(data: bytes, chance: Random) -> bytes:
     return data
 
 
-import re  # noqa: E402 - beside what needs it
+def elsewhere(value: Any, whole: Any, chance: Random) -> Any:
+    """The same values with another one, or another key, somewhere."""
+    if isinstance(value, dict) and value and chance.random() < 0.9:
+        key = chance.choice(list(value))
+        if chance.random() < 0.1:
+            return {("x" if each == key else each): part for each, part in value.items()}
+        if chance.random() < 0.05:
+            return {each: part for each, part in value.items() if each != key}
+        return value | {key: elsewhere(value[key], whole, chance)}
+    if isinstance(value, list) and value and chance.random() < 0.7:
+        place = chance.randrange(len(value))
+        return [*value[:place], elsewhere(value[place], whole, chance), *value[place + 1 :]]
+    number = chance.choice(NUMBERS)
+    nested: Any = 1
+    for _ in range(200):
+        nested = [nested]
+    others = [
+        number,
+        -number,
+        number / 7,
+        1e308,
+        1e-308,
+        None,
+        True,
+        "",
+        "x" * 3000,
+        [],
+        {},
+        nested,
+        [1] * 5000,
+        "é\ud800",
+    ]
+    others += [{"a": 1}, [[1]], "../..", "/dev/zero", whole, float("inf"), float("nan"), 8, 2, 0.5, 300, 3000]
+    return chance.choice(others)
+
 
 TOKEN = re.compile(rb'"[^"]*"|[\w.+-]+|[\[\]{}]|\n')
 
@@ -243,13 +286,12 @@ def bundle(folder: Path, mutate: Callable[[bytes], bytes]) -> Path:
     """The index, its checksums valid for what was mutated before."""
     from support import tensorflow_files as writer
 
-    index, made = writer.write_checkpoint(folder / "model.ckpt", ARRAYS), writer._block
+    made = writer._block
     try:
         writer._block = lambda pairs: mutate(made(pairs)) if pairs else made(pairs)
         return writer.write_checkpoint(folder / "model.ckpt", ARRAYS)
     finally:
         writer._block = made
-        assert index.exists()
 
 
 def damaged_bundle(folder: Path, mutate: Callable[[bytes], bytes]) -> Path:
@@ -337,8 +379,10 @@ RECIPE: dict[str, Any] = {
 
 
 def recipe_text() -> bytes:
-    names = sorted(FOLDER.glob("*.yaml"))
-    return random.choice([yaml.safe_dump(RECIPE).encode(), *(path.read_bytes() for path in names)])
+    """One that is written here, or one of the package's, of which the file that it extends is not beside it."""
+    names = [None, None, None, *sorted(FOLDER.glob("*.yaml"))[:3]]
+    path = random.choice(names)
+    return path.read_bytes() if path else yaml.safe_dump(RECIPE).encode()
 
 
 def read_recipe_file(path: Path) -> object:
@@ -353,28 +397,19 @@ def records(folder: Path, mutate: Callable[[bytes], bytes]) -> Path:
 
 
 def read_records(path: Path) -> object:
-    return [
-        decode_example(read_record(path, start, length)) for start, length in record_places(path).tolist()
-    ]
+    with foreign(path):
+        return [
+            decode_example(read_record(path, start, length)) for start, length in record_places(path).tolist()
+        ]
 
 
 def crf_text() -> bytes:
-    return json.dumps(
-        {"parameters": {"w1": 4.5, "sigma_alpha": 65, "sigma_beta": 4, "w2": 3, "iterations": 5}}
-    ).encode()
+    return json.dumps({"parameters": {"w1": 4.5, "sigma_alpha": 65, "sigma_beta": 4, "w2": 3}}).encode()
 
 
-def cell_checkpoint(folder: Path, mutate: Callable[[bytes], bytes]) -> Path:
-    """A checkpoint that needs a dense prediction cell, and the cell's JSON."""
+def cell_text() -> bytes:
     cell = [{"op": "conv", "input": -1, "kernel": 1, "rate": [1, 6]}, {"op": "conv", "input": 0, "kernel": 3}]
-    (folder / "cell.json").write_bytes(mutate(json.dumps(cell).encode()))
-    from support.tensorflow_files import write_checkpoint as write
-
-    return write(folder / "model.ckpt", ARRAYS)
-
-
-def read_with_cell(path: Path) -> object:
-    return import_weights(path, Hints(cell=path.parent / "cell.json"))
+    return json.dumps(cell).encode()
 
 
 TARGETS: dict[str, Target] = {
@@ -389,7 +424,7 @@ TARGETS: dict[str, Target] = {
     "training checkpoint": Target(header_of(stored_checkpoint, "checkpoint.safetensors"), read_checkpoint_file),
     "recipe": Target(whole("r.yaml", recipe_text), read_recipe_file),
     "crf parameters": Target(whole("c.json", crf_text), lambda path: crf_parameters(str(path))),
-    "cell": Target(cell_checkpoint, read_with_cell),
+    "cell": Target(whole("cell.json", cell_text), lambda path: _option("cell", path)),
     "tensorflow bundle": Target(damaged_bundle, import_weights),
     "tensorflow bundle, checksums": Target(bundle, import_weights),
     "tensorflow graph": Target(whole("g.pb", graph), import_weights),
@@ -404,14 +439,8 @@ TARGETS: dict[str, Target] = {
     "tfrecord": Target(records, read_records),
 }  # fmt: skip
 TEXTUAL = {
-    "own config.json",
-    "recipe",
-    "crf parameters",
-    "cell",
-    "keras, its config",
-    "safetensors, its header",
-    "own model",
-}
+    "own config.json", "own model", "recipe", "crf parameters", "cell", "keras, its config", "safetensors, its header",
+}  # fmt: skip
 
 
 def outcome_of(name: str, number: int, seed: int, folder: Path) -> str:
@@ -423,7 +452,10 @@ def outcome_of(name: str, number: int, seed: int, folder: Path) -> str:
     try:
         target.read(path)
     except UserError as error:
-        return "refused" if str(folder) in str(error) else f"UserError without the file: {error}"
+        # or another file, that this one names
+        return (
+            "refused" if error.file or str(folder) in str(error) else f"UserError without the file: {error}"
+        )
     except BaseException as error:
         return f"{type(error).__name__}: {error}"[:500]
     return "success"
@@ -432,10 +464,15 @@ def outcome_of(name: str, number: int, seed: int, folder: Path) -> str:
 def work(name: str, seed: int, first: int, count: int, folder: Path) -> None:
     """Say what became of each mutant, a line each; a process of its own."""
     resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for number in range(first, first + count):
         with tempfile.TemporaryDirectory(dir=folder) as inside:
             print(json.dumps([number, inside]), flush=True)
+            # of the processor: others may use it at the same time
+            spent = resource.getrusage(resource.RUSAGE_SELF)
+            limit = int(spent.ru_utime + spent.ru_stime) + SECONDS + 1
+            resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
             outcome = outcome_of(name, number, seed, Path(inside))
             most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
             if most > MEGABYTES + began // 1024:
@@ -471,7 +508,7 @@ def _watch(
 ) -> int:
     """Follow one process to its end, or to the mutant that ends it; returns the next mutant's number."""
     assert process.stdout is not None
-    patience, begun = 120.0, False
+    patience, begun = 300.0, False
     while time.monotonic() < until:
         ready = select.select([process.stdout], [], [], patience)[0]
         line = process.stdout.readline() if ready else b""
@@ -481,11 +518,13 @@ def _watch(
                 return (
                     1 << 60 if process.wait() == 0 else _wrong(name, seed, number, "does not start", outcomes)
                 )
-            what = f"ended by signal {-process.wait()}" if ready else f"slow: more than {SECONDS} s"
+            ended = -process.wait() if ready else signal.SIGXCPU
+            slow = ended == signal.SIGXCPU
+            what = f"slow: more than {SECONDS} s" if slow else f"ended by signal {ended}"
             return _wrong(name, seed, number, what, outcomes) if begun else number
         number, said = json.loads(line)
         begun = not begun
-        patience = SECONDS if begun else 120.0
+        patience = 12.0 * SECONDS if begun else 300.0
         if begun:
             continue
         if said not in ("success", "refused"):
@@ -528,11 +567,7 @@ def main() -> None:
             found["wrong"],
             round(time.monotonic() - began),
         ]
-        print(
-            f"{name:32}"
-            + "".join(f"{cell:>{width}}" for cell, width in zip(cells, (8, 9, 9, 7, 9), strict=True)),
-            flush=True,
-        )
+        print(f"{name:32}" + "{:8}{:9}{:9}{:7}{:9}".format(*cells), flush=True)
         wrong += found["wrong"]
     sys.exit(1 if wrong else 0)
 

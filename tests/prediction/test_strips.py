@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from deeplab.config import ResizeRule
+from deeplab.config import ASPPConfig, DeepLabConfig, ResizeRule, backbone_config
 from deeplab.layers.resize import resize_bilinear
+from deeplab.model.network import DeepLab
 from deeplab.prediction import strips
 from deeplab.prediction.strips import predict_whole
 
@@ -108,3 +109,19 @@ def test_memory_is_bounded() -> None:
         found = peak(*options)
         assert found["logits at full size"] == 432_000_000
         assert 0 < found["bytes"] < 300e6
+
+
+@pytest.mark.parametrize("classes", [1, 2, 255, 1000])
+@pytest.mark.parametrize("size", [(1, 1), (1, 20_000), (20_000, 1)])
+def test_any_number_of_classes_in_photos_of_any_shape(classes: int, size: tuple[int, int]) -> None:
+    backbone = backbone_config("mobilenet_v2", width=0.25)
+    model = DeepLab(
+        DeepLabConfig(backbone=backbone, context=ASPPConfig(channels=8), num_classes=classes)
+    ).eval()
+    photo = torch.randint(0, 256, (1, 3, *size), generator=torch.manual_seed(3), dtype=torch.uint8)
+    found = predict_whole(model, photo)
+    with torch.inference_mode():
+        logits = model(photo)[0]
+    assert found.labels.shape == size and 0 <= int(found.labels.min()) <= int(found.labels.max()) < classes
+    chosen = logits.gather(0, found.labels[None])[0]
+    assert (logits.amax(0) - chosen <= 1e-5).all() and torch.isfinite(found.confidence).all()

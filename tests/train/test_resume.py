@@ -217,6 +217,8 @@ def test_of_a_damaged_checkpoint_the_one_before_is_used(
     watcher = SILENT._replace(on_news=news.append)
     train(small_recipe(data), folder, device="cpu", resume=True, watcher=watcher)
     assert f"{folder / CHECKPOINT_NAME}: " in news[0] and news[0].endswith("is used, of step 10")
+    # and is still there, where the damaged one would have replaced it
+    assert parse_checkpoint((folder / BEFORE_NAME).read_bytes(), "it").step == 10
     assert_same_run(folder, unbroken)
 
 

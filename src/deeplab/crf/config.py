@@ -16,8 +16,8 @@ from deeplab.config.errors import explain_validation
 from deeplab.errors import UserError
 from deeplab.system.reading import foreign, parse_json, read_text
 
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Deviation = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0, le=1e4)]
+Deviation = Annotated[float, Field(gt=1e-3, le=1e6)]
 
 ITERATIONS = 10
 

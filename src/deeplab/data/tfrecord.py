@@ -7,6 +7,7 @@ TensorFlow's core/lib/io/record_writer.h and core/example/{example,feature}.prot
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 from deeplab.errors import UserError
 from deeplab.system.files import protobuf_wire as wire
 from deeplab.system.files.crc32c import ONES, crc32c, unmask
+from deeplab.system.reading import plain_file
 from deeplab.system.writing import whole_file
 
 HEADER = struct.Struct("<QI")
@@ -59,8 +61,9 @@ def record_places(path: Path) -> np.ndarray:
         UserError: a length fails its check, or goes beyond the file.
     """
     places: list[tuple[int, int]] = []
-    position, end = 0, path.stat().st_size
-    with path.open("rb") as file:
+    position = 0
+    with plain_file(path) as file:
+        end = os.fstat(file.fileno()).st_size
         while position < end:
             file.seek(position)
             header = file.read(HEADER.size)
@@ -115,10 +118,10 @@ def decode_example(data: bytes) -> Example:
         found = wire.message(wire.sub_message(pair, 2))
         if BYTES_LIST in found:
             values = wire.sub_messages(wire.message(wire.sub_message(found, BYTES_LIST)), 1)
-            features.update({wire.text(pair[1]): bytes(value) for value in values[:1]})
+            features.update({wire.text(pair.get(1, [])): bytes(value) for value in values[:1]})
         elif INT64_LIST in found:
             numbers = wire.varints(wire.message(wire.sub_message(found, INT64_LIST)).get(1, []))
-            features.update({wire.text(pair[1]): wire.signed(number) for number in numbers[:1]})
+            features.update({wire.text(pair.get(1, [])): wire.signed(number) for number in numbers[:1]})
     return features
 
 

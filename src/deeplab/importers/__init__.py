@@ -111,7 +111,8 @@ def _with_channels_noted(imported: Imported) -> Imported:
 
 def _from_folder(folder: Path, hints: Hints) -> Imported:
     if holds_tensorflow(folder):
-        return import_folder(folder, hints)
+        with foreign(folder):
+            return import_folder(folder, hints)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     heads = {path: _read_head(path) for path in files}
     fitting = [path for path in files if any(known.recognise(heads[path]) for known in FORMATS)]

@@ -13,10 +13,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from deeplab.config import Padding
+from deeplab.errors import UserError
 from deeplab.layers.activations import Activation, make_activation
 from deeplab.layers.norm import BatchNorm2d, NormLayer
 from deeplab.native import dense_conv, depthwise, norm_act
 
+# of one kernel: the largest published one, of v1's fc6 in 7x7, has 103 million
+MOST_VALUES = 1 << 27
 ConvPadding = Padding | Literal["none"]
 
 
@@ -60,6 +63,14 @@ class AtrousConv2d(nn.Conv2d):
         bias: bool = False,
         padding_rule: ConvPadding = "same",
     ) -> None:
+        values = in_channels // groups * out_channels * kernel**2
+        if values > MOST_VALUES and torch.empty(0).device.type != "meta":
+            raise UserError(
+                f"a convolution of {in_channels} to {out_channels} channels with a kernel of {kernel} has {values:,} "
+                "weights",
+                allowed=f"up to {MOST_VALUES:,}",
+                fix="fewer channels, or a smaller kernel",
+            )
         super().__init__(
             in_channels, out_channels, kernel, stride=stride, dilation=rate, groups=groups, bias=bias
         )

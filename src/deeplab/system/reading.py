@@ -78,11 +78,12 @@ def plain_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         OSError: it cannot be opened.
     """
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        found = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+        raise UserError(f"this is {found}", fix="give the path of a file", file=path)
     with open(handle, "rb") as file:
-        mode = os.fstat(handle).st_mode
-        if not stat.S_ISREG(mode):
-            found = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
-            raise UserError(f"this is {found}", fix="give the path of a file", file=path)
         yield file
 
 
@@ -106,7 +107,7 @@ def read_text(path: str | os.PathLike[str], *, largest: int = LARGEST_TEXT) -> s
 
 
 def parse_json(text: str | bytes) -> Any:
-    """JSON of settings: no NaN, no infinity, no integer beyond 64 bits, no text beyond `LARGEST_TEXT`.
+    """JSON of settings: no NaN, no infinity, no integer beyond 64 bits, no half characters, up to `LARGEST_TEXT`.
 
     Raises:
         UserError: what is not allowed.
@@ -114,7 +115,10 @@ def parse_json(text: str | bytes) -> Any:
     """
     if len(text) > LARGEST_TEXT:
         raise UserError(f"a description of {len(text)} bytes", allowed=f"up to {LARGEST_TEXT}")
-    return json.loads(text, parse_constant=_refuse_constant, parse_int=_integer)
+    values = json.loads(text, parse_constant=_refuse_constant, parse_int=_integer)
+    # halves of characters, which no terminal and no file takes
+    json.dumps(values, ensure_ascii=False).encode()
+    return values
 
 
 def read_member(archive: ZipFile, name: str, *, size: int) -> bytes:

@@ -23,11 +23,14 @@ ENDING = ".tmp"
 
 
 @contextmanager
-def whole_file(path: str | os.PathLike[str], *, otherwise: str = ELSEWHERE) -> Iterator[BinaryIO]:
+def whole_file(
+    path: str | os.PathLike[str], *, before: Path | None = None, otherwise: str = ELSEWHERE
+) -> Iterator[BinaryIO]:
     """A file to write bytes to, which is at `path` once the block has ended without an error.
 
     Args:
         path: missing folders are made; an existing file, or a link to one, is replaced.
+        before: where the file that is replaced is kept.
         otherwise: what the user can do beside mending the place, for the message.
 
     Raises:
@@ -42,6 +45,8 @@ def whole_file(path: str | os.PathLike[str], *, otherwise: str = ELSEWHERE) -> I
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if before is not None and path.exists():
+            _keep(path, before)
         os.replace(beside, path)
         _settle(path.parent)
     except OSError as error:
@@ -160,6 +165,22 @@ def cannot_write(path: Path, error: OSError, otherwise: str = ELSEWHERE) -> User
     return UserError(
         f"cannot be written ({reason})", fix=f"{fix}, or {otherwise}" if fix else otherwise, file=path
     )
+
+
+def _keep(path: Path, before: Path) -> None:
+    """Give the file at `path` a second name, so that at no time it has none."""
+    beside = path.parent / f".{uuid.uuid4().hex}{ENDING}"
+    try:
+        os.link(path, beside)
+    except OSError:
+        # a file system without links
+        os.replace(path, before)
+        return
+    try:
+        os.replace(beside, before)
+    finally:
+        with suppress(OSError):
+            beside.unlink()
 
 
 def _refuse_what_is_no_file(path: Path) -> None:

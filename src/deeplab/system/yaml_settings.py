@@ -56,5 +56,12 @@ class _Settings(yaml.SafeLoader):
             raise UserError(f"an integer of {value.bit_length()} bits", allowed="up to 64 bits")
         return value
 
+    def construct_text(self, node: yaml.Node) -> str:
+        value: str = self.construct_yaml_str(node)
+        # a half of a character, which no terminal and no file takes, is an error
+        value.encode()
+        return value
 
+
+_Settings.add_constructor("tag:yaml.org,2002:str", _Settings.construct_text)
 _Settings.add_constructor("tag:yaml.org,2002:int", _Settings.construct_integer)

@@ -45,6 +45,7 @@ LAYERS: dict[int, Numbers] = {2: Numbers(4, 5, 6, 10, 19, None), 100: Numbers(1,
 EPSILON = 1e-5
 # V1LayerParameter.LayerType, as far as such layers have weights or windows
 V1_KINDS = {4: "Convolution", 14: "InnerProduct", 17: "Pooling"}
+MOST_LAYERS = 10_000
 MAX_POOLING, MEAN_POOLING = 0, 1
 
 
@@ -121,6 +122,8 @@ def read_caffemodel(path: Path) -> dict[str, CaffeLayer]:
     layers: dict[str, CaffeLayer] = {}
     try:
         for number, value in fields(data):
+            if len(layers) > MOST_LAYERS:
+                raise UserError(f"more than {MOST_LAYERS} layers, which no network has: the file is damaged")
             if number in LAYERS and not isinstance(value, int):
                 layer = _layer(message(value), LAYERS[number])
                 layers[layer.name] = layer

@@ -8,6 +8,7 @@ Every block of the index, and every array read, is compared with its stored CRC-
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from deeplab.system.files.protobuf_wire import message, read_varint, sub_message
 
 MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 FOOTER = 48
+# of a name; each may begin with all of the one before
+MOST_CHARACTERS = 4096
 # compression type and checksum behind each block
 TRAILER = 5
 SUFFIX = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
@@ -64,23 +67,35 @@ class Bundle:
             raise UserError(
                 f"{name} has type number {entry.dtype}; known: {sorted(DTYPES)}", file=f"{self.prefix}.index"
             )
-        dtype = np.dtype(DTYPES[entry.dtype][0])
-        if int(np.prod(entry.shape)) * dtype.itemsize != entry.size:
-            raise UserError(
-                f"{name} of shape {entry.shape} has {entry.size} bytes: damaged", file=f"{self.prefix}.index"
-            )
         shard = self._shard(entry.shard)
         with shard.open("rb") as file:
             file.seek(entry.offset)
             data = file.read(entry.size)
         if crc32c(data) != unmask(entry.checksum):
             raise UserError(f"{name} does not match its checksum: the file is damaged", file=shard)
-        return np.frombuffer(data, dtype).reshape(entry.shape).copy()
+        return np.frombuffer(data, DTYPES[entry.dtype][0]).reshape(entry.shape).copy()
 
     def check_shards(self) -> None:
-        """Raise UserError where a shard is missing or ends before an array that the index places in it."""
+        """Raise UserError where a shard is missing or ends before an array that the index places in it.
+
+        Also where an array's shape is not that of its bytes: networks are built by shapes before arrays are read.
+        """
         ends: dict[int, int] = {}
-        for entry in self.entries.values():
+        for name, entry in self.entries.items():
+            size = (
+                math.prod(entry.shape) * np.dtype(DTYPES[entry.dtype][0]).itemsize
+                if entry.dtype in DTYPES
+                else 0
+            )
+            if (
+                entry.dtype in DTYPES
+                and not entry.sliced
+                and (size != entry.size or min(entry.shape, default=1) < 1)
+            ):
+                raise UserError(
+                    f"{name} of shape {entry.shape} has {entry.size} bytes: damaged",
+                    file=f"{self.prefix}.index",
+                )
             ends[entry.shard] = max(ends.get(entry.shard, 0), entry.offset + entry.size)
         for shard, end in ends.items():
             path = self._shard(shard)
@@ -157,8 +172,13 @@ def _pairs(table: memoryview) -> Iterator[tuple[bytes, memoryview]]:
     # two handles: of a block of statistics, which is unused, and of the block that lists the data blocks
     _, position = read_varint(footer, 0)
     _, position = read_varint(footer, position)
+    left = len(table)
     for _, handle in _block_pairs(_block(table, footer[position:])):
-        yield from _block_pairs(_block(table, handle))
+        block = _block(table, handle)
+        left -= len(block)
+        if left < 0:
+            raise UserError("its blocks overlap: the file is damaged")
+        yield from _block_pairs(block)
 
 
 def _block(table: memoryview, handle: memoryview) -> memoryview:
@@ -187,6 +207,8 @@ def _block_pairs(block: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         size, position = read_varint(block, position)
         key = key[:shared] + bytes(block[position : position + added])
         position += added
+        if len(key) > MOST_CHARACTERS:
+            raise UserError(f"a name of {len(key)} characters: the file is damaged")
         yield key, block[position : position + size]
         position += size
     if position != max(end, 0):

@@ -42,6 +42,8 @@ DTYPES: dict[int, tuple[str, int]] = {
 }
 # values of one constant; the largest of a published model has 7 million
 LARGEST = 1 << 28
+# the largest published graph, of NAS cells, has 20 thousand
+MOST_NODES = 100_000
 
 
 class Attribute(NamedTuple):
@@ -187,7 +189,10 @@ def parse_graph(data: memoryview) -> Graph:
     Raises:
         UserError: bytes that are no graph.
     """
-    nodes = [_node(value) for number, value in fields(data) if number == 1 and not isinstance(value, int)]
+    stored = [value for number, value in fields(data) if number == 1 and not isinstance(value, int)]
+    if len(stored) > MOST_NODES:
+        raise UserError(f"{len(stored)} nodes, more than any network has: the graph is damaged")
+    nodes = [_node(value) for value in stored]
     if not nodes:
         raise UserError("no node: this is no TensorFlow graph")
     return Graph({node.name: node for node in nodes})

@@ -20,8 +20,8 @@ import numpy as np
 from deeplab.errors import UserError, require
 from deeplab.system.reading import DAMAGED, RATIO, SMALL, cut, shown
 
-# for a small file, start included, and bytes a second beyond
-SECONDS, SPEED = 8, 50_000_000
+# of the processor for a small file, start included, and bytes a second beyond; a busy machine may take longer
+SECONDS, SPEED, BUSY = 8, 50_000_000, 10
 # of the process, beside the file and what it unpacks to
 MEMORY = 1 << 30
 MOST_PARTS, MOST_SIDES, DEEPEST = 100_000, 8, 32
@@ -66,7 +66,7 @@ def read_hdf5(data: bytes) -> Group:
             [sys.executable, "-P", "-c", program],
             input=data,
             capture_output=True,
-            timeout=SECONDS + len(data) / SPEED,
+            timeout=BUSY * (SECONDS + len(data) / SPEED),
             env=surroundings,
         )
     except subprocess.TimeoutExpired:
@@ -98,8 +98,10 @@ def tell(unpacked: int) -> None:
 
         limit = MEMORY + 2 * len(data) + 2 * unpacked
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        seconds = SECONDS + len(data) // SPEED
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     except ImportError:
-        # Windows: the time is limited alone
+        # Windows: only the parent's patience ends
         pass
     h5py = importlib.import_module("h5py")
 

@@ -13,6 +13,8 @@ from deeplab.errors import UserError
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 FIXED_SIZES = {FIXED64: 8, FIXED32: 4}
+# of one message, some seconds; weights are packed into one field each
+MOST_FIELDS = 1_000_000
 Value = int | memoryview
 Message = dict[int, list[Value]]
 
@@ -46,8 +48,11 @@ def fields(data: memoryview) -> Iterator[tuple[int, Value]]:
     Raises:
         UserError: bytes that are no message.
     """
-    position = 0
+    position = count = 0
     while position < len(data):
+        count += 1
+        if count > MOST_FIELDS:
+            raise UserError(f"a message of more than {MOST_FIELDS} fields, which no weights have")
         key, position = read_varint(data, position)
         number, kind = key >> 3, key & 7
         if kind == VARINT:

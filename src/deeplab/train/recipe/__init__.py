@@ -102,7 +102,7 @@ def locate_recipe(name_or_path: str | os.PathLike[str]) -> Path:
     if name_or_path not in names:
         near = difflib.get_close_matches(name_or_path, names, n=3)
         raise UserError(
-            f"no recipe {name_or_path!r}"
+            f"no recipe {shown(name_or_path)}"
             + (f"; did you mean {' or '.join(near)}?" if near else "")
             + "; allowed: a name that deeplab recipes lists, or a path that ends in .yaml or has a slash"
         )
@@ -121,8 +121,9 @@ def read_recipe(name_or_path: str | os.PathLike[str], overrides: Sequence[str] =
     """
     path = locate_recipe(name_or_path)
     values = recipe_keys(path)
-    for override in overrides:
-        _override(values, override)
+    with foreign(path, "does not go with the overrides"):
+        for override in overrides:
+            _override(values, override)
     data = values.setdefault("data", {})
     if isinstance(data, dict) and data.get("root") is None:
         raise UserError(
@@ -149,7 +150,8 @@ def recipe_keys(path: Path, *, extended_by: tuple[Path, ...] = ()) -> dict[str, 
             f"{path}: extends = {shown(base)}; allowed: a recipe's name, or a file beside this one"
         )
     # beside the file that says it, wherever the command is called; a name is one of the package's everywhere
-    located = path.parent / locate_recipe(base)
+    with foreign(path, "extends what is no recipe"):
+        located = path.parent / locate_recipe(base)
     if located.resolve() in seen:
         raise UserError(
             f"{path}: extends = {shown(base)} leads back to a recipe that extends this one; leave it out"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,13 +57,8 @@ def write_checkpoint(folder: Path, state: TrainingState) -> None:
     checksums = {name: _checksum(value) for name, value in tensors.items()}
     description = json.dumps({"format": FORMAT, "step": state.step, **state.values, "checksums": checksums})
     metadata = {METADATA_KEY: description, CHECKSUM_KEY: hashlib.sha256(description.encode()).hexdigest()}
-    path = folder / CHECKPOINT_NAME
-    with whole_file(path) as file:
+    with whole_file(folder / CHECKPOINT_NAME, before=folder / BEFORE_NAME) as file:
         file.write(to_bytes(tensors, metadata=metadata))
-        file.flush()
-        os.fsync(file.fileno())
-        if path.exists():
-            os.replace(path, folder / BEFORE_NAME)
 
 
 def read_checkpoint(folder: Path) -> tuple[bytes, list[str]] | None:

@@ -147,11 +147,11 @@ def _lines_before(path: Path, first_step: int) -> list[str]:
     if first_step == 0 or not path.is_file():
         return []
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
         try:
             values = json.loads(line)
-        except json.JSONDecodeError:
+            if values.get("step", values.get("validated_after", 0) - 1) < first_step:
+                kept.append(line)
+        except (ValueError, TypeError, AttributeError, RecursionError):
             continue
-        if values.get("step", values.get("validated_after", 0) - 1) < first_step:
-            kept.append(line)
     return kept
