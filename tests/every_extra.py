@@ -198,10 +198,12 @@ def _deeplab(*words: object) -> None:
     """The command of this environment.
 
     Raises:
-        CalledProcessError: it failed.
+        SystemExit: it failed; what it said is said.
     """
     command = [sys.executable, "-m", "deeplab", *map(str, words)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    ran = subprocess.run(command, capture_output=True, text=True)
+    if ran.returncode:
+        sys.exit(f"{' '.join(command[2:])} failed: {ran.stderr}")
 
 
 def _photo(path: Path) -> Path:
