@@ -89,12 +89,14 @@ def crowd(given: argparse.Namespace) -> str:
             jitter = random.Random(seed)
             for _ in range(10):
                 start = time.perf_counter()
+                ticket: dict[str, str] = {}
                 while True:
-                    status, headers, _, _ = segment(port, content)
+                    status, headers, _, _ = segment(port, content, headers=ticket)
                     if status == 200:
                         break
                     refusals[status] += 1
                     wanted("retry-after" in headers, "crowd: a refusal says when to come again")
+                    ticket = {name: value for name, value in headers.items() if name == "x-deeplab-ticket"}
                     time.sleep(float(headers["retry-after"]) * jitter.uniform(1, 1.25))
                 served.append(time.perf_counter() - start)
 
@@ -271,25 +273,25 @@ def server(model: str, *words: str) -> Iterator[tuple[subprocess.Popen[bytes], i
 
 def get(port: int, path: str) -> Reply:
     """Status, headers, body and seconds of a GET."""
-    return _asked(port, "GET", path, None)
+    return _asked(port, "GET", path, None, {})
 
 
-def segment(port: int, content: bytes, query: str = "") -> Reply:
+def segment(port: int, content: bytes, query: str = "", headers: dict[str, str] | None = None) -> Reply:
     """The same of a photo that is posted."""
-    return _asked(port, "POST", f"/v1/segment?{query}", content)
+    return _asked(port, "POST", f"/v1/segment?{query}", content, headers or {})
 
 
-def _asked(port: int, method: str, path: str, body: bytes | None) -> Reply:
+def _asked(port: int, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> Reply:
     start = time.perf_counter()
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
     try:
-        connection.request(method, path, body)
+        connection.request(method, path, body, headers)
         reply = connection.getresponse()
         content = reply.read()
     finally:
         connection.close()
-    headers = {key.lower(): value for key, value in reply.getheaders()}
-    return reply.status, headers, content, time.perf_counter() - start
+    found = {key.lower(): value for key, value in reply.getheaders()}
+    return reply.status, found, content, time.perf_counter() - start
 
 
 def photo(height: int, width: int, seed: int) -> bytes:

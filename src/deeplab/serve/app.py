@@ -25,7 +25,7 @@ from deeplab.serve.answers import Answer, Output, answer, label
 from deeplab.serve.limits import FORMATS, MOST_SCALES, Limits
 from deeplab.serve.metrics import Counted, Metrics
 from deeplab.serve.models import Models, with_options
-from deeplab.serve.problems import HANDLERS, LEFT, PROBLEM, Refused, problem
+from deeplab.serve.problems import HANDLERS, LEFT, PROBLEM, TICKET, Refused, problem
 from deeplab.serve.queue import Busy, Gone, Queue
 
 FORM = "multipart/form-data"
@@ -48,7 +48,14 @@ SAFE = {
     "permissions-policy": "camera=(self)",
     "cache-control": "no-cache",
 }
-SAID = ("x-deeplab-model", "x-deeplab-version", "x-deeplab-milliseconds", "retry-after", "server-timing")
+SAID = (
+    "x-deeplab-model",
+    "x-deeplab-version",
+    "x-deeplab-milliseconds",
+    "retry-after",
+    TICKET,
+    "server-timing",
+)
 
 
 class Stride(IntEnum):
@@ -111,7 +118,7 @@ def make_app(
             CORSMiddleware,
             allow_origins=list(origins),
             allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type"],
+            allow_headers=["authorization", "content-type", TICKET],
             expose_headers=list(SAID),
         )
     app.add_middleware(Counted, metrics=shared.metrics, paths=paths)
@@ -197,7 +204,7 @@ def _add_api(app: FastAPI, shared: State) -> None:
             offered = _found(shared, model)
             how = with_options(shared.models.how, output_stride=output_stride, scales=scales, flip=flip)
             _check_length(request, shared.limits)
-            place = shared.queue.place()
+            place = shared.queue.place(request.headers.get(TICKET, ""))
         except Exception:
             await _read_away(request)
             raise

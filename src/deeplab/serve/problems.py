@@ -18,6 +18,7 @@ from deeplab.serve.queue import Busy
 PROBLEM = "application/problem+json"
 # the client left, so nobody reads it; as nginx counts it
 LEFT = 499
+TICKET = "x-deeplab-ticket"
 
 
 class Refused(Exception):
@@ -41,9 +42,10 @@ async def of_user_error(request: Request, error: UserError) -> JSONResponse:
 
 
 async def of_busy(request: Request, error: Busy) -> JSONResponse:
-    """503, and when to come again."""
+    """503, when to come again, and the ticket to show then."""
     after = error.retry_after
-    return problem(503, f"{error}; fix: try again in {after} s", {"retry-after": str(after)})
+    ticket = {TICKET: error.ticket} if error.ticket else {}
+    return problem(503, f"{error}; fix: try again in {after} s", {"retry-after": str(after)} | ticket)
 
 
 async def of_refused(request: Request, error: Refused) -> JSONResponse:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import secrets
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,14 +16,17 @@ from typing import Any, TypeVar
 Made = TypeVar("Made")
 # how fast the mean follows
 NEW_SHARE = 0.1
+# seconds after which who was told to come again is expected no longer
+LATE = 10.0
+MOST_TICKETS = 1000
 
 
 class Busy(Exception):
-    """No place, or no turn in time; `retry_after` seconds from now there should be one."""
+    """No place, or no turn in time; `retry_after` seconds from now there should be one, for who shows the ticket."""
 
-    def __init__(self, what: str, retry_after: int) -> None:
+    def __init__(self, what: str, retry_after: int, ticket: str = "") -> None:
         super().__init__(what)
-        self.retry_after = retry_after
+        self.retry_after, self.ticket = retry_after, ticket
 
 
 class Gone(Exception):
@@ -76,7 +80,7 @@ class Place:
                 # its turn has come, and ends
                 await asyncio.wait({made, watching}, return_when=asyncio.FIRST_COMPLETED)
             if running.cancelled():
-                raise Busy(f"no turn came within {queue.deadline:g} s", queue.retry_after())
+                raise queue.busy(f"no turn came within {queue.deadline:g} s")
             if not made.done():
                 running.cancel()
                 raise Gone
@@ -88,7 +92,9 @@ class Place:
 
 
 class Queue:
-    """Places for at most so many requests, first come, first served.
+    """Places for at most so many requests, half of them for those who come again with a ticket.
+
+    Without that, who is served and asks again at once takes the place before anyone who was told to wait.
 
     Args:
         places: how many.
@@ -104,26 +110,42 @@ class Queue:
         self.taken = 0
         self.computing = ThreadPoolExecutor(1, "compute")
         self._files = ThreadPoolExecutor(2, "files")
-        # when the last of those who were told to come again is expected
-        self._expected = 0.0
+        # when those who were told to come again are expected, in the order of their tickets
+        self._expected: dict[str, float] = {}
 
-    def place(self) -> Place:
+    def place(self, ticket: str = "") -> Place:
         """A place, to be entered at once.
 
+        Args:
+            ticket: of a `Busy` before.
+
         Raises:
-            Busy: all are taken.
+            Busy: all are taken, or kept for those who are expected.
         """
-        if self.taken >= self.places:
-            raise Busy(f"all {self.places} places of the queue are taken", self.retry_after())
+        now = time.monotonic()
+        self._expected = {each: when for each, when in self._expected.items() if when + LATE > now}
+        if ticket in self._expected:
+            if self.taken >= self.places:
+                # expected still: places are kept for it
+                raise Busy(self._full(), 1, ticket)
+            del self._expected[ticket]
+            return Place(self)
+        due = sum(when <= now for when in self._expected.values())
+        if self.taken + min(due, self.places // 2) >= self.places:
+            raise self.busy(self._full())
         return Place(self)
 
-    def retry_after(self) -> int:
-        """Whole seconds, 1 or more, until those inside and those sent away before are served."""
-        now = time.monotonic()
-        inside = now + self.taken * self.mean
-        # a whole queue's time after the last of them, nobody is owed anything
-        self._expected = max(inside, min(self._expected, inside + self.places * self.mean * 8) + self.mean)
-        return max(1, math.ceil(self._expected - now))
+    def busy(self, what: str) -> Busy:
+        """Sent away, with a ticket, for as long as those inside and those sent away before take."""
+        after = max(1, math.ceil((self.taken + len(self._expected)) * self.mean))
+        if len(self._expected) >= MOST_TICKETS:
+            return Busy(what, after)
+        ticket = secrets.token_hex(8)
+        self._expected[ticket] = time.monotonic() + after
+        return Busy(what, after, ticket)
+
+    def _full(self) -> str:
+        return f"all {self.places} places of the queue are taken"
 
     def leave(self) -> None:
         """A place is free again."""

@@ -34,10 +34,12 @@ const percent = (share) => (share >= 0.9995 ? "100 %" : `${(100 * share).toFixed
 // ---- the server
 
 async function ask(path, options = {}) {
+  let ticket = null;
   for (let tries = 1; ; tries++) {
     let reply;
     try {
       const headers = token ? { authorization: `Bearer ${token}` } : {};
+      if (ticket) headers["x-deeplab-ticket"] = ticket;
       reply = await fetch(path, { ...options, headers });
     } catch {
       throw new Failure("The server cannot be reached. Is it still running?");
@@ -52,6 +54,7 @@ async function ask(path, options = {}) {
       at("token").focus();
     }
     if (reply.status !== BUSY || tries === MOST_TRIES) throw new Failure(problem.detail);
+    ticket = reply.headers.get("x-deeplab-ticket");
     // a little later than told, each at another moment, so that those sent away do not come back as one
     const seconds = (Number(reply.headers.get("retry-after")) || 1) * (1 + Math.random() / 4);
     say(`The server is busy. Trying again in ${Math.ceil(seconds)} s.`, "busy");
