@@ -79,8 +79,9 @@ def export(
     split:
         Of that data set.
     """
+    from deeplab.export.gate import GateError
     from deeplab.export.layouts import trtexec
-    from deeplab.export.run import GateError, checked, export_model
+    from deeplab.export.run import checked, export_model
     from deeplab.imaging.photos import find_photos, read_photo
     from deeplab.model.checkpoint import load
 
@@ -111,8 +112,9 @@ def export(
             layout=layout,
         )
     except GateError as error:
-        _show(error.parity)
-        print(f"deeplab: {model} to {to} failed the comparison, and nothing was written", file=sys.stderr)
+        if error.parity is not None:
+            _show(error.parity)
+        print(f"deeplab: {model} to {to}: {error}; nothing was written", file=sys.stderr)
         return 1
     about = made.description
     print(f"{made.path}: {made.megabytes:.1f} MB in {made.seconds:.0f} s; takes {about.input.said()}")
