@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 
 from deeplab.errors import UserError
-from deeplab.export.gate import drawn_photo
-from deeplab.export.run import TARGETS, GateError, export_model
+from deeplab.export.gate import GateError, drawn_photo
+from deeplab.export.run import TARGETS, export_model
 from deeplab.model.checkpoint import EMBEDDED, load
 from deeplab.model.network import DeepLab
 from deeplab.prediction.artefacts import open_artefact
@@ -73,7 +73,7 @@ def row(model: DeepLab, to: str, side: int) -> str:
         except UserError as error:
             return f"no: {error} | | | | | | |"
         except GateError as error:
-            return f"refused by the gate, margin {error.parity['margin']:.1e} | | | | | | |"
+            return f"refused by the gate: {error} | | | | | | |"
         artefact = open_artefact(made.path)
         photo = drawn_photo(square, model.config.backbone.in_channels, seed=0)[None]
         taken = milliseconds(lambda: artefact.run(photo))

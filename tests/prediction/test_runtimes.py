@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -29,6 +30,7 @@ from deeplab.native import dense_conv
 from deeplab.prediction.runtimes import ENGINES, engine_network, program
 from deeplab.prediction.runtimes.int8 import write_int8
 from deeplab.prediction.segmenter import Segmenter
+from deeplab.presets import preset
 
 torch.set_num_threads(1)
 
@@ -86,6 +88,31 @@ def test_logits_are_pytorchs_at_every_size(engine: str, cache: pytest.MonkeyPatc
     )
     _, again = engine_network(small_model(), engine, device=CPU)
     np.testing.assert_array_equal(again(images)["semantic"], found)
+
+
+# published networks at their own width, as far as they convert in seconds
+PRESETS = ("mobilenetv2_dm05_coco_voc_trainaug",)
+
+
+@pytest.mark.parametrize("engine", list(ENGINES))
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_right_at_sizes_unlike_the_first(
+    name: str, engine: str, cache: pytest.MonkeyPatch
+) -> None:
+    """Odd, even, wide, one pixel. Random weights amplify rounding, so the measure is PyTorch's own float32."""
+    pytest.importorskip(engine)
+    if engine == "onnxruntime":
+        pytest.importorskip("onnxscript")
+    model = randomise(DeepLab(preset(name, num_classes=5)))
+    exact = copy.deepcopy(model).double()
+    _, network = engine_network(model, engine, device=CPU)
+    for shape in ((1, 3, 65, 97), (1, 3, 64, 50), (1, 3, 33, 161), (1, 3, 1, 1)):
+        images = photos(shape)
+        with torch.inference_mode():
+            expected = exact.low_resolution_logits(images.double())["semantic"]
+            own = (model.low_resolution_logits(images)["semantic"] - expected).abs().max()
+        found = network(images)["semantic"]
+        assert (found - expected).abs().max() <= 5 * own + 5e-5 * expected.std(), shape
 
 
 def test_bfloat16_is_near_and_not_the_same(cache: pytest.MonkeyPatch) -> None:

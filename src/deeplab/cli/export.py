@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from deeplab.cli.labelling import CALIBRATION_PHOTOS, spread
-from deeplab.cli.stored_data import RECOGNISED
+from deeplab.cli.stored_data import StoredData
 from deeplab.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def export(
     layout: Literal["plain", "triton"] = "plain",
     evaluate: Annotated[Path | None, Parameter(name="--eval")] = None,
     split: str = "val",
+    classes: Annotated[tuple[str, ...], Many] = (),
 ) -> int:
     """Write a model for another runtime, and prove that the file computes what the model does.
 
@@ -78,9 +79,12 @@ def export(
         For others, give the folder written to deeplab eval.
     split:
         Of that data set.
+    classes:
+        Names of its masks' classes, by index, if it does not say.
     """
+    from deeplab.export.gate import GateError
     from deeplab.export.layouts import trtexec
-    from deeplab.export.run import GateError, checked, export_model
+    from deeplab.export.run import checked, export_model
     from deeplab.imaging.photos import find_photos, read_photo
     from deeplab.model.checkpoint import load
 
@@ -111,8 +115,9 @@ def export(
             layout=layout,
         )
     except GateError as error:
-        _show(error.parity)
-        print(f"deeplab: {model} to {to} failed the comparison, and nothing was written", file=sys.stderr)
+        if error.parity is not None:
+            _show(error.parity)
+        print(f"deeplab: {model} to {to}: {error}; nothing was written", file=sys.stderr)
         return 1
     about = made.description
     print(f"{made.path}: {made.megabytes:.1f} MB in {made.seconds:.0f} s; takes {about.input.said()}")
@@ -122,7 +127,7 @@ def export(
     if to == "onnx":
         print(f"for TensorRT, not run here: {trtexec(about, made.path.name)}")
     if evaluate is not None:
-        _show_scores(source, made.path, evaluate, split)
+        _show_scores(source, made.path, evaluate, split, StoredData(classes=classes))
     return 0
 
 
@@ -162,7 +167,7 @@ def _show(parity: dict[str, Any] | None) -> None:
             print(f"{name}: {value:.4f}")
 
 
-def _show_scores(model: DeepLab, path: Path, root: Path, split: str) -> None:
+def _show_scores(model: DeepLab, path: Path, root: Path, split: str, stored: StoredData) -> None:
     from rich.table import Table
 
     from deeplab.cli.evaluate import open_labelled
@@ -171,7 +176,7 @@ def _show_scores(model: DeepLab, path: Path, root: Path, split: str) -> None:
     from deeplab.prediction.artefacts import open_predictor
     from deeplab.prediction.predictor import Predictor
 
-    dataset = open_labelled(root, split, RECOGNISED, model.labels)
+    dataset = open_labelled(root, split, stored, model.labels)
     table = Table("mean IoU", f"{split}, {len(dataset)} photos")
     for name, predictor in {"before": Predictor.of(model), "after": open_predictor(path)}.items():
 

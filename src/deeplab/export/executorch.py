@@ -13,6 +13,9 @@ from deeplab.export.target import Job, Target
 from deeplab.prediction.artefacts.description import Description
 from deeplab.prediction.artefacts.executorch import EXTRA, METHOD
 
+# XNNPACK cannot pool what is smaller than its windows
+SMALLEST = 33
+
 
 def write_executorch(job: Job, path: Path) -> Description:
     """Write the .pte.
@@ -22,14 +25,19 @@ def write_executorch(job: Job, path: Path) -> Description:
     """
     edge = require("executorch.exir", extra=EXTRA)
     xnnpack = require("executorch.backends.xnnpack.partition.xnnpack_partitioner", extra=EXTRA)
-    largest = job.description.input.largest or (1, 1)
+    taken = job.description.input.model_copy(update={"smallest": (SMALLEST, SMALLEST)})
+    largest = taken.largest or taken.smallest
+    if min(largest) <= SMALLEST:
+        raise UserError(
+            f"--max-size {largest[0]} {largest[1]} is too small for ExecuTorch",
+            allowed=f"sides above {SMALLEST}",
+        )
+    description = job.description.model_copy(update={"input": taken})
     channels = job.program.model.config.backbone.in_channels
     # the example is the largest photo: the program's memory is planned for it
     example = torch.zeros((1, *largest, channels), dtype=torch.uint8)
     sides = {
-        axis: torch.export.Dim(name, min=1, max=most)
-        for axis, (name, most) in enumerate(zip(("height", "width"), largest, strict=True), start=1)
-        if most > 1
+        axis: torch.export.Dim.AUTO(min=SMALLEST, max=most) for axis, most in enumerate(largest, start=1)
     }
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -39,12 +47,12 @@ def write_executorch(job: Job, path: Path) -> Description:
             exported = torch.export.export(
                 job.program.eval(),
                 (example,),
-                dynamic_shapes=({axis: torch.export.Dim.AUTO(max=side.max) for axis, side in sides.items()},),
+                dynamic_shapes=(sides,),
             )
             lowered = edge.to_edge_transform_and_lower(
                 exported,
                 partitioner=[xnnpack.XnnpackPartitioner()],
-                constant_methods={METHOD: job.description.to_json()},
+                constant_methods={METHOD: description.to_json()},
             )
             path.write_bytes(lowered.to_executorch().buffer)
     except OSError:
@@ -56,7 +64,7 @@ def write_executorch(job: Job, path: Path) -> Description:
         ) from error
     finally:
         logging.disable(level)
-    return job.description
+    return description
 
 
 EXAMPLE_SCRIPT = '''"""Labels of a photo with ExecuTorch: pip install executorch pillow; python example.py PHOTO"""

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from deeplab.errors import UserError
 from deeplab.model.network import DeepLab
 from deeplab.prediction.artefacts.description import Artefact, Description, Output, Side
 
@@ -26,6 +25,18 @@ FACTOR, FLOOR = 5.0, 2e-5
 # of equal labels, of one photo and on average
 HALF, INT8_WORST, INT8_MEAN = 0.995, 0.95, 0.98
 LONGEST = 513
+
+
+class GateError(Exception):
+    """The file does not compute what the model does.
+
+    Attributes:
+        parity: the figures, see `verdict`; None where it did not come to figures.
+    """
+
+    def __init__(self, message: str, parity: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.parity = parity
 
 
 @dataclass(frozen=True)
@@ -88,7 +99,7 @@ def compare(
         one comparison for each photo, and a function of another artefact of the same model: its worst agreement.
 
     Raises:
-        UserError: a result has another shape or type than the description says.
+        GateError: the runtime cannot run the file, or a result has another shape or type than it says.
     """
     reference = copy.deepcopy(model).double()
     kind, names = artefact.description.output.kind, list(model.config.outputs)
@@ -200,13 +211,20 @@ def _results(
     artefact: Artefact, photo: np.ndarray, right: dict[str, torch.Tensor], model: DeepLab
 ) -> dict[str, torch.Tensor]:
     about, size = artefact.description.output, photo.shape[:2]
-    results = artefact.run(photo[None])
+    try:
+        results = artefact.run(photo[None])
+    # every runtime has errors of its own
+    except Exception as error:
+        told = str(error).strip().splitlines()[-1:] or [""]
+        raise GateError(
+            f"its runtime cannot run it at {size[0]} x {size[1]} ({type(error).__name__}: {told[0][:200]})"
+        ) from error
     found = {}
     for name, result in zip(right, results, strict=True):
         grid = right[name].shape[1:] if about.kind == "small-logits" else (right[name].shape[1], *size)
         shape = (1, *size) if about.kind == "labels" else (1, *grid)
         if tuple(result.shape) != shape or result.dtype.name != about.dtype:
-            raise UserError(
+            raise GateError(
                 f"at {size[0]} x {size[1]} the file gives {result.dtype} {list(result.shape)} where {about.dtype} "
                 f"{list(shape)} is right: the conversion went wrong"
             )

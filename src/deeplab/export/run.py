@@ -17,7 +17,7 @@ import torch
 from deeplab import __version__
 from deeplab.errors import UserError, require
 from deeplab.export.executorch import EXECUTORCH
-from deeplab.export.gate import compare, gate_photos, verdict
+from deeplab.export.gate import GateError, compare, gate_photos, verdict
 from deeplab.export.layouts import write_triton
 from deeplab.export.litert import LITERT
 from deeplab.export.onnx import ONNX
@@ -43,18 +43,6 @@ FULL_SIZE = (
 FLOAT_ONLY = (
     "this model computes in 8 bits in PyTorch and in float here: its labels are those of eight_bit = False"
 )
-
-
-class GateError(Exception):
-    """The file does not compute what the model does; nothing was left behind.
-
-    Attributes:
-        parity: see `deeplab.export.gate.verdict`.
-    """
-
-    def __init__(self, parity: dict[str, Any]) -> None:
-        super().__init__(f"{parity['criterion']}: not so")
-        self.parity = parity
 
 
 class Exported(NamedTuple):
@@ -245,7 +233,7 @@ def _proved(
     compared, agreement_of = compare(model, artefact, taken)
     parity = verdict(description.precision, compared)
     if not parity["passed"] and not (allow and description.precision != "float32"):
-        raise GateError(parity)
+        raise GateError(f"not so: {parity['criterion']}", parity)
     if target.name == OPENVINO.name:
         parity["agreement in the runtime's default precision"] = agreement_of(
             open_openvino(path, accurate=False)
