@@ -277,12 +277,12 @@ def test_moving_averages_alone(stored: dict[str, dict[str, torch.Tensor]], tmp_p
     path = saved(stored, tmp_path)
     for chosen in (None, "ema"):
         assert read_torch_file(path, chosen).weights.keys() == EMA.keys()
-    with pytest.raises(UserError, match="holds moving averages only: leave --weights away"):
+    with pytest.raises(UserError, match="holds moving averages only; fix: leave --weights away"):
         import_weights(path, Hints(weights="plain"))
 
 
 def test_moving_averages_that_are_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no moving averages: leave --weights away"):
+    with pytest.raises(UserError, match="holds no moving averages; fix: leave --weights away"):
         import_weights(saved(PLAIN, tmp_path), Hints(weights="ema"))
 
 

@@ -79,7 +79,7 @@ def test_a_map_is_cut_scaled_and_mirrored_as_its_photo(
     at = np.rint(Grid(4).positions(side)).astype(int)
     pixels, shown = image.numpy()[:2][:, at][:, :, at], labels.numpy()[at][:, at]
     padding = shown == 255
-    assert padding.any() == (scale < 1) and (scale < 1 or scaled_size(height, width, scale)[0] > side)
+    assert padding.any() == (scale < 1) and (scale < 1 or scaled_size(height, width, scale=scale)[0] > side)
     np.testing.assert_allclose(shares.numpy() * 200, np.where(padding, 0, pixels), atol=0.7)
 
 

@@ -81,7 +81,22 @@ def converted(program: PhotoProgram, *, opset: int) -> Any:
             f"opset {opset} was asked for and this model became {written.get('')}", fix="leave --opset away"
         )
     _forget_the_machine(model, sides)
+    _cast_first(model.graph)
     return model
+
+
+def _cast_first(graph: Any) -> None:
+    """The photo's bytes are read by a cast alone, its size from what that gives: TensorRT takes no others."""
+    index, cast = next(
+        (n, node) for n, node in enumerate(graph.node) if node.op_type == "Cast" and PHOTO in node.input
+    )
+    for node in graph.node:
+        if node.op_type == "Shape" and node.input[0] == PHOTO:
+            node.input[0] = cast.output[0]
+    nodes = list(graph.node)
+    nodes.insert(0, nodes.pop(index))
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _forget_the_machine(model: Any, sides: tuple[str, ...]) -> None:

@@ -172,7 +172,9 @@ def fill(
     for name, parameter in _learning(model, auxiliary):
         own = part_of(stored, name)
         if own:
-            _refuse_misfit(f"optimiser/{name}", own, dict.fromkeys(own, parameter.shape))
+            # AdamW's count of steps is a number, all else is as the parameter
+            shapes = {key: torch.Size() if key == "step" else parameter.shape for key in own}
+            _refuse_misfit(f"optimiser/{name}", own, shapes)
             states[numbers[id(parameter)]] = {
                 key: _laid_out_as(parameter, value) for key, value in own.items()
             }
