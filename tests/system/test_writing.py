@@ -50,6 +50,8 @@ OWN_WAYS = {
     "system/download.py",
     "train/run_folder/folder.py",
     "system/writing.py",
+    # into a folder of `whole_folder`, which is there once all of it is
+    *(f"export/{name}.py" for name in "executorch layouts litert onnx openvino run".split()),
 }
 
 

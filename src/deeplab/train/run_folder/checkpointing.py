@@ -200,7 +200,7 @@ def _refuse_misfit(prefix: str, given: Mapping[str, torch.Tensor], wanted: Mappi
 
 def _laid_out_as(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """In the parameter's memory layout, as in an unbroken run: kernels may round otherwise in another."""
-    return torch.empty_like(parameter).copy_(value)
+    return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
 
 
 def random_of_rank(state: TrainingState, rank: int) -> RandomState | None:
