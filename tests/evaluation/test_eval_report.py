@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,18 @@ def test_a_second_model_is_compared_with_the_first(evaluate, models, tmp_path: P
 def test_mistakes_get_one_message(evaluate, models, arguments: list, message: str) -> None:
     code, _, err = evaluate(models[0], *arguments)
     assert code == 2 and message in err and "Traceback" not in err
+
+
+def test_masks_that_are_all_ignored_measure_nothing(deeplab, models, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data, tmp_path / "data")
+    for mask in (tmp_path / "data" / "SegmentationClass").iterdir():
+        with Image.open(mask) as held:
+            Image.new("L", held.size, 255).save(mask)
+    code, out, err = deeplab(
+        "eval", tmp_path / "data", "-m", models[0], "--classes", *CLASSES, "-o", tmp_path / "out"
+    )
+    assert code == 2 and "has no labelled pixel" in err and "mean IoU" not in out
+    assert not (tmp_path / "out").exists()
 
 
 def test_processes_give_what_one_gives_to_the_last_bit(data: Path, models) -> None:

@@ -51,7 +51,7 @@ OWN_WAYS = {
     "train/run_folder/folder.py",
     "system/writing.py",
     # into a folder of `whole_folder`, which is there once all of it is
-    *(f"export/{name}.py" for name in "executorch layouts litert onnx openvino run".split()),
+    *(f"export/{name}.py" for name in ["executorch", "layouts", "litert", "onnx", "openvino", "run"]),
 }
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cyclopts import App
 
-from deeplab.cli.stored_data import AS_DRAWN, RECOGNISED, DrawnLabels, StoredData
+from deeplab.cli.stored_data import RECOGNISED, StoredData
 
 if TYPE_CHECKING:
-    from deeplab.data.source import Survey
+    pass
 
 data = App(name="data", help="Check data sets, and bring them into other forms.", help_format="markdown")
 data.command(
@@ -64,7 +63,6 @@ def convert(
     *,
     split: str = "train",
     stored: StoredData = RECOGNISED,
-    drawn: DrawnLabels = AS_DRAWN,
 ) -> None:
     """Write a split as a plain folder of photos and index masks, drawing annotations once and for all.
 
@@ -80,7 +78,7 @@ def convert(
     from deeplab.cli.tables import photo_progress
     from deeplab.data.converting import write_plain
 
-    source = _open(root, split, stored, drawn)
+    source = stored.opened(root, split)
     with photo_progress(len(source), "samples") as progress:
         write_plain(source, output, split, on_sample=progress.advance)
     print(f"{len(source)} samples in {output}")
@@ -93,7 +91,6 @@ def tfrecord(
     *,
     split: str = "train",
     stored: StoredData = RECOGNISED,
-    drawn: DrawnLabels = AS_DRAWN,
     shards: int = 4,
 ) -> None:
     """Write a split as TFRecord shards in the reference's form; no TensorFlow needed.
@@ -112,7 +109,7 @@ def tfrecord(
     from deeplab.cli.tables import photo_progress
     from deeplab.data.layouts.tfrecord import write_split
 
-    source = _open(root, split, stored, drawn)
+    source = stored.opened(root, split)
     with photo_progress(len(source), "samples") as progress:
         write_split(source, output, split, shards=shards, on_sample=progress.advance)
     print(f"{len(source)} samples in {shards} shards in {output}")
@@ -125,7 +122,6 @@ def webdataset(
     *,
     split: str = "train",
     stored: StoredData = RECOGNISED,
-    drawn: DrawnLabels = AS_DRAWN,
     samples: int = 1000,
 ) -> None:
     """Write a split as WebDataset shards, to train from here or, once uploaded, from a server.
@@ -146,15 +142,7 @@ def webdataset(
     from deeplab.cli.tables import photo_progress
     from deeplab.data.layouts.tar_shards import write_shards
 
-    source = _open(root, split, stored, drawn)
+    source = stored.opened(root, split)
     with photo_progress(len(source), "samples") as progress:
         written = write_shards(source, output, split, samples=samples, on_sample=progress.advance)
     print(f"{len(source)} samples in {len(written)} shards in {output}")
-
-
-def _open(root: Path, split: str, stored: StoredData, drawn: DrawnLabels) -> Survey:
-    from deeplab.data.opening import open_complete
-
-    return open_complete(
-        root, split, layout=stored.layout, labels=stored.labels, names=stored.classes, **asdict(drawn)
-    )

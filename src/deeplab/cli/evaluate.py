@@ -95,6 +95,7 @@ def evaluate(
         scores = _measured(predictor, dataset, scores, world=world)
         if not world.is_main:
             return
+    scores.confusion.require_labelled(f"{root}, split {split},")
     title = f"{model} on {split}, {len(dataset)} photos" + (f", CRF {how.crf}" if how.crf else "")
     intervals = _intervals(scores, other, resamples=bootstrap)
     _show(scores, spec, title=title, intervals=intervals)
@@ -118,10 +119,9 @@ def evaluate(
 def open_labelled(root: Path, split: str, stored: StoredData, spec: LabelSpec) -> SegmentationDataset:
     """A split whose masks show the model's classes; classes that it does not have are its background, or ignored."""
     from deeplab.data.dataset import SegmentationDataset
-    from deeplab.data.opening import open_complete
     from deeplab.data.selection import select_classes
 
-    source = open_complete(root, split, layout=stored.layout, labels=stored.labels, names=stored.classes)
+    source = stored.opened(root, split)
     known = spec.classes
     if not set(known) <= set(source.classes):
         raise UserError(

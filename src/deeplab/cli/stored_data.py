@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from deeplab.data.source import Survey
 
 
 @Parameter(name="*")
@@ -21,23 +25,6 @@ class StoredData:
         Folder of the masks, if not found by itself.
     classes:
         Names of the masks' classes, by index, if the data do not say.
-    """
-
-    layout: str = "auto"
-    labels: str | None = None
-    classes: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ()
-
-
-RECOGNISED = StoredData()
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class DrawnLabels:
-    """How drawn labels are to be taken.
-
-    Parameters
-    ----------
     line_width:
         Of lines that labelme's files draw, in pixels. Default: lines are refused.
     on_bad:
@@ -47,9 +34,27 @@ class DrawnLabels:
         as sizes tell.
     """
 
+    layout: str = "auto"
+    labels: str | None = None
+    classes: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ()
     line_width: float | None = None
     on_bad: Literal["skip", "error"] = "skip"
     drawn_on: Literal["auto", "upright", "stored"] = "auto"
 
+    def opened(self, root: Path, split: str) -> Survey:
+        """A split that is whole; see `deeplab.data.opening.open_complete`."""
+        from deeplab.data.opening import open_complete
 
-AS_DRAWN = DrawnLabels()
+        return open_complete(
+            root,
+            split,
+            layout=self.layout,
+            labels=self.labels,
+            names=self.classes,
+            line_width=self.line_width,
+            on_bad=self.on_bad,
+            drawn_on=self.drawn_on,
+        )
+
+
+RECOGNISED = StoredData()
