@@ -53,7 +53,8 @@ def import_everything() -> int:
 
     names = [module.name for module in pkgutil.walk_packages(deeplab.__path__, "deeplab.")]
     for name in names:
-        if not name.endswith("__main__"):
+        # the server's extra is the whole room's; whoever asks for it gets the extra named
+        if not name.endswith("__main__") and not name.startswith("deeplab.serve."):
             importlib.import_module(name)
     folder = Path(deeplab.__path__[0])
     files = {path.relative_to(folder) for path in folder.rglob("*.py") if "models" not in path.parts}

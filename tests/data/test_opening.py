@@ -83,3 +83,15 @@ def test_camvid_void_stays_void_in_a_resolved_recipe(tmp_path):
     resolved = resolve(DataRecipe(root=tmp_path))
     assert resolved.layout == "camvid" and len(resolved.names) == 11
     assert open_split(resolved, "train").source.label(0).tolist() == [[0, 10, 255]]
+
+
+@pytest.mark.parametrize("classes", [255, 256, 300])
+def test_classes_beyond_what_masks_have_values_for_are_refused_alike(plain, deeplab, classes):
+    text(plain / "classes.txt", "".join(f"k{index}\n" for index in range(classes)))
+    code, _, err = deeplab("data", "check", plain, "-o", plain / "check")
+    if classes == 255:
+        assert len(open_source(plain, "train").classes) == 255 and "255 classes" not in err
+        return
+    with pytest.raises(UserError, match=f"{classes} classes .classes.txt.; allowed: at most 255"):
+        open_source(plain, "train")
+    assert code == 2 and f"{classes} classes (classes.txt); allowed: at most 255" in err

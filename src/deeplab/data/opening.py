@@ -14,7 +14,7 @@ from deeplab.data.layouts import LAYOUTS, recognise
 from deeplab.data.layouts.splits import CLASS_FILES
 from deeplab.data.recipe import DataRecipe
 from deeplab.data.selection import select_classes
-from deeplab.data.source import Survey
+from deeplab.data.source import IGNORE_LABEL, Survey
 from deeplab.data.upright import DrawnOn
 from deeplab.errors import UserError
 from deeplab.system.cache import cache_folder
@@ -48,7 +48,8 @@ def survey(
         the split; it may lack files, or the names of its classes.
 
     Raises:
-        UserError: unknown layout or split, or an option that the layout does not take.
+        UserError: unknown layout or split, an option that the layout does not take, or more classes than masks of
+            8 bits have values for.
     """
     root = Path(root)
     chosen = _layout_name(root, layout)
@@ -59,7 +60,15 @@ def survey(
             f"{key}={given[key]!r}: data in the layout {chosen} ({root}) say that themselves; fix: leave {key} out"
             + ("; classes chooses among the classes" if key == "names" else "")
         )
-    return LAYOUTS[chosen].survey(root, split, **given)
+    found = LAYOUTS[chosen].survey(root, split, **given)
+    if len(found.classes) > IGNORE_LABEL:
+        raise UserError(
+            f"{len(found.classes)} classes ({found.origin})",
+            allowed=f"at most {IGNORE_LABEL}, as {IGNORE_LABEL} in a mask of 8 bits means ignored",
+            fix="merge classes, or write a data set of those that you want",
+            file=root,
+        )
+    return found
 
 
 def open_source(

@@ -62,6 +62,12 @@ def _save(runtime: Any, network: Any, description: Description, path: Path) -> N
     network.set_rt_info(
         " ".join(name.replace(" ", "_") for name in description.labels.classes), ["model_info", "labels"]
     )
+    # names that the converter makes up count on from what the process converted before
+    inner = [
+        each for each in network.get_ordered_ops() if each.get_type_name() not in ("Parameter", "Result")
+    ]
+    for number, operation in enumerate(inner):
+        operation.set_friendly_name(f"{operation.get_type_name()}_{number}")
     half = description.precision == "float16"
     runtime.save_model(network, os.fspath(path), compress_to_fp16=half)
 

@@ -116,8 +116,6 @@ class Painter:
         most = 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else size[0] * size[1]
         if min(size) < 1 or size[0] * size[1] > most:
             raise UserError(f"it is of a photo of {size[1]}x{size[0]}", fix="export it again", file=item.mask)
-        if len(self.classes.classes) > IGNORE_LABEL:
-            raise UserError(f"{item.mask}: {len(self.classes.classes)} classes; masks here have at most 255")
         drawn = [
             (self.classes.index(region.name, file=item.mask), _pixels(region, item.mask))
             for region in regions
