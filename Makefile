@@ -73,6 +73,7 @@ $(VENV)/test.done: $(BIN)/python pyproject.toml constraints.txt
 .page/done: $(VENV)/test.done
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[test,test-page]'
 	command -v chromium >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; }
+	command -v npm >/dev/null || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends npm; }
 	mkdir -p .page
 	npm install --silent --no-save --prefix .page axe-core@4.14.1
 	touch $@

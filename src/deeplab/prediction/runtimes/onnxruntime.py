@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import warnings
 from collections.abc import Sequence
@@ -69,6 +70,9 @@ def onnxruntime_network(
 
 def _convert(model: DeepLab, path: Path) -> None:
     require("onnxscript", extra=EXTRA)
+    heard = logging.getLogger("torch.onnx")
+    level = heard.level
+    heard.setLevel(logging.ERROR)
     try:
         # it prints its progress, and warns of torch's own deprecated names
         with redirect_stdout(io.StringIO()), warnings.catch_warnings():
@@ -83,3 +87,5 @@ def _convert(model: DeepLab, path: Path) -> None:
         raise UserError(
             f"this model cannot be converted to ONNX ({type(error).__name__}: {told[0][:200]}); fix: engine torch"
         ) from error
+    finally:
+        heard.setLevel(level)
