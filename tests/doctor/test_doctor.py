@@ -141,3 +141,29 @@ def test_values_decide_how_many_classes_where_nobody_says(tmp_path: Path) -> Non
     checked = check_data(tmp_path)
     assert len(checked.data.classes.names) == 3
     assert by_code(checked)["value-out-of-range"].files == ("masks/d.png",)
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "words"),
+    [("dark", "photo-dark", "levels of 256"), ("band", "photo-band", "transparency"), ("wide", "", "")],
+)
+def test_photos_that_are_read_otherwise_than_one_thinks(
+    kind: str, code: str, words: str, tmp_path: Path
+) -> None:
+    make_healthy(tmp_path)
+    path = next(path for path in sorted((tmp_path / "images").iterdir()) if path.stem == TRAIN[0])
+    with Image.open(path) as held:
+        width, height = held.size
+    draw = np.random.default_rng(0)
+    if kind == "band":
+        pixels = draw.integers(0, 256, (height, width, 4), dtype=np.uint8)
+    else:
+        low, high = (7000, 8200) if kind == "dark" else (0, 65536)
+        pixels = draw.integers(low, high, (height, width)).astype(np.uint16)
+    path.unlink()
+    Image.fromarray(pixels).save(path.with_suffix(".png"))
+    found = by_code(check_data(tmp_path))
+    assert set(found) == ({code} if code else set())
+    if code:
+        assert found[code].severity == "warning" and path.stem in found[code].files[0]
+        assert words in text_of(found[code])

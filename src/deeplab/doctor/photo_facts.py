@@ -35,6 +35,8 @@ class PhotoFacts:
         hash: 16 bytes, 128 brightness steps.
         thumb: 16x16 grey bytes; empty if the photo is of one tone, which looks like any other such photo.
         bytes: size of the file.
+        banded: whether a further band beside grey or colours is read as transparency.
+        values: lowest and highest stored value of a photo of more than 8 bits; None for others.
     """
 
     error: str | None = None
@@ -43,11 +45,16 @@ class PhotoFacts:
     hash: bytes = b""
     thumb: bytes = b""
     bytes: int = 0
+    banded: bool = False
+    values: tuple[float, float] | None = None
 
     @property
     def upright_size(self) -> tuple[int, int]:
         """Width and height as a viewer shows the photo."""
         return self.size[::-1] if self.orientation in SIDEWAYS else self.size
+
+
+BANDED = ("LA", "RGBA", "PA")
 
 
 def photo_facts(path: Path) -> PhotoFacts:
@@ -92,7 +99,11 @@ def _facts(image: Image.Image, *, file_bytes: int) -> PhotoFacts:
     # Pillow turns TIFF by itself
     size = image.size if image.format == "TIFF" else size
     hashed = _hashed(image, PhotoFacts(size=size, orientation=lies.orientation, bytes=file_bytes))
-    return replace(hashed, size=lies.size[::-1])
+    values = None
+    if image.mode.startswith(("I", "F")):
+        stored = np.asarray(image)
+        values = float(stored.min()), float(stored.max())
+    return replace(hashed, size=lies.size[::-1], banded=image.mode in BANDED, values=values)
 
 
 def _hashed(image: Image.Image, facts: PhotoFacts) -> PhotoFacts:

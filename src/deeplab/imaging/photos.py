@@ -243,6 +243,10 @@ def _rgb_array(image: Image.Image, *, name: str) -> np.ndarray:
     """uint8 [H, W, 3] of a PIL image in any mode; the file is decoded here."""
     if 0 in image.size:
         raise UserError(f"{name}: has no pixels (width {image.width}, height {image.height})")
+    if image.mode == "I" and image.format == "TIFF":
+        raise UserError(
+            f"{name}: 32-bit integers have no defined 8-bit meaning; fix: save it as 8-bit or 16-bit PNG"
+        )
     _decode(image, name=name)
     image = _upright(image)
     if image.mode == "I" or image.mode.startswith("I;16"):
