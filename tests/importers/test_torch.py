@@ -1,7 +1,7 @@
 """PyTorch weights of other libraries: recognised, unwrapped, converted to the same function, or refused.
 
 Libraries that can be installed are compared in tests/peers; here are those that cannot, rebuilt in plain
-PyTorch from what they publish (support/torch_sources.py).
+PyTorch from what they publish (torch_sources.py).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from support.torch_comparison import assert_same, imported, randomise
-from support.torch_sources import Jfzhang, Kazuto, MMSegmentation, ResNet50, VainF
 from torch import nn
+from torch_sources import Jfzhang, Kazuto, MMSegmentation, ResNet50, VainF
 
 from deeplab.cli.app import main
 from deeplab.config import DeepLabConfig, NoContextConfig, backbone_config
@@ -312,7 +312,7 @@ def test_nothing_in_a_pickle_is_run(tmp_path: Path) -> None:
 
 def test_whole_models_are_refused(tmp_path: Path) -> None:
     path = saved(plain_resnet50(), tmp_path)
-    with pytest.raises(UserError, match=r"holds Python objects \(support\.torch_sources\.ResNet50\)"):
+    with pytest.raises(UserError, match=r"holds Python objects \(torch_sources\.ResNet50\)"):
         import_weights(path)
 
 
