@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 import pytest
 from rich.console import Console
 from rich.table import Table
 
-from deeplab.cli.tables import fitting, print_table
+from deeplab.cli.tables import fitting, print_scores, print_table
 from deeplab.cli.training_display import TrainingProgress
+from deeplab.evaluation.metrics import ConfusionMatrix
 from deeplab.presets import PRESETS
 from deeplab.train.loop import StepReport
 
@@ -81,3 +83,10 @@ def test_a_terminal_gets_the_widest_table_that_it_has_room_for(
         )
         print_table(table("a", "b", "c", "d"), table("a", "b"), table("a"))
         assert capsys.readouterr().out.count("x" * 20) == columns
+
+
+def test_scores_name_the_classes_that_no_pixel_is_labelled(capsys: pytest.CaptureFixture[str]) -> None:
+    confusion = ConfusionMatrix(3)
+    confusion.update(np.zeros((2, 2), np.uint8), np.zeros((2, 2), np.uint8))
+    print_scores(confusion, ("sky", "cat", "dog"), title="here")
+    assert "no pixel is labelled cat, dog" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
@@ -109,6 +110,13 @@ def print_scores(confusion: ConfusionMatrix, classes: Sequence[str], *, title: s
     table.add_row("mean IoU", f"{confusion.mean_iou():.4f}")
     table.add_row("pixel accuracy", f"{confusion.pixel_accuracy():.4f}")
     print_table(table)
+    unseen = [name for name, pixels in zip(classes, confusion.counts.sum(axis=1), strict=True) if not pixels]
+    if unseen:
+        print(
+            f"warning: no pixel is labelled {', '.join(unseen)}: the scores say nothing of it; fix: look at the masks "
+            "with deeplab data check",
+            file=sys.stderr,
+        )
 
 
 def _bar(console: Console) -> Progress:
