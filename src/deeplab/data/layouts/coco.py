@@ -86,14 +86,7 @@ def survey(root: Path, split: str) -> StoredSplit:
     Raises:
         UserError: no such split, or the file is of another form.
     """
-    files = _files(root)
-    own = file_of(files, root, split)
-    if own is None and len(files) != 1:
-        found = ", ".join(str(path.relative_to(root)) for path in files) or "none"
-        raise UserError(
-            f"{root} has no file for the split {split!r}; found: {found}; fix: name another split"
-        )
-    path = own or files[0]
+    path, own = file_for(_files(root), root, split)
     content = read_json(path)
     with as_written(path):
         categories = _categories(content, path)
@@ -232,6 +225,21 @@ def file_of(files: list[Path], root: Path, split: str) -> Path | None:
         if words & wanted or (path.parent.name in wanted and path.parent != root):
             return path
     return None
+
+
+def file_for(files: list[Path], root: Path, split: str) -> tuple[Path, bool]:
+    """The file that the split is in, and whether it is the split's own.
+
+    Raises:
+        UserError: there are several, or none, and none is the split's own.
+    """
+    own = file_of(files, root, split)
+    if own is None and len(files) != 1:
+        found = ", ".join(str(path.relative_to(root)) for path in files) or "none"
+        raise UserError(
+            f"{root} has no file for the split {split!r}; found: {found}; fix: name another split"
+        )
+    return own or files[0], own is not None
 
 
 def photo_folder(root: Path, path: Path, split: str, images: Sequence[Entry]) -> Path:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from deeplab.data.joining import find_file, plain_name, same_id, sample_names, visible
 from deeplab.data.layouts import splits as by_name
-from deeplab.data.layouts.coco import file_of, photo_folder
+from deeplab.data.layouts.coco import file_for, file_of, photo_folder
 from deeplab.data.layouts.painting import as_written, class_name, mentions, read_json
 from deeplab.data.source import IGNORE_LABEL
 from deeplab.data.stored import Item, StoredSplit, joined
@@ -73,14 +73,7 @@ def survey(root: Path, split: str) -> StoredSplit:
     Raises:
         UserError: no such split, or the file is of another form.
     """
-    files = _files(root)
-    own = file_of(files, root, split)
-    if own is None and len(files) != 1:
-        found = ", ".join(str(path.relative_to(root)) for path in files) or "none"
-        raise UserError(
-            f"{root} has no file for the split {split!r}; found: {found}; fix: name another split"
-        )
-    path = own or files[0]
+    path, own = file_for(_files(root), root, split)
     content = read_json(path)
     with as_written(path):
         images: list[dict[str, Any]] = [
@@ -139,8 +132,6 @@ def _classes(
 ) -> tuple[dict[Id, dict[int, int]], tuple[str, ...]]:
     """The class of each segment's id by image, and what is of an image or category that is not listed."""
     index_of = {number: index for index, number in enumerate(_ordered(names))}
-    if len(index_of) > IGNORE_LABEL:
-        raise UserError(f"{len(index_of)} categories; masks here have at most 255", file=path)
     classes: dict[Id, dict[int, int]] = {}
     stray = []
     for image, entry in annotations.items():
