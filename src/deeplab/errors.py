@@ -31,7 +31,7 @@ class UserError(ValueError):
     def __str__(self) -> str:
         parts = [self.what if self.file is None else f"{self.file}: {self.what}"]
         parts += [f"allowed: {self.allowed}"] if self.allowed else []
-        return "; ".join(parts + ([f"fix: {self.fix}"] if self.fix else []))
+        return ("\n" if "\n" in self.what else "; ").join(parts + ([f"fix: {self.fix}"] if self.fix else []))
 
     def within(self, file: str | os.PathLike[str]) -> UserError:
         """The same mistake, in `file` where it names none."""
@@ -55,5 +55,6 @@ def require(module: str, *, extra: str) -> ModuleType:
     except Exception as error:
         raise UserError(
             f"this needs the Python module {module!r}, which could not be imported "
-            f"({type(error).__name__}: {error}); fix: pip install '{DISTRIBUTION}[{extra}]'"
+            f"({type(error).__name__}: {error})",
+            fix=f"pip install '{DISTRIBUTION}[{extra}]'",
         ) from error

@@ -74,7 +74,7 @@ def search(
     from deeplab.system.memory import keep_freed_memory
 
     if photos < 1:
-        raise UserError(f"--photos {photos}; allowed: 1 or more")
+        raise UserError(f"--photos {photos}", allowed="1 or more")
     if not output.parent.is_dir():
         raise UserError(f"folder {output.parent} of -o does not exist; make it, or give another")
     ranges = SearchRanges(w1, sigma_alpha, sigma_beta)

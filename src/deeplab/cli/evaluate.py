@@ -82,7 +82,7 @@ def evaluate(
     keep_freed_memory()
     how = labelling(runtime, passes)
     if bootstrap < 0 or worst < 0:
-        raise UserError(f"--bootstrap {bootstrap}, --worst {worst}; allowed: 0 or more")
+        raise UserError(f"--bootstrap {bootstrap}, --worst {worst}", allowed="0 or more")
     with join_processes(how.device) as world:
         predictor = open_predictor(model, replace(how, device=str(world.device)))
         spec = predictor.labels

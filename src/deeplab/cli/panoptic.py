@@ -63,10 +63,10 @@ def panoptic(
 
     output = pred_json.with_suffix(f".{metric}.json") if output is None else output
     if output.resolve() in (gt_json.resolve(), pred_json.resolve()):
-        raise UserError(f"{output} is an input; fix: name another --output")
+        raise UserError(f"{output} is an input", fix="name another --output")
     truth, predictions = read_files(gt_json, gt_folder), read_files(pred_json, pred_folder)
     if not truth.categories:
-        raise UserError(f'{gt_json} has no "categories"; fix: take the ground truth with its categories')
+        raise UserError(f'{gt_json} has no "categories"', fix="take the ground truth with its categories")
     options: dict[str, Any] = {"ignored_label": ignored_label, "max_instances_per_category": max_instances}
     measure: Accumulator
     if metric == "pq":

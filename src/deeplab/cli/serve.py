@@ -72,7 +72,7 @@ def serve(
     from deeplab.serve.server import serve as run
 
     if workers < 1:
-        raise UserError(f"workers is {workers}; allowed: 1 or more")
+        raise UserError(f"workers is {workers}", allowed="1 or more")
     limits = Limits(pixels=max_pixels, bytes=max_bytes, queue=queue, deadline=deadline)
     token = _token(token_file)
     service = Service(model, labelling(runtime, passes), limits, token=token, origins=cors, drain=drain)

@@ -70,14 +70,16 @@ def crf_parameters(name: str) -> CRFConfig:
     if name in CRF_PRESETS:
         return CRF_PRESETS[name]
     path = Path(name)
-    allowed = f"allowed: {', '.join(CRF_PRESETS)}, or a JSON file as `deeplab crf search -o FILE` writes it"
+    allowed = f"{', '.join(CRF_PRESETS)}, or a JSON file as `deeplab crf search -o FILE` writes it"
     if not path.is_file():
-        raise UserError(f"--crf {name!r} is neither a known set of CRF parameters nor a file; {allowed}")
-    with foreign(path, "is not a readable JSON file", fix=f"give another; {allowed}"):
+        raise UserError(
+            f"--crf {name!r} is neither a known set of CRF parameters nor a file", allowed=allowed
+        )
+    with foreign(path, "is not a readable JSON file", fix=f"give another of {allowed}"):
         held = parse_json(read_text(path))
     fields = held.get("parameters", held) if isinstance(held, dict) else held
     if not isinstance(fields, dict) or not fields:
-        raise UserError(f"{path} names no CRF parameters; {allowed}")
+        raise UserError(f"{path} names no CRF parameters", allowed=allowed)
     try:
         return CRFConfig.model_validate(fields)
     except ValidationError as error:

@@ -48,8 +48,8 @@ def dense_crf(
     found = _floats(probabilities, "probabilities")
     if found.size and not (found.min() >= 0 and found.max() <= 1 + 1e-4):
         raise UserError(
-            f"probabilities are {found.min():g} to {found.max():g}; allowed is 0 to 1; "
-            "fix: softmax over the classes, or dense_crf_from_energies for -log of probabilities"
+            f"probabilities are {found.min():g} to {found.max():g}; allowed is 0 to 1",
+            fix="softmax over the classes, or dense_crf_from_energies for -log of probabilities",
         )
     energies = found.clip(LEAST_PROBABILITY, 1)
     np.log(energies, out=energies)
@@ -99,7 +99,7 @@ def _check(unary: np.ndarray, image: np.ndarray, iterations: int) -> None:
         raise UserError(f"{shapes}; allowed are [C, H, W] with [H, W, K], or [B, C, H, W] with [B, H, W, K]")
     if unary.shape[-2:] != image.shape[-3:-1] or unary.shape[:-3] != image.shape[:-3]:
         raise UserError(
-            f"{shapes}: height, width or batch differ; fix: resize the probabilities to the photo"
+            f"{shapes}: height, width or batch differ", fix="resize the probabilities to the photo"
         )
     if 0 in (*unary.shape, *image.shape):
         raise UserError(f"{shapes}; no side may be 0")

@@ -40,6 +40,6 @@ def chosen_engine(engine: Engine | None = None) -> str:
     reason = compiled.KERNEL.why_not
     if reason:
         raise UserError(
-            f"{origin} is 'compiled', but {reason}; fix: install a C++ compiler, or choose 'torch'"
+            f"{origin} is 'compiled', but {reason}", fix="install a C++ compiler, or choose 'torch'"
         )
     return wanted

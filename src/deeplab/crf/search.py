@@ -87,11 +87,11 @@ def checked_box(ranges: SearchRanges, grid: int, rounds: int) -> Box:
         UserError: see `coarse_to_fine`.
     """
     if grid < 1 or rounds < 1:
-        raise UserError(f"grid {grid}, rounds {rounds}; allowed: 1 or more")
+        raise UserError(f"grid {grid}, rounds {rounds}", allowed="1 or more")
     box = {"w1": ranges.w1, "sigma_alpha": ranges.sigma_alpha, "sigma_beta": ranges.sigma_beta}
     for name, (low, high) in box.items():
         if not 0 < low <= high < float("inf"):
-            raise UserError(f"range of {name} is {low:g} to {high:g}; allowed: above 0, the lowest first")
+            raise UserError(f"range of {name} is {low:g} to {high:g}", allowed="above 0, the lowest first")
     return tuple(box.values())
 
 

@@ -81,8 +81,9 @@ def eval_pad(
         image, label = resize(image, label)
     if label.shape[0] > crop[0] or label.shape[1] > crop[1]:
         raise UserError(
-            f"the image is {label.shape[0]}x{label.shape[1]} (height x width), larger than the evaluation "
-            f"crop {crop[0]}x{crop[1]}; fix: use a crop as large as the largest image, or resize to a range"
+            f"the image is {label.shape[0]}x{label.shape[1]} (height x width), larger than the "
+            f"evaluation crop {crop[0]}x{crop[1]}",
+            fix="use a crop as large as the largest image, or resize to a range",
         )
     return pad_bottom_right(image, label, crop, pad_pixel=pad_pixel, ignore_label=ignore_label)
 
@@ -272,4 +273,4 @@ class TrainAugment:
 
 def _check(condition: bool, name: str, value: object, allowed: str) -> None:
     if not condition:
-        raise UserError(f"augmentation setting {name} is {value!r}; allowed: {allowed}")
+        raise UserError(f"augmentation setting {name} is {value!r}", allowed=allowed)

@@ -28,7 +28,7 @@ def median_frequency_weights(frequencies: Sequence[float]) -> tuple[float, ...]:
     counts = np.asarray(frequencies, dtype=np.float64)
     if not (counts > 0).any() or (counts < 0).any():
         raise UserError(
-            f"class frequencies are {list(frequencies)}; allowed: 0 or more, at least one above 0"
+            f"class frequencies are {list(frequencies)}", allowed="0 or more, at least one above 0"
         )
     median = np.median(counts[counts > 0])
     weights = np.divide(median, counts, out=np.ones_like(counts), where=counts > 0)

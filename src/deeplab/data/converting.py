@@ -45,7 +45,7 @@ def write_plain(
         # a folder's name in front keeps photos of one name apart
         name = source.name(index).replace("/", "_")
         if name in written:
-            raise UserError(f"two photos are called {name}, one is {source.files(index)[0]}; fix: rename it")
+            raise UserError(f"two photos are called {name}, one is {source.files(index)[0]}", fix="rename it")
         written.add(name)
         save_label_map(label, output / MASK_FOLDERS[0] / split / f"{name}.png", palette=palette)
         _write_photo(source.files(index)[0], image, output / PHOTO_FOLDERS[0] / split / name)
@@ -64,5 +64,5 @@ def _write_photo(file: str, image: np.ndarray, target: Path) -> None:
 def _write_classes(classes: tuple[str, ...], path: Path) -> None:
     text = "\n".join(classes) + "\n"
     if path.is_file() and path.read_text(encoding="utf-8") != text:
-        raise UserError(f"{path} lists other classes than {', '.join(classes)}; fix: name another folder")
+        raise UserError(f"{path} lists other classes than {', '.join(classes)}", fix="name another folder")
     write_whole(path, text)

@@ -52,7 +52,8 @@ class CopyPaste(Dataset[Sample]):
     ) -> None:
         if not 0 <= probability <= 1 or not classes:
             raise UserError(
-                f"copy-paste has classes {classes} and probability {probability}; allowed: at least one class, 0..1"
+                f"copy-paste has classes {classes} and probability {probability}",
+                allowed="at least one class, 0..1",
             )
         self.dataset = dataset
         self.classes = classes

@@ -104,4 +104,4 @@ def _uniform(size: Size, crop: Size, rng: np.random.Generator) -> Size:
 
 def _check(condition: bool, name: str, value: object, allowed: str) -> None:
     if not condition:
-        raise UserError(f"augmentation setting {name} is {value!r}; allowed: {allowed}")
+        raise UserError(f"augmentation setting {name} is {value!r}", allowed=allowed)

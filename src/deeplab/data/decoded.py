@@ -60,8 +60,8 @@ class DecodedFiles:
                 state = os.stat(name)
             except FileNotFoundError:
                 raise UserError(
-                    f"data.keep_decoded: {name} is no file of its own, as samples in shards and records are; "
-                    "fix: data.keep_decoded=false"
+                    f"data.keep_decoded: {name} is no file of its own, as samples in shards and records are",
+                    fix="data.keep_decoded=false",
                 ) from None
             about += [os.path.abspath(name), str(state.st_size), str(state.st_mtime_ns)]
         return hashlib.blake2b("\0".join(about).encode(), digest_size=16).hexdigest()

@@ -57,8 +57,8 @@ def survey(
     given = {key: value for key, value in options.items() if value is not None}
     for key in given.keys() - LAYOUTS[chosen].takes:
         raise UserError(
-            f"{key}={given[key]!r}: data in the layout {chosen} ({root}) say that themselves; fix: leave {key} out"
-            + ("; classes chooses among the classes" if key == "names" else "")
+            f"{key}={given[key]!r}: data in the layout {chosen} ({root}) say that themselves",
+            fix=f"leave {key} out" + ("; classes chooses among the classes" if key == "names" else ""),
         )
     found = LAYOUTS[chosen].survey(root, split, **given)
     if len(found.classes) > IGNORE_LABEL:
@@ -93,13 +93,16 @@ def open_source(
             else f"{Path(root) / 'classes.txt'} is missing, so nothing says what the values in the masks mean"
         )
         raise UserError(
-            f"{what}; fix: write one class name a line, value 0 first (often background), or give the names "
-            "(data.names=[background, cat])"
+            what,
+            fix=(
+                "write one class name a line, value 0 first (often background), or give the names "
+                "(data.names=[background, cat])"
+            ),
         )
     twice = [name for name, count in Counter(found.classes).items() if count > 1]
     if twice:
         raise UserError(
-            f"{found.origin} lists the class {twice[0]!r} twice; fix: give each class a name of its own"
+            f"{found.origin} lists the class {twice[0]!r} twice", fix="give each class a name of its own"
         )
     return found
 
@@ -170,13 +173,14 @@ def open_complete(
     if source.missing:
         first = "; ".join(source.missing[:MISSING_SHOWN])
         raise UserError(
-            f"split {split!r}: {len(source.missing)} files are missing, first: {first}; "
-            "fix: add what is missing, or take the names off the list"
+            f"split {split!r}: {len(source.missing)} files are missing, first: {first}",
+            fix="add what is missing, or take the names off the list",
         )
     if source.stray:
         raise UserError(
-            f"split {split!r}: {len(source.stray)} annotations name photos or classes that are not listed, first: "
-            f"{'; '.join(source.stray[:MISSING_SHOWN])}; fix: list what they name, or delete them"
+            f"split {split!r}: {len(source.stray)} annotations name photos or classes that are not "
+            f"listed, first: {'; '.join(source.stray[:MISSING_SHOWN])}",
+            fix="list what they name, or delete them",
         )
     if source.bad:
         told = (
@@ -184,13 +188,16 @@ def open_complete(
             f"{'; '.join(source.bad[:MISSING_SHOWN])}"
         )
         if on_bad == "error":
-            raise UserError(f"{told}; fix: correct or delete them, or leave them out with data.on_bad=skip")
+            raise UserError(told, fix="correct or delete them, or leave them out with data.on_bad=skip")
         warnings.warn(f"{told}; they are left out, data.on_bad=error refuses them", stacklevel=2)
     if not len(source):
         raise UserError(
-            f"split {split!r} of {root} has no samples; fix: name another split, add photos and masks, or write "
-            f"{Path(root) / 'train.txt'} and {Path(root) / 'val.txt'} with one name a line (without lists the hash "
-            "of a name puts a fifth into val)"
+            f"split {split!r} of {root} has no samples",
+            fix=(
+                f"name another split, add photos and masks, or write {Path(root) / 'train.txt'} and "
+                f"{Path(root) / 'val.txt'} with one name a line (without lists the hash of a name puts a "
+                "fifth into val)"
+            ),
         )
     return replace(source, drawn_on=drawn_on)
 
@@ -209,7 +216,7 @@ def resolve(data: DataRecipe) -> DataRecipe:
     names = source.classes if "names" in LAYOUTS[layout].takes else ()
     classes = data.classes or source.classes
     if len(classes) < 2:
-        raise UserError(f"{data.root} has one class only, {classes}; fix: two are needed, add 'background'")
+        raise UserError(f"{data.root} has one class only, {classes}", fix="two are needed, add 'background'")
     return data.model_copy(update={"layout": layout, "names": names, "classes": classes})
 
 
@@ -217,5 +224,5 @@ def _layout_name(root: Path, layout: str) -> str:
     if layout == "auto":
         return recognise(root)
     if layout not in LAYOUTS:
-        raise UserError(f"layout {layout!r} is unknown; allowed: auto, {', '.join(LAYOUTS)}")
+        raise UserError(f"layout {layout!r} is unknown", allowed=f"auto, {', '.join(LAYOUTS)}")
     return layout

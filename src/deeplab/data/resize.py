@@ -106,8 +106,9 @@ class ResizeToRange:
             optional = value is None and name != "min_size"
             if not optional and (value is None or value < 1):
                 raise UserError(
-                    f"resize to a range: {name} is {value}; allowed: an integer of at least 1"
-                    + ("; fix: give min_size along with max_size" if value is None else "")
+                    f"resize to a range: {name} is {value}",
+                    allowed="an integer of at least 1",
+                    fix="give min_size along with max_size" if value is None else "",
                 )
 
     def __call__(self, image: Array, label: Array) -> tuple[Array, Array]:

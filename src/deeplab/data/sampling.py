@@ -46,8 +46,8 @@ class TrainSampler(Sampler[tuple[int, int]]):
         """
         if length < 1 or not 0 <= rank < world_size:
             raise UserError(
-                f"cannot sample {length} photos for rank {rank} of {world_size}; allowed: at least 1 photo, "
-                "and ranks from 0 to one below their number"
+                f"cannot sample {length} photos for rank {rank} of {world_size}",
+                allowed="at least 1 photo, and ranks from 0 to one below their number",
             )
         self.length = length
         self.seed = seed

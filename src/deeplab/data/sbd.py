@@ -98,11 +98,13 @@ def read_sbd_mask(path: Path) -> np.ndarray:
     # scipy raises its own errors for broken files, and KeyError, IndexError, ValueError for other content
     except Exception as error:
         raise UserError(
-            f"{path} cannot be read as an SBD annotation ({type(error).__name__}: {error}); fix: unpack "
-            "benchmark.tgz again"
+            f"{path} cannot be read as an SBD annotation ({type(error).__name__}: {error})",
+            fix="unpack benchmark.tgz again",
         ) from error
     if labels.ndim != 2 or labels.max() >= len(VOC_CLASSES):
-        raise UserError(f"{path}: shape {labels.shape}, largest value {labels.max()}; allowed: [H, W], 0..20")
+        raise UserError(
+            f"shape {labels.shape}, largest value {labels.max()}", allowed="[H, W], 0..20", file=path
+        )
     return labels.astype(np.uint8)
 
 
@@ -112,7 +114,7 @@ def _dataset_folder(sbd: Path) -> Path:
             return sbd / name
     looked = ", ".join(str(sbd / name / "cls") for name in SBD_FOLDERS)
     raise UserError(
-        f"{sbd} is not SBD: none of {looked} is there; fix: unpack benchmark.tgz and name its folder"
+        f"{sbd} is not SBD: none of {looked} is there", fix="unpack benchmark.tgz and name its folder"
     )
 
 
@@ -120,5 +122,6 @@ def _require_all(names: Sequence[str], files: dict[str, Path], *, what: str) -> 
     missing = [name for name in names if name not in files]
     if missing:
         raise UserError(
-            f"{len(missing)} of {len(names)} names have no {what}, first {missing[0]}; fix: take the whole VOC2012"
+            f"{len(missing)} of {len(names)} names have no {what}, first {missing[0]}",
+            fix="take the whole VOC2012",
         )

@@ -30,7 +30,7 @@ def select_classes(
     unknown = [name for name in keep if name not in names]
     if unknown or len(set(keep)) != len(keep) or not keep:
         problem = f"{unknown[0]!r} is not a class" if unknown else "names must be given, each once"
-        raise UserError(f"classes to keep {list(keep)}: {problem}; allowed: {', '.join(names)}")
+        raise UserError(f"classes to keep {list(keep)}: {problem}", allowed=", ".join(names))
     if other not in ("ignore", "background") or (other == "background" and "background" not in keep):
         raise UserError(
             f"other={other!r} with classes {list(keep)}: allowed are 'ignore', and 'background' where "

@@ -137,15 +137,18 @@ def check_sample(source: Source, index: int, *, image: np.ndarray, label: np.nda
     if image.shape[:2] != label.shape:
         raise UserError(
             f"{mask_file} is {label.shape[1]}x{label.shape[0]} (width x height) but {photo_file} is "
-            f"{image.shape[1]}x{image.shape[0]}; fix: make the mask again at the photo's size, "
-            "upright as a viewer shows it (EXIF rotation applied)"
+            f"{image.shape[1]}x{image.shape[0]}",
+            fix=(
+                "make the mask again at the photo's size, upright as a viewer shows it (EXIF rotation "
+                "applied)"
+            ),
         )
     count = len(source.classes)
     wrong = (label >= count) & (label != source.ignore_label)
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
         raise UserError(
-            f"{mask_file}: value {label[row, column]} at row {row}, column {column} is no class; allowed: "
-            f"0..{count - 1}, and {source.ignore_label} for ignore; "
-            "fix: correct the mask, or the number of classes"
+            f"{mask_file}: value {label[row, column]} at row {row}, column {column} is no class",
+            allowed=f"0..{count - 1}, and {source.ignore_label} for ignore",
+            fix="correct the mask, or the number of classes",
         )

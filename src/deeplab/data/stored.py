@@ -243,6 +243,7 @@ def require_folder(folder: Path) -> Path:
         beside = folder.parent
         found = ", ".join(sorted(path.name for path in beside.iterdir())[:12]) if beside.is_dir() else ""
         raise UserError(
-            f"{folder} is missing; found in {beside}: {found or 'nothing'}; fix: put it there, or name another"
+            f"{folder} is missing; found in {beside}: {found or 'nothing'}",
+            fix="put it there, or name another",
         )
     return folder

@@ -55,8 +55,8 @@ def photos_without_map(folder: Path, source: Source) -> list[int]:
         path = map_path(folder, photo)
         if path in names:
             raise UserError(
-                f"distil: {names[path]} and {photo} have the same name, and maps are kept by name; "
-                "fix: give each photo a name of its own, or leave out distil"
+                f"distil: {names[path]} and {photo} have the same name, and maps are kept by name",
+                fix="give each photo a name of its own, or leave out distil",
             )
         names[path] = photo
         if not path.is_file():
@@ -180,8 +180,9 @@ def class_matches(teacher: Sequence[str], student: Sequence[str], source: str) -
             matches[found, index] = 1
     if np.count_nonzero(matches.any(axis=1)) < 2:
         raise UserError(
-            f"distil.teacher: {source} has the classes {', '.join(teacher)}, of which fewer than two are those to "
-            f"learn, {', '.join(student)}; fix: a teacher of the same names, or data.names that are its names"
+            f"distil.teacher: {source} has the classes {', '.join(teacher)}, of which fewer than two "
+            f"are those to learn, {', '.join(student)}",
+            fix="a teacher of the same names, or data.names that are its names",
         )
     return matches
 
@@ -194,7 +195,7 @@ def _read_classes(folder: Path) -> list[str]:
         raise UserError(f"{path} cannot be read as a list of class names ({error})") from None
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise UserError(
-            f'{path} is no list of class names; allowed: a JSON list, such as ["background", "cat"]'
+            f"{path} is no list of class names", allowed='a JSON list, such as ["background", "cat"]'
         )
     return classes
 
@@ -206,13 +207,19 @@ def _read_map(path: Path, classes: int) -> Array:
             stored = file["probabilities"]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(
-            f"{path} cannot be read as a teacher's map ({error}); fix: if it is missing or broken, delete it and "
-            "start the training again, which makes what is missing of a model's maps"
+            f"{path} cannot be read as a teacher's map ({error})",
+            fix=(
+                "if it is missing or broken, delete it and start the training again, which makes what is "
+                "missing of a model's maps"
+            ),
         ) from None
     if stored.ndim != 3 or len(stored) != classes or stored.dtype.kind not in "fu":
         raise UserError(
-            f"{path} holds {stored.dtype} of the shape {stored.shape}; allowed: floats 0..1 or uint8 of the shape "
-            f"({classes}, h, w), one plane for each class that {CLASSES_NAME} names"
+            f"{path} holds {stored.dtype} of the shape {stored.shape}",
+            allowed=(
+                f"floats 0..1 or uint8 of the shape ({classes}, h, w), one plane for each class that "
+                f"{CLASSES_NAME} names"
+            ),
         )
     return stored.astype(np.float32) / (255 if stored.dtype == np.uint8 else 1)
 

@@ -71,8 +71,9 @@ def record_places(path: Path) -> np.ndarray:
             start = position + HEADER.size
             if unmask(check) != crc32c(header[:8]) or start + length + FOOTER.size > end:
                 raise UserError(
-                    f"{path}: record {len(places)} at byte {position} is damaged or cut off; "
-                    "fix: write or copy the file again"
+                    f"record {len(places)} at byte {position} is damaged or cut off",
+                    fix="write or copy the file again",
+                    file=path,
                 )
             places.append((start, length))
             position = start + length + FOOTER.size
@@ -90,7 +91,9 @@ def read_record(path: Path, start: int, length: int) -> bytes:
         data = file.read(length)
         footer = file.read(FOOTER.size)
     if len(footer) < FOOTER.size or unmask(FOOTER.unpack(footer)[0]) != crc32c(data):
-        raise UserError(f"{path}: the record at byte {start} is damaged; fix: write or copy the file again")
+        raise UserError(
+            f"the record at byte {start} is damaged", fix="write or copy the file again", file=path
+        )
     return data
 
 

@@ -65,9 +65,9 @@ def resolve_classes(
         UserError: a number is out of range.
     """
     if num_classes is not None and not 1 <= num_classes <= 256:
-        raise UserError(f"--num-classes is {num_classes}; allowed: 1..256")
+        raise UserError(f"--num-classes is {num_classes}", allowed="1..256")
     if not 0 <= ignore_label <= 255:
-        raise UserError(f"--ignore-label is {ignore_label}; allowed: 0..255, the values of an 8-bit mask")
+        raise UserError(f"--ignore-label is {ignore_label}", allowed="0..255, the values of an 8-bit mask")
     if classes:
         origin = classes[0] if _is_file(classes) else "--classes"
     listed = bool(classes) or origin in CLASS_FILES

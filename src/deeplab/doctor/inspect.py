@@ -70,8 +70,8 @@ def _read(pairs: Sequence[Pair], reader: Reader, *, workers: int) -> Iterator[In
             yield from pool.map(_inspect_with_taken, pairs, chunksize=_CHUNK)
     except BrokenProcessPool as error:
         raise UserError(
-            "a process that read pictures was killed, most likely for lack of memory; fix: give fewer "
-            "workers, such as --workers 1, which also shows at which picture it happens"
+            "a process that read pictures was killed, most likely for lack of memory",
+            fix="give fewer workers, such as --workers 1, which also shows at which picture it happens",
         ) from error
 
 

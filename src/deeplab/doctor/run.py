@@ -82,7 +82,7 @@ def check_data(
     begin = time.monotonic()
     expected, watcher = expected or Expected(), watcher or Watcher()
     if not root.is_dir():
-        raise UserError(f"{root} is no folder; fix: give the folder that holds photos and masks")
+        raise UserError(f"{root} is no folder", fix="give the folder that holds photos and masks")
     found = find(root, expected)
     if not found.pairs:
         data = Examined(root, (), found.classes, found.reader)

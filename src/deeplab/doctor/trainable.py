@@ -24,15 +24,14 @@ def training_findings(root: Path, found: Found, classes: ClassList) -> list[Find
     try:
         _open_splits(root, found, classes)
     except UserError as error:
-        what, _, fix = str(error).partition("fix: ")
-        what, *more = what.rstrip("; \n").splitlines()
+        what, *more = str(UserError(error.what, allowed=error.allowed, file=error.file)).splitlines()
         return [
             Finding(
                 "training-refuses",
                 "error",
                 f"The pairs are sound, but training could not open the data set: {what}{'' if more else '.'}",
-                f"{fix[:1].upper()}{fix[1:]}."
-                if fix
+                f"{error.fix[:1].upper()}{error.fix[1:]}."
+                if error.fix
                 else "Bring the data into images/ and masks/ with classes.txt.",
                 count=1,
                 details=tuple(line.strip() for line in more),
@@ -44,8 +43,8 @@ def training_findings(root: Path, found: Found, classes: ClassList) -> list[Find
 def _open_splits(root: Path, found: Found, classes: ClassList) -> None:
     if classes.ignore_label != IGNORE_LABEL:
         raise UserError(
-            f"it takes {IGNORE_LABEL} alone for ignore, not {classes.ignore_label}; "
-            f"fix: save {IGNORE_LABEL} in place of {classes.ignore_label}"
+            f"it takes {IGNORE_LABEL} alone for ignore, not {classes.ignore_label}",
+            fix=f"save {IGNORE_LABEL} in place of {classes.ignore_label}",
         )
     for split in ("train", "val"):
         if split in found.splits:
@@ -56,6 +55,6 @@ def _open_splits(root: Path, found: Found, classes: ClassList) -> None:
         elif not found.asked:
             there = ", ".join(split_names(root, layout=found.layout))
             raise UserError(
-                f"there is no split {split!r}; splits found: {there or 'none'}; "
-                f"fix: add a list or folder {split!r}"
+                f"there is no split {split!r}; splits found: {there or 'none'}",
+                fix=f"add a list or folder {split!r}",
             )

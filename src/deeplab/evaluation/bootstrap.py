@@ -113,8 +113,8 @@ def difference_interval(
     labelled = slice(1, 2)
     if sorted(first.rows) != sorted(second.rows) or not np.array_equal(one[:, labelled], other[:, labelled]):
         raise UserError(
-            f"the two results are not of the same ground truth ({len(one)} and {len(other)} images); "
-            "fix: evaluate both models on the same split, masks and classes"
+            f"the two results are not of the same ground truth ({len(one)} and {len(other)} images)",
+            fix="evaluate both models on the same split, masks and classes",
         )
     _check(len(one), resamples, confidence)
     both = np.concatenate([one, other], axis=1)
@@ -140,8 +140,9 @@ def _check(images: int, resamples: int, confidence: float) -> None:
         raise UserError("no image was evaluated, so there is nothing to draw from")
     if resamples < 1 or not 0 < confidence < 1:
         raise UserError(
-            f"{resamples} resamples at confidence {confidence}; allowed: 1 or more, and between 0 and 1; "
-            "fix: try 1000 and 0.95"
+            f"{resamples} resamples at confidence {confidence}",
+            allowed="1 or more, and between 0 and 1",
+            fix="try 1000 and 0.95",
         )
 
 

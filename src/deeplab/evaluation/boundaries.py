@@ -63,11 +63,11 @@ class Boundaries:
             tolerance_share: of the boundary F-score, as a share of the diagonal.
         """
         if not widths or min(widths) < 1 or len(set(widths)) != len(widths):
-            raise UserError(f"band widths {list(widths)}; allowed: different whole numbers from 1")
+            raise UserError(f"band widths {list(widths)}", allowed="different whole numbers from 1")
         if edges not in ("void", "labels"):
-            raise UserError(f"edges {edges!r}; allowed: void, labels")
+            raise UserError(f"edges {edges!r}", allowed="void, labels")
         if depth_share <= 0 or tolerance_share < 0:
-            raise UserError(f"shares of the diagonal {depth_share}, {tolerance_share}; allowed: above 0")
+            raise UserError(f"shares of the diagonal {depth_share}, {tolerance_share}", allowed="above 0")
         self.num_classes, self.ignore_label = num_classes, ignore_label
         self.edges: Edges = edges
         self.depth_share, self.tolerance_share = depth_share, tolerance_share
@@ -87,7 +87,7 @@ class Boundaries:
             UserError: not two maps of one size, a value is no class, or the image was measured before.
         """
         if image in self.outlines:
-            raise UserError(f"image {image} was measured before; fix: number the images")
+            raise UserError(f"image {image} was measured before", fix="number the images")
         truth, predicted = self._checked(labels, predictions)
         valid = truth != _VOID
         for width, confusion in self.bands.items():
@@ -167,14 +167,14 @@ class Boundaries:
     def _checked(self, labels: np.ndarray, predictions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if labels.ndim != 2 or labels.shape != predictions.shape:
             raise UserError(
-                f"labels are {labels.shape}, predictions {predictions.shape}; allowed: one [H, W] for both"
+                f"labels are {labels.shape}, predictions {predictions.shape}", allowed="one [H, W] for both"
             )
         truth, predicted = labels.astype(np.int64), predictions.astype(np.int64)
         truth[labels == self.ignore_label] = _VOID
         for what, values in (("label", truth[truth != _VOID]), ("prediction", predicted)):
             wrong = values[(values < 0) | (values >= self.num_classes)]
             if wrong.size:
-                raise UserError(f"{what} {wrong[0]} is no class; allowed: 0..{self.num_classes - 1}")
+                raise UserError(f"{what} {wrong[0]} is no class", allowed=f"0..{self.num_classes - 1}")
         return truth, predicted
 
 

@@ -40,7 +40,7 @@ class Calibration:
             ignore_label: pixels with this label count nowhere.
         """
         if bins < 1:
-            raise UserError(f"{bins} bins make no reliability diagram; allowed: 1 or more")
+            raise UserError(f"{bins} bins make no reliability diagram", allowed="1 or more")
         self.bins = bins
         self.ignore_label = ignore_label
         self.counts = np.zeros((3, bins), np.int64)
@@ -57,15 +57,15 @@ class Calibration:
         """
         if not labels.shape == predictions.shape == confidence.shape:
             raise UserError(
-                f"labels are {labels.shape}, predictions {predictions.shape}, confidences {confidence.shape}; "
-                "fix: bring all to the label map's size"
+                f"labels are {labels.shape}, predictions {predictions.shape}, confidences {confidence.shape}",
+                fix="bring all to the label map's size",
             )
         valid = labels != self.ignore_label
         sure = confidence[valid].astype(np.float64)
         # a softmax in half precision may sum to a little more than 1
         if sure.size and not (sure.min() >= 0 and sure.max() <= 1 + 1e-3):
             raise UserError(
-                f"confidences lie in {sure.min()}..{sure.max()}; fix: pass probabilities, not logits"
+                f"confidences lie in {sure.min()}..{sure.max()}", fix="pass probabilities, not logits"
             )
         steps = np.rint(np.minimum(sure, 1) * _STEPS).astype(np.int64)
         place = np.minimum(steps * self.bins // _STEPS, self.bins - 1)

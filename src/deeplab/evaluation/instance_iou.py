@@ -84,8 +84,8 @@ class InstanceIoU:
         """
         if instances.shape != predictions.shape or image in self.rows:
             raise UserError(
-                f"image {image}: instances are {instances.shape}, predictions {predictions.shape}; "
-                "allowed: one size, and each image once"
+                f"image {image}: instances are {instances.shape}, predictions {predictions.shape}",
+                allowed="one size, and each image once",
             )
         told_apart = instances > FIRST_INSTANCE
         ids, place, sizes = np.unique(instances[told_apart], return_inverse=True, return_counts=True)

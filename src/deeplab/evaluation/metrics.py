@@ -42,7 +42,9 @@ class ConfusionMatrix:
                 one ignores nothing.
         """
         if num_classes < 1:
-            raise UserError(f"a confusion matrix of {num_classes} classes makes no sense; allowed: 1 or more")
+            raise UserError(
+                f"a confusion matrix of {num_classes} classes makes no sense", allowed="1 or more"
+            )
         self.num_classes = num_classes
         self.ignore_label = ignore_label
         self.counts = np.zeros((num_classes, num_classes), dtype=np.int64)
@@ -59,8 +61,8 @@ class ConfusionMatrix:
         """
         if tuple(labels.shape) != tuple(predictions.shape):
             raise UserError(
-                f"labels are {tuple(labels.shape)}, predictions {tuple(predictions.shape)}; "
-                "fix: resize the prediction to the label map"
+                f"labels are {tuple(labels.shape)}, predictions {tuple(predictions.shape)}",
+                fix="resize the prediction to the label map",
             )
         side = max(256, self.num_classes, self.ignore_label + 1)
         if count_pixels(labels, predictions, self.counts, ignore_label=self.ignore_label, side=side):
@@ -80,9 +82,9 @@ class ConfusionMatrix:
             if wrong.size:
                 value = self.num_classes + int(wrong[0])
                 raise UserError(
-                    f"{what} {value} is no class ({pixels[value]} pixels); allowed: "
-                    f"0..{self.num_classes - 1}, and {self.ignore_label} for ignored labels; "
-                    "fix: correct the masks or the class list"
+                    f"{what} {value} is no class ({pixels[value]} pixels)",
+                    allowed=f"0..{self.num_classes - 1}, and {self.ignore_label} for ignored labels",
+                    fix="correct the masks or the class list",
                 )
         self.counts += table[: self.num_classes, : self.num_classes]
 
@@ -101,8 +103,9 @@ class ConfusionMatrix:
         """Raise UserError where no pixel was counted, as every measure of `what` would be nonsense."""
         if not self.counts.any():
             raise UserError(
-                f"{what} has no labelled pixel: all are {self.ignore_label}, which is ignored, so that nothing can be "
-                "measured; fix: correct the masks, or the names of the classes"
+                f"{what} has no labelled pixel: all are {self.ignore_label}, which is ignored, so that "
+                "nothing can be measured",
+                fix="correct the masks, or the names of the classes",
             )
 
     def mean_iou(self, convention: Convention = "reference") -> float:
@@ -158,7 +161,7 @@ def mean_iou(
         convention: see the module.
     """
     if convention not in CONVENTIONS:
-        raise UserError(f"mean IoU by {convention!r} is unknown; allowed: {', '.join(CONVENTIONS)}")
+        raise UserError(f"mean IoU by {convention!r} is unknown", allowed=", ".join(CONVENTIONS))
     union = labelled + predicted - hits
     if convention == "voc" and not union.all():
         return float("nan")
@@ -171,7 +174,7 @@ def mean_iou(
 def _indices(values: IntegerArray, *, side: int, what: str) -> torch.Tensor:
     if "int" not in str(values.dtype):
         raise UserError(
-            f"{what}s are {values.dtype}; allowed: integers; fix: take the argmax of logits first"
+            f"{what}s are {values.dtype}", allowed="integers", fix="take the argmax of logits first"
         )
     if isinstance(values, np.ndarray):
         # A copy: torch warns about read-only arrays, which is what Pillow hands out.
@@ -180,7 +183,9 @@ def _indices(values: IntegerArray, *, side: int, what: str) -> torch.Tensor:
         low, high = (int(value) for value in values.long().aminmax())
         if low < 0 or high >= side:
             wrong = low if low < 0 else high
-            raise UserError(f"{what} {wrong} is out of range; allowed: 0..{side - 1}; fix: correct the masks")
+            raise UserError(
+                f"{what} {wrong} is out of range", allowed=f"0..{side - 1}", fix="correct the masks"
+            )
     return values.flatten().to(torch.int32 if side * side <= torch.iinfo(torch.int32).max else torch.int64)
 
 

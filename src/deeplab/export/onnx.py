@@ -46,7 +46,7 @@ def converted(program: PhotoProgram, *, opset: int) -> Any:
     """
     require("onnxscript", extra="onnx")
     if not OPSETS[0] <= opset <= OPSETS[1]:
-        raise UserError(f"opset {opset}; allowed: {OPSETS[0]} to {OPSETS[1]}")
+        raise UserError(f"opset {opset}", allowed=f"{OPSETS[0]} to {OPSETS[1]}")
     photos = torch.zeros((*EXAMPLE, program.model.config.backbone.in_channels), dtype=torch.uint8)
     sides = ("batch", "height", "width")
     heard = logging.getLogger("torch.onnx")

@@ -93,8 +93,8 @@ def read_label_map(path: str | os.PathLike[str]) -> np.ndarray:
 def _indices(image: Image.Image, *, name: str) -> np.ndarray:
     if image.format == "JPEG":
         raise UserError(
-            f"{name}: a JPEG cannot hold labels, its compression changes values near every edge; "
-            "fix: export the masks again as PNG"
+            f"{name}: a JPEG cannot hold labels, its compression changes values near every edge",
+            fix="export the masks again as PNG",
         )
     if image.mode in ("P", "L", "1"):
         return np.array(image).astype(np.uint8, copy=False)
@@ -103,24 +103,24 @@ def _indices(image: Image.Image, *, name: str) -> np.ndarray:
         image.mode == "I" or image.mode.startswith("I;16")
     ) and 0 <= values.min() <= values.max() <= _MAX_LABEL:
         return values.astype(np.uint16)
-    raise UserError(f"{name}: {_why_not_indices(image.mode, values)}")
+    raise _not_indices(image.mode, values).within(name)
 
 
-def _why_not_indices(mode: str, values: np.ndarray) -> str:
+def _not_indices(mode: str, values: np.ndarray) -> UserError:
     wanted = "a label map is an indexed (mode P) or grey PNG whose pixel values are the class indices"
     if mode not in ("RGB", "RGBA"):
-        return f"pixels of mode {mode!r} are not class indices; {wanted}"
+        return UserError(f"pixels of mode {mode!r} are not class indices; {wanted}")
     rgb = values[..., :3]
     if (rgb == rgb[..., :1]).all():
-        return (
-            f"saved as {mode} with three equal channels; {wanted}; "
-            "fix: keep one channel, Image.fromarray(np.array(mask)[..., 0]).save('mask.png')"
+        return UserError(
+            f"saved as {mode} with three equal channels; {wanted}",
+            fix="keep one channel, Image.fromarray(np.array(mask)[..., 0]).save('mask.png')",
         )
     # Four evenly spaced rows are enough for examples; sorting millions of colours takes seconds.
     rows = rgb[:: max(1, len(rgb) // 4)].reshape(-1, 3)
     colours = ", ".join(str(tuple(colour)) for colour in np.unique(rows, axis=0)[:4].tolist())
-    return (
-        f"a {mode} picture holds colours (such as {colours}), not class indices; {wanted}; "
-        "fix: look each colour up in the palette it was drawn with and save the index; "
-        "converting to grey does not give the index"
+    return UserError(
+        f"a {mode} picture holds colours (such as {colours}), not class indices; {wanted}",
+        fix="look each colour up in the palette it was drawn with and save the index; converting to grey does not "
+        "give the index",
     )

@@ -83,12 +83,14 @@ def _check(
     if labels.shape != pixels.shape[:2]:
         raise UserError(
             f"labels of shape {list(labels.shape)} do not fit a photo of height {pixels.shape[0]} and "
-            f"width {pixels.shape[1]}; fix: predict at the photo's size, or resize with nearest neighbour"
+            f"width {pixels.shape[1]}",
+            fix="predict at the photo's size, or resize with nearest neighbour",
         )
     if palette.ndim != 2 or palette.shape[1] != 3 or len(palette) < len(class_names):
         raise UserError(
             f"{len(class_names)} classes need a palette of at least [{len(class_names)}, 3], found "
-            f"{list(palette.shape)}; fix: deeplab.imaging.palettes.distinct({len(class_names)})"
+            f"{list(palette.shape)}",
+            fix=f"deeplab.imaging.palettes.distinct({len(class_names)})",
         )
     if not 0 <= alpha <= 1:
         raise UserError(f"alpha is {alpha}, allowed is 0 (outlines only) to 1 (colours only)")

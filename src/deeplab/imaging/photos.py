@@ -164,11 +164,17 @@ def _read(
     except UserError:
         raise
     except UnidentifiedImageError as error:
-        raise UserError(f"{name}: {_why_unreadable(source)}") from error
+        what = (
+            "HEIC photos cannot be read"
+            if _is_heic(source)
+            else "not a picture, or a kind that cannot be read"
+        )
+        raise UserError(f"{what} (by Pillow)", fix="convert it to JPEG or PNG", file=name) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooManyPixels(
-            f"{name}: too large to be read safely ({error}); "
-            "fix: shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+            f"too large to be read safely ({error})",
+            fix="shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it",
+            file=name,
         ) from error
     # Damaged headers make Pillow raise nearly anything: OSError, ValueError, SyntaxError, struct.error.
     except Exception as error:
@@ -186,11 +192,10 @@ def _require_bytes(name: str) -> None:
         raise UserError(_EMPTY, file=name)
 
 
-def _why_unreadable(source: str | BytesIO) -> str:
-    named = isinstance(source, str) and source.lower().endswith((".heic", ".heif"))
-    if named or (isinstance(source, BytesIO) and source.getvalue()[4:12] in _HEIC):
-        return "HEIC photos cannot be read by Pillow; fix: convert it to JPEG or PNG"
-    return "not a picture, or a kind of picture that Pillow cannot read; fix: convert it to JPEG or PNG"
+def _is_heic(source: str | BytesIO) -> bool:
+    if isinstance(source, str):
+        return source.lower().endswith((".heic", ".heif"))
+    return source.getvalue()[4:12] in _HEIC
 
 
 def as_photo(image: PhotoLike) -> np.ndarray:
@@ -213,8 +218,8 @@ def as_photo(image: PhotoLike) -> np.ndarray:
         return _rgb_array(image, name="the PIL image")
     if not isinstance(image, np.ndarray):
         raise UserError(
-            f"a photo is a path, a PIL image or a uint8 numpy array, not {type(image).__name__}; "
-            "fix: for a tensor [3, H, W] pass tensor.permute(1, 2, 0).numpy()"
+            f"a photo is a path, a PIL image or a uint8 numpy array, not {type(image).__name__}",
+            fix="for a tensor [3, H, W] pass tensor.permute(1, 2, 0).numpy()",
         )
     return _rgb_from_array(image)
 
@@ -223,13 +228,16 @@ def _rgb_from_array(array: np.ndarray) -> np.ndarray:
     found = f"array of dtype {array.dtype} and shape {list(array.shape)}"
     if array.dtype != np.uint8:
         raise UserError(
-            f"a photo array holds uint8 values 0..255, found an {found}; "
-            "fix: for floats 0..1 pass (array * 255).round().astype('uint8')"
+            f"a photo array holds uint8 values 0..255, found an {found}",
+            fix="for floats 0..1 pass (array * 255).round().astype('uint8')",
         )
     channels = array.shape[2] if array.ndim == 3 else 1
     if array.ndim not in (2, 3) or channels not in (1, 3, 4):
-        hint = "; fix: array.transpose(1, 2, 0)" if array.ndim == 3 and array.shape[0] in (1, 3, 4) else ""
-        raise UserError(f"a photo array is [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], found an {found}{hint}")
+        planes_first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
+        raise UserError(
+            f"a photo array is [H, W], [H, W, 1], [H, W, 3] or [H, W, 4], found an {found}",
+            fix="array.transpose(1, 2, 0)" if planes_first else "",
+        )
     if array.size == 0:
         raise UserError(f"a photo has at least one pixel, found an {found}")
     if channels == 3:
@@ -245,7 +253,7 @@ def _rgb_array(image: Image.Image, *, name: str) -> np.ndarray:
         raise UserError(f"{name}: has no pixels (width {image.width}, height {image.height})")
     if image.mode == "I" and image.format == "TIFF":
         raise UserError(
-            f"{name}: 32-bit integers have no defined 8-bit meaning; fix: save it as 8-bit or 16-bit PNG"
+            f"{name}: 32-bit integers have no defined 8-bit meaning", fix="save it as 8-bit or 16-bit PNG"
         )
     _decode(image, name=name)
     image = _upright(image)
@@ -256,7 +264,8 @@ def _rgb_array(image: Image.Image, *, name: str) -> np.ndarray:
     if image.mode not in _CONVERTIBLE_MODES:
         raise UserError(
             f"{name}: pixels of mode {image.mode!r} have no defined 8-bit meaning"
-            f"{' (32-bit floats)' if image.mode == 'F' else ''}; fix: save it as 8-bit or 16-bit PNG"
+            f"{' (32-bit floats)' if image.mode == 'F' else ''}",
+            fix="save it as 8-bit or 16-bit PNG",
         )
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
@@ -284,8 +293,8 @@ def _from_wide_grey(image: Image.Image, *, name: str) -> np.ndarray:
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > _WIDE_GREY_MAX:
         raise UserError(
-            f"{name}: integer pixels run from {low} to {high}, beyond 16 bits (0..{_WIDE_GREY_MAX}); "
-            "fix: scale them and save as 8-bit or 16-bit PNG"
+            f"{name}: integer pixels run from {low} to {high}, beyond 16 bits (0..{_WIDE_GREY_MAX})",
+            fix="scale them and save as 8-bit or 16-bit PNG",
         )
     grey = ((values + 128) // 257).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2)

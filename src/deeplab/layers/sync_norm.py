@@ -66,7 +66,8 @@ def synchronise(model: nn.Module, *, device: str) -> nn.Module:
     others = sorted({type(norm).__name__ for norm in norms} - {"BatchNorm2d", "SyncBatchNorm2d"})
     if others:
         raise UserError(
-            f"batch norms of the kinds {', '.join(others)} cannot be synchronised; fix: optimise.sync_norm: false"
+            f"batch norms of the kinds {', '.join(others)} cannot be synchronised",
+            fix="optimise.sync_norm: false",
         )
     if device.startswith("cuda"):
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)

@@ -201,22 +201,22 @@ def _locate(name_or_path: str | os.PathLike[str], hub: dict[str, Any]) -> Path:
     near = difflib.get_close_matches(str(path), [*EMBEDDED, *beside], n=3)
     raise UserError(
         f"no model {str(name_or_path)!r}: it is no file and no folder"
-        + (f"; did you mean {' or '.join(near)}?" if near else "")
-        + f"; allowed: an embedded model ({', '.join(EMBEDDED)}), a folder with {WEIGHTS_NAME}, a .safetensors "
-        f"file, or {HUB}owner/name for the Hugging Face Hub"
+        + (f"; did you mean {' or '.join(near)}?" if near else ""),
+        allowed=f"an embedded model ({', '.join(EMBEDDED)}), a folder with {WEIGHTS_NAME}, a .safetensors file, "
+        f"or {HUB}owner/name for the Hugging Face Hub",
     )
 
 
 def _from_hub(name: str, hub: dict[str, Any]) -> Path:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise UserError(f"{HUB}{name} names no model of the Hub; allowed: {HUB}owner/name")
+        raise UserError(f"{HUB}{name} names no model of the Hub", allowed=f"{HUB}owner/name")
     library = require("huggingface_hub", extra="hub")
     try:
         return Path(library.hf_hub_download(name, WEIGHTS_NAME, **hub))
     except Exception as error:
         raise UserError(
-            f"model {HUB}{name} could not be had from the Hub ({type(error).__name__}: {error}); fix: check the "
-            "name and the connection, or give a local folder"
+            f"model {HUB}{name} could not be had from the Hub ({type(error).__name__}: {error})",
+            fix="check the name and the connection, or give a local folder",
         ) from error
 
 
@@ -244,8 +244,9 @@ def _description(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
         beside = path.parent / CONFIG_NAME
         if not beside.exists():
             raise UserError(
-                f"{path} has no {METADATA_KEY!r} metadata and no {CONFIG_NAME} beside it: it was not saved by this "
-                f"package; fix: deeplab import {path} -o DIR"
+                f"{path} has no {METADATA_KEY!r} metadata and no {CONFIG_NAME} beside it: it was not "
+                "saved by this package",
+                fix=f"deeplab import {path} -o DIR",
             )
         with foreign(beside, "cannot be read as a model's description"):
             description = parse_json(read_text(beside))
@@ -253,7 +254,9 @@ def _description(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
         with foreign(path, "its description cannot be read", fix="save the model again"):
             description = parse_json(text)
     if not isinstance(description, dict) or "architecture" not in description:
-        raise UserError(f"{path}: its description has no 'architecture'; fix: deeplab import {path} -o DIR")
+        raise UserError(
+            "its description has no 'architecture'", fix=f"deeplab import {path} -o DIR", file=path
+        )
     if description.get("format") != FORMAT:
         raise UserError(
             f"{path} has format {shown(description.get('format'))}; this version reads {FORMAT}: upgrade deeplab"
@@ -304,6 +307,8 @@ def _take_eight_bit(
     }
     if convs != weight_scales.keys() or not convs < stated.grids.keys():
         odd = sorted((convs ^ weight_scales.keys()) | (convs - stated.grids.keys()))[:3]
-        raise UserError(f"{path}: its 8-bit scales do not fit the model: {odd}; fix: import the file again")
+        raise UserError(
+            f"its 8-bit scales do not fit the model: {odd}", fix="import the file again", file=path
+        )
     model.eight_bit_tables = EightBit(stated.grids, weight_scales, frozenset(stated.rescaled))
     model.eight_bit = stated.on

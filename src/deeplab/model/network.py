@@ -119,8 +119,8 @@ class DeepLab(nn.Module):
     def eight_bit(self, value: bool) -> None:
         if value and self.eight_bit_tables is None:
             raise UserError(
-                "eight_bit: this model was not imported from a quantised file and has no 8-bit scales; "
-                "allowed: False"
+                "eight_bit: this model was not imported from a quantised file and has no 8-bit scales",
+                allowed="False",
             )
         self._eight_bit = value
 

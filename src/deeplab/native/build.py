@@ -162,7 +162,7 @@ def _wanted() -> str:
     wanted, allowed = os.environ.get(SWITCH, ""), (PLAIN, COMPILE, *LEVELS)
     if wanted not in ("", *allowed):
         raise UserError(
-            f"{SWITCH} is {wanted!r}; allowed is one of {', '.join(allowed)}; fix: set it so, or unset it"
+            f"{SWITCH} is {wanted!r}; allowed is one of {', '.join(allowed)}", fix="set it so, or unset it"
         )
     return wanted
 

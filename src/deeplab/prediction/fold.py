@@ -48,8 +48,8 @@ def for_inference(model: DeepLab, *, device: torch.device, precision: str = "flo
         raise UserError(f"precision {precision!r}; allowed are {', '.join(PRECISIONS)}")
     if model.eight_bit and precision != "float32":
         raise UserError(
-            f"precision {precision}: this model computes in 8 bits; fix: leave the precision away, "
-            "or set model.eight_bit = False"
+            f"precision {precision}: this model computes in 8 bits",
+            fix="leave the precision away, or set model.eight_bit = False",
         )
     ready = folded(model).eval()
     if precision == "bfloat16":

@@ -55,15 +55,19 @@ class Labelling:
             raise UserError(f"precision {self.precision!r}; allowed are {', '.join(get_args(Precision))}")
         if self.crf is not None and self.window is not None:
             raise UserError(
-                "a CRF and windows exclude each other: the CRF needs the probabilities of the whole photo, and "
-                "windows are there not to hold them; fix: leave out the window, or the CRF"
+                "a CRF and windows exclude each other: the CRF needs the probabilities of the whole "
+                "photo, and windows are there not to hold them",
+                fix="leave out the window, or the CRF",
             )
         if self.precision == INT8 and self.engine == TORCH:
-            raise UserError(f"engine {TORCH} has no precision {INT8}; fix: engine openvino")
+            raise UserError(f"engine {TORCH} has no precision {INT8}", fix="engine openvino")
         if self.precision == INT8 and not self.calibration:
             raise UserError(
-                "int8 takes the ranges of values from photos, and there are none; fix: --calibration FOLDER "
-                "(in Python: calibration=...), some thirty photos like those that the model will see"
+                "int8 takes the ranges of values from photos, and there are none",
+                fix=(
+                    "--calibration FOLDER (in Python: calibration=...), some thirty photos like those that "
+                    "the model will see"
+                ),
             )
 
     @property

@@ -115,7 +115,7 @@ class Predictor:
         """
         how = self.how
         if how.window is not None:
-            raise UserError("windows keep no probabilities of the whole photo; fix: leave out the window")
+            raise UserError("windows keep no probabilities of the whole photo", fix="leave out the window")
         passed = predict(self.network, self._images(photo), scales=how.scales, flip=how.flip)["semantic"]
         labels, found = passed.labels[0].cpu(), passed.probabilities[0].float().cpu()
         if how.crf is None:

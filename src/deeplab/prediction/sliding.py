@@ -32,8 +32,9 @@ class Window:
     def __post_init__(self) -> None:
         if min(self.height, self.width) < 1 or not 0 <= self.overlap < 1:
             raise UserError(
-                f"window {self.height} x {self.width} with overlap {self.overlap}; allowed: sides from 1, an "
-                "overlap from 0 to below 1; fix: try --window 513 513 --overlap 0.33"
+                f"window {self.height} x {self.width} with overlap {self.overlap}",
+                allowed="sides from 1, an overlap from 0 to below 1",
+                fix="try --window 513 513 --overlap 0.33",
             )
 
 

@@ -39,4 +39,4 @@ class Limits:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if value <= 0:
-                raise UserError(f"{name} is {value}; allowed: a positive number")
+                raise UserError(f"{name} is {value}", allowed="a positive number")

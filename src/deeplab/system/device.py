@@ -21,6 +21,6 @@ def pick_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"device {name!r} cannot be used here ({reason}); allowed: auto, cpu, cuda, cuda:1, mps"
+            f"device {name!r} cannot be used here ({reason})", allowed="auto, cpu, cuda, cuda:1, mps"
         ) from None
     return device

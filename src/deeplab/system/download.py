@@ -103,7 +103,7 @@ def _check(part: Path, expected: str, address: str) -> None:
     if "HTML" in seen.name:
         part.unlink()
         raise UserError(
-            f"{address}: this seems to be {seen.name}; it was deleted; fix: {seen.fix}, and give its path"
+            f"{address}: this seems to be {seen.name}; it was deleted", fix=f"{seen.fix}, and give its path"
         )
 
 

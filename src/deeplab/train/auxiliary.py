@@ -35,7 +35,7 @@ class AuxiliaryHead(nn.Module):
         if not found or config.multi_scale_features is not None:
             what = "multi_scale_features" if found else f"the backbone {config.backbone.name}"
             raise UserError(
-                f"loss.auxiliary: with {what} there is no middle to learn from; fix: loss.auxiliary=0"
+                f"loss.auxiliary: with {what} there is no middle to learn from", fix="loss.auxiliary=0"
             )
         self.stride = max(found)
         width = found[self.stride] // NARROWER

@@ -51,7 +51,8 @@ class UpdateSampler(Sampler[list[Key]]):
         if batch_size < world.size * accumulate:
             raise UserError(
                 f"optimise.batch_size is {batch_size}, too few photos for {world.size} processes with "
-                f"optimise.accumulate {accumulate} parts each; allowed: {world.size * accumulate} or more"
+                f"optimise.accumulate {accumulate} parts each",
+                allowed=f"{world.size * accumulate} or more",
             )
         self.length, self.seed = length, seed
         self.batch_size, self.accumulate = batch_size, accumulate

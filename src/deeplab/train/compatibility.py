@@ -63,8 +63,8 @@ def refuse_other_backbone(model: DeepLab, other: DeepLab, source: str) -> None:
             for name, here, there in wrong
         )
         raise UserError(
-            f"{source} would compute something else in this model: {listed}; "
-            "fix: give the recipe's model those values, or start from weights of a model like it"
+            f"{source} would compute something else in this model: {listed}",
+            fix="give the recipe's model those values, or start from weights of a model like it",
         )
 
 

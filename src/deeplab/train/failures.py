@@ -32,7 +32,7 @@ def explained(recipe: Recipe) -> Iterator[None]:
         advice = _memory_advice(error, recipe)
         if advice is None:
             raise
-        raise UserError(advice) from error
+        raise advice from error
 
 
 def refuse_beyond_memory(recipe: Recipe, world: World) -> None:
@@ -79,11 +79,12 @@ def save_batch(path: Path, parts: Sequence[Batch]) -> Path:
     return write_whole(path, to_bytes(tensors))
 
 
-def _memory_advice(error: RuntimeError, recipe: Recipe) -> str | None:
+def _memory_advice(error: RuntimeError, recipe: Recipe) -> UserError | None:
     text = str(error)
     if "DataLoader worker" in text and "killed" in text:
-        return (
-            f"a data worker was killed, mostly for want of memory; fix: workers: {max(0, recipe.workers - 1)}"
+        return UserError(
+            "a data worker was killed, mostly for want of memory",
+            fix=f"workers: {max(0, recipe.workers - 1)}",
         )
     if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in text:
         return None
@@ -94,7 +95,8 @@ def _memory_advice(error: RuntimeError, recipe: Recipe) -> str | None:
     if settings.precision == "float32":
         wishes.append("optimise.precision: auto (bfloat16 where the device has it)")
     wishes.append(f"a crop below {recipe.augment.crop}")
-    return (
-        f"memory ran out with optimise.batch_size {settings.batch_size}, accumulate {settings.accumulate}; "
-        f"fix, best first: {'; '.join(wishes)} ({text.splitlines()[0]})"
+    return UserError(
+        f"memory ran out with optimise.batch_size {settings.batch_size}, accumulate {settings.accumulate} "
+        f"({text.splitlines()[0]})",
+        fix=f"best first: {'; '.join(wishes)}",
     )

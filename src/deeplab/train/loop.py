@@ -168,8 +168,10 @@ def train_steps(
         loss = accumulate_gradients(objective, parts, step=step, world=world, scaler=scaler)
         own, value = loss.item(), sum_over_processes(loss, world).item()
         if not math.isfinite(value):
+            batch = "" if math.isfinite(own) else f"; the batch: {describe(step, parts)}"
             raise UserError(
-                _not_finite(value, step, rate, "" if math.isfinite(own) else describe(step, parts))
+                f"the loss became {value} at step {step} (learning rate {rate:.3g})",
+                fix=f"a lower learning rate, warm-up steps, clip_norm, or a larger batch{batch}",
             )
         update(optimiser, scaler=scaler, clip_norm=clip_norm)
         now = time.perf_counter()
@@ -177,7 +179,7 @@ def train_steps(
         on_step(StepReport(step, value, rate, photos=photos, seconds=now - began, waited=waited))
         began = time.perf_counter()
     if step < first_step:
-        raise UserError("there was no batch to train on; fix: more photos, more steps, or a smaller batch")
+        raise UserError("there was no batch to train on", fix="more photos, more steps, or a smaller batch")
 
 
 def accumulate_gradients(
@@ -285,11 +287,3 @@ def _to_device(batch: Batch, model: DeepLab, *, channels_last: bool) -> Batch:
     layout = torch.channels_last if channels_last else torch.contiguous_format
     images = images.to(device, non_blocking=True, memory_format=layout)
     return images, *(other.to(device, non_blocking=True) for other in others)
-
-
-def _not_finite(value: float, step: int, rate: float, batch: str) -> str:
-    where = f"; the batch: {batch}" if batch else ""
-    return (
-        f"the loss became {value} at step {step} (learning rate {rate:.3g}); fix: a lower learning rate, "
-        f"warm-up steps, clip_norm, or a larger batch{where}"
-    )

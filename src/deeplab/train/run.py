@@ -85,7 +85,7 @@ def train(
             is not finite, memory that ran out, or a process that was lost.
     """
     if resume and overwrite:
-        raise UserError("--resume goes on with a run and --overwrite loses it; fix: leave one of them out")
+        raise UserError("--resume goes on with a run and --overwrite loses it", fix="leave one of them out")
     keep_freed_memory()
     device = own_device(device)
     known = {"data": resolve(recipe.data), "optimise": settled(recipe.optimise, device)}

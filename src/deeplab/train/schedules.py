@@ -60,7 +60,7 @@ def learning_rate(
         UserError: an unknown policy or slow start, or boundaries and rates that do not fit.
     """
     if slow_start not in get_args(SlowStart):
-        raise UserError(f"slow start {slow_start!r} is unknown; allowed: {', '.join(get_args(SlowStart))}")
+        raise UserError(f"slow start {slow_start!r} is unknown", allowed=", ".join(get_args(SlowStart)))
     done = max(step - slow_start_steps, 0)
     length = total_steps - slow_start_steps
     if policy == "poly":
@@ -72,7 +72,7 @@ def learning_rate(
     elif policy == "multi_steps":
         rate = _multi_steps(done, boundaries=boundaries, rates=rates)
     else:
-        raise UserError(f"learning rate policy {policy!r} is unknown; allowed: {', '.join(get_args(Policy))}")
+        raise UserError(f"learning rate policy {policy!r} is unknown", allowed=", ".join(get_args(Policy)))
     if step < slow_start_steps:
         climbed = f32(step) / f32(slow_start_steps) if slow_start == "linear" else f32(0)
         rate = f32(slow_start_rate) + (f32(base) - f32(slow_start_rate)) * climbed
@@ -96,7 +96,7 @@ def _cosine(done: int, *, base: float, length: int) -> np.float32:
 def _multi_steps(done: int, *, boundaries: Sequence[int], rates: Sequence[float]) -> np.float32:
     if len(rates) != len(boundaries) + 1 or list(boundaries) != sorted(boundaries):
         raise UserError(
-            f"multi_steps has boundaries {list(boundaries)} and rates {list(rates)}; allowed: rising "
-            "boundaries and one rate more than boundaries"
+            f"multi_steps has boundaries {list(boundaries)} and rates {list(rates)}",
+            allowed="rising boundaries and one rate more than boundaries",
         )
     return f32(rates[int(np.searchsorted(boundaries, done, side="left"))])

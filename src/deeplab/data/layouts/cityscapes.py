@@ -158,20 +158,25 @@ def export_predictions(predictions: Path, output: Path) -> int:
     files = sorted(path for path in require_folder(predictions).rglob("*.png"))
     if not files:
         raise UserError(
-            f"{predictions} holds no PNG; fix: name the folder that the predictions were written to"
+            f"{predictions} holds no PNG", fix="name the folder that the predictions were written to"
         )
     written: dict[str, Path] = {}
     for path in files:
         name = _frame(path)
         if name in written:
-            raise UserError(f"{path} and {written[name]} are both of {name}; fix: keep one of them")
+            raise UserError(f"{path} and {written[name]} are both of {name}", fix="keep one of them")
         written[name] = path
         labels = read_mask(path)
         wrong = (labels >= len(LABEL_IDS)) & (labels != IGNORE_LABEL)
         if wrong.any():
             raise UserError(
-                f"{path}: value {labels[wrong][0]} is no train id; allowed: 0..18, and 255; fix: predict with "
-                "a model of Cityscapes' 19 classes, and give its label maps, not its overlays"
+                f"value {labels[wrong][0]} is no train id",
+                allowed="0..18, and 255",
+                fix=(
+                    "predict with a model of Cityscapes' 19 classes, and give its label maps, not its "
+                    "overlays"
+                ),
+                file=path,
             )
         save_png(Image.fromarray(to_label_ids(labels)), output / f"{name}{PHOTO_END}.png")
     return len(written)
@@ -181,7 +186,8 @@ def _frame(path: Path) -> str:
     parts = path.stem.split("_")
     if len(parts) < 3 or not (parts[1].isdigit() and parts[2].isdigit()):
         raise UserError(
-            f"{path}: the test server tells photos by names like berlin_000000_000019; "
-            "fix: keep the photos' names for the predictions"
+            "the test server tells photos by names like berlin_000000_000019",
+            fix="keep the photos' names for the predictions",
+            file=path,
         )
     return "_".join(parts[:3])

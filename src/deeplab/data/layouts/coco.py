@@ -237,7 +237,7 @@ def file_for(files: list[Path], root: Path, split: str) -> tuple[Path, bool]:
     if own is None and len(files) != 1:
         found = ", ".join(str(path.relative_to(root)) for path in files) or "none"
         raise UserError(
-            f"{root} has no file for the split {split!r}; found: {found}; fix: name another split"
+            f"{root} has no file for the split {split!r}; found: {found}", fix="name another split"
         )
     return own or files[0], own is not None
 
@@ -245,7 +245,7 @@ def file_for(files: list[Path], root: Path, split: str) -> tuple[Path, bool]:
 def photo_folder(root: Path, path: Path, split: str, images: Sequence[Entry]) -> Path:
     """The first of the usual folders that has one of the photos, by its whole name if there is one."""
     if not images:
-        raise UserError(f"{path} lists no image; fix: export it again")
+        raise UserError(f"{path} lists no image", fix="export it again")
     years = [*visible(root, f"{split}*"), *visible(root / "images", f"{split}*")]
     places = [path.parent, *years, root / "images", root]
     files = [image["file_name"] for image in images]

@@ -162,10 +162,11 @@ def read_ids(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             mode, colours = image.mode, np.asarray(image)
     except (OSError, SyntaxError) as error:
-        raise UserError(f"{path}: cannot be read as a picture ({error})") from error
+        raise UserError(f"cannot be read as a picture ({error})", file=path) from error
     if mode not in ("RGB", "RGBA"):
         raise UserError(
-            f"{path} is of mode {mode}; allowed: RGB, where the id is R + 256 G + 65536 B; "
-            "fix: write the ids as colours"
+            f"{path} is of mode {mode}",
+            allowed="RGB, where the id is R + 256 G + 65536 B",
+            fix="write the ids as colours",
         )
     return colours[..., :3].astype(np.int64) @ np.array([1, 256, 256**2])

@@ -118,7 +118,7 @@ def _read(path: Path) -> ElementTree.Element:
     # a file may also name an encoding that there is not
     except (OSError, LookupError, ValueError, ElementTree.ParseError) as error:
         raise UserError(
-            f"{path} cannot be read as CVAT's XML ({error}); fix: export again as CVAT for images 1.1"
+            f"{path} cannot be read as CVAT's XML ({error})", fix="export again as CVAT for images 1.1"
         ) from error
 
 

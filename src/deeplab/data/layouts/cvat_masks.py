@@ -65,7 +65,9 @@ def read_colour_map(path: Path) -> tuple[tuple[str, ...], dict[Colour, int]]:
             continue
         name, colour = _parse(line, path)
         if colour in named:
-            raise UserError(f"{path}: {named[colour]} and {name} share the colour {colour}; fix: change one")
+            raise UserError(
+                f"{named[colour]} and {name} share the colour {colour}", fix="change one", file=path
+            )
         named[colour] = name
     if (0, 0, 0) not in named:
         named = {(0, 0, 0): "background"} | named
@@ -82,6 +84,6 @@ def _parse(line: str, path: Path) -> tuple[str, Colour]:
         red, green, blue = (int(part) for part in rest.split(":")[0].split(","))
     except ValueError:
         raise UserError(
-            f"{path}: the line {line!r} is not of the form name:R,G,B:parts:actions; fix: correct it"
+            f"the line {line!r} is not of the form name:R,G,B:parts:actions", fix="correct it", file=path
         ) from None
     return name.strip(), (red, green, blue)

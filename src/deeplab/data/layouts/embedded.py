@@ -27,7 +27,7 @@ def open_picture(data: bytes, name: str) -> Image.Image:
     # Damaged files make the decoders raise nearly anything: OSError, SyntaxError, struct.error, zlib.error.
     except Exception as error:
         raise UserError(
-            f"{name} cannot be read as a picture ({error}); fix: write the shard again"
+            f"{name} cannot be read as a picture ({error})", fix="write the shard again"
         ) from error
     return picture
 
@@ -41,8 +41,9 @@ def read_embedded_mask(data: bytes, name: str) -> np.ndarray:
     picture = open_picture(data, name)
     if picture.mode not in INDEX_MODES:
         raise UserError(
-            f"{name}: the mask's mode is {picture.mode}; allowed: class indices, 8 bits; fix: write the shard "
-            "again from index masks"
+            f"{name}: the mask's mode is {picture.mode}",
+            allowed="class indices, 8 bits",
+            fix="write the shard again from index masks",
         )
     return np.array(picture).astype(np.uint8, copy=False)
 

@@ -64,11 +64,11 @@ def survey(
     classes, origin = by_name.class_names(root, names, layout="images")
     places = _places(root, labels)
     if not places:
-        raise UserError(f"{root} holds no {LOOKS_FOR}; fix: put photos into images/ and masks into masks/")
+        raise UserError(f"{root} holds no {LOOKS_FOR}", fix="put photos into images/ and masks into masks/")
     own = next((places[name] for name in (split, _SPLITS.get(split, "")) if name in places), None)
     if own is None and WHOLE not in places:
         raise UserError(
-            f"{root} has no split {split!r}; splits found: {', '.join(places)}; fix: name one of them"
+            f"{root} has no split {split!r}; splits found: {', '.join(places)}", fix="name one of them"
         )
     photos, masks = _listings(own or places[WHOLE])
     known = sorted(photos.files.keys() | masks.files.keys())

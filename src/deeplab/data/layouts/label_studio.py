@@ -91,7 +91,7 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
     """
     path = _find(root)
     if path is None:
-        raise UserError(f"{root} holds no {LOOKS_FOR}; fix: export as JSON (not JSON-MIN) into it")
+        raise UserError(f"{root} holds no {LOOKS_FOR}", fix="export as JSON (not JSON-MIN) into it")
     with as_written(path):
         listed = read_json(path)
         tasks = [task for task in listed if _annotation(task)]
@@ -199,7 +199,7 @@ def _cover(result: Task, *, size: Size, file: Path) -> Window:
     value, kind = result["value"], result["type"]
     if result.get("image_rotation"):
         raise UserError(
-            f"{file}: a photo turned by {result['image_rotation']} degrees in the tool; fix: turn back"
+            f"a photo turned by {result['image_rotation']} degrees in the tool", fix="turn back", file=file
         )
     # everything but the brush is in per cent of the photo's sides
     x_unit, y_unit = size[1] / 100, size[0] / 100

@@ -122,7 +122,7 @@ def survey(
     folder = by_name.split_folder(root, split) or root
     files = listing(folder, _annotations(folder)).files
     if not files:
-        raise UserError(f"{folder} holds no JSON; fix: name the folder that labelme wrote to")
+        raise UserError(f"{folder} holds no JSON", fix="name the folder that labelme wrote to")
     chosen = list(files) if folder != root else by_name.choose(root, list(files), split)
     photos: dict[str, Path] = {}
     bad: list[str] = []

@@ -27,7 +27,8 @@ def read_mask(path: Path) -> np.ndarray:
     """
     if path.suffix.lower() in JPEG_SUFFIXES:
         raise UserError(
-            f"{path} is a JPEG, whose compression changes values near every edge; fix: export the mask as PNG"
+            f"{path} is a JPEG, whose compression changes values near every edge",
+            fix="export the mask as PNG",
         )
     values = read_label_map(path)
     if values.dtype == np.uint8:
@@ -35,8 +36,10 @@ def read_mask(path: Path) -> np.ndarray:
     if values.max() > IGNORE_LABEL:
         row, column = np.argwhere(values > IGNORE_LABEL)[0]
         raise UserError(
-            f"{path}: value {values[row, column]} at row {row}, column {column} of a 16-bit mask; allowed: "
-            "class indices 0..254, and 255 for ignore; fix: renumber the classes"
+            f"value {values[row, column]} at row {row}, column {column} of a 16-bit mask",
+            allowed="class indices 0..254, and 255 for ignore",
+            fix="renumber the classes",
+            file=path,
         )
     return values.astype(np.uint8)
 
@@ -67,8 +70,9 @@ class IndexMasks:
         if labels.min() == NO_CLASS:
             row, column = np.argwhere(labels == NO_CLASS)[0]
             raise UserError(
-                f"{item.mask}: value {stored[row, column]} at row {row}, column {column} is no class; "
-                f"allowed: {self.allowed}; fix: correct the mask"
+                f"{item.mask}: value {stored[row, column]} at row {row}, column {column} is no class",
+                allowed=self.allowed,
+                fix="correct the mask",
             )
         return labels.astype(np.uint8)
 
@@ -110,8 +114,8 @@ class Painted:
                 row, column = np.argwhere(codes == code)[0]
                 raise UserError(
                     f"{item.mask}: colour {(code >> 16, code >> 8 & 255, code & 255)} at row {row}, column "
-                    f"{column} is no class of {self.source}; fix: add its line there, or export the mask "
-                    "without smoothing"
+                    f"{column} is no class of {self.source}",
+                    fix="add its line there, or export the mask without smoothing",
                 )
         return np.array([known[code] for code in found.tolist()], np.uint8)[position].reshape(codes.shape)
 
@@ -122,4 +126,6 @@ def _read_colours(path: Path) -> np.ndarray:
             return np.array(image.convert("RGB"))
     # Damaged files make the decoders raise nearly anything: OSError, SyntaxError, struct.error, zlib.error.
     except Exception as error:
-        raise UserError(f"{path} cannot be read as a colour mask ({error}); fix: replace the file") from error
+        raise UserError(
+            f"{path} cannot be read as a colour mask ({error})", fix="replace the file"
+        ) from error

@@ -171,7 +171,7 @@ def read_json(path: Path) -> Any:
         stored = path.read_bytes()
         return json.loads(stored.decode(_encoding(stored)))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}); fix: export it again") from error
+        raise UserError(f"{path} cannot be read as JSON ({error})", fix="export it again") from error
 
 
 def class_name(value: Any) -> str:
@@ -211,7 +211,8 @@ def as_written(path: Path) -> Iterator[None]:
 def broken(path: Path, error: Exception) -> UserError:
     """What to raise where a file is not of the form that its tool writes."""
     return UserError(
-        f"{path} is not of the form that its tool writes ({type(error).__name__}: {error}); fix: export it again"
+        f"{path} is not of the form that its tool writes ({type(error).__name__}: {error})",
+        fix="export it again",
     )
 
 

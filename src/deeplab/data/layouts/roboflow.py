@@ -68,9 +68,9 @@ def _read_table(path: Path) -> dict[int, str]:
             raise ValueError("a value is listed twice")
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path} cannot be read as lines of value and class name ({error}); fix: export the data again as "
-            "semantic segmentation masks"
+            f"{path} cannot be read as lines of value and class name ({error})",
+            fix="export the data again as semantic segmentation masks",
         ) from error
     if not found or min(found) < 0 or max(found) > IGNORE_LABEL:
-        raise UserError(f"{path} lists values {sorted(found)}; allowed: at least one, each 0..255")
+        raise UserError(f"{path} lists values {sorted(found)}", allowed="at least one, each 0..255")
     return dict(sorted(found.items()))

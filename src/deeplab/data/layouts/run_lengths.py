@@ -24,7 +24,7 @@ def from_runs(runs: Sequence[int], size: Size, *, by_column: bool) -> np.ndarray
     lengths = np.asarray(runs, np.int64)
     if lengths.ndim != 1 or (lengths < 0).any() or lengths.sum() != size[0] * size[1]:
         raise UserError(
-            f"run lengths that add up to {lengths.sum()} for {size[0]} x {size[1]} pixels; fix: export again"
+            f"run lengths that add up to {lengths.sum()} for {size[0]} x {size[1]} pixels", fix="export again"
         )
     values = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths)
     return values.reshape(size[1], size[0]).T if by_column else values.reshape(size)
@@ -52,7 +52,7 @@ def coco_runs(text: str) -> list[int]:
         runs.append(value + (runs[-2] if len(runs) > 2 else 0))
         value = shift = 0
     if shift:
-        raise UserError("a compressed mask ends inside a number; fix: export again")
+        raise UserError("a compressed mask ends inside a number", fix="export again")
     return runs
 
 
@@ -66,10 +66,11 @@ def brush_mask(codes: Sequence[int], size: Size) -> np.ndarray:
         values = _brush_values(bytes(codes))
     # a stream that ends too early gives empty words
     except (ValueError, TypeError, KeyError, OverflowError) as error:
-        raise UserError(f"a brush mask cannot be read ({error}); fix: export again as JSON") from error
+        raise UserError(f"a brush mask cannot be read ({error})", fix="export again as JSON") from error
     if values.size != size[0] * size[1] * 4:
         raise UserError(
-            f"a brush mask of {values.size} values for {size[0]} x {size[1]} pixels; fix: export again as JSON"
+            f"a brush mask of {values.size} values for {size[0]} x {size[1]} pixels",
+            fix="export again as JSON",
         )
     return values.reshape(*size, 4)[..., 3] > 0
 

@@ -40,7 +40,7 @@ def read_names(path: Path) -> tuple[str, ...]:
         stored = path.read_bytes()
         text = stored.decode("utf-16" if stored[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as text ({error}); fix: save it as UTF-8") from error
+        raise UserError(f"{path} cannot be read as text ({error})", fix="save it as UTF-8") from error
     lines = unicodedata.normalize("NFC", text).splitlines()
     return tuple(line.strip() for line in lines if line.strip())
 
@@ -145,8 +145,8 @@ def choose(root: Path, names: Sequence[str], split: str) -> list[str]:
     if split in ("train", "val") and not found.keys() & {"train", "val"}:
         return [name for name in names if falls_into_val(name) == (split == "val")]
     raise UserError(
-        f"{root} has no split {split!r}; lists found: {', '.join(found) or 'none'}; "
-        f"fix: write {root / (split + '.txt')} with one name a line, or take 'train', 'val' or 'all'"
+        f"{root} has no split {split!r}; lists found: {', '.join(found) or 'none'}",
+        fix=f"write {root / (split + '.txt')} with one name a line, or take 'train', 'val' or 'all'",
     )
 
 

@@ -142,6 +142,6 @@ def _bitmap(bitmap: dict[str, Any]) -> Window:
         with Image.open(io.BytesIO(data)) as image:
             seen = np.array(image.convert("RGBA"))[..., 3] if image.has_transparency_data else np.array(image)
     except (zlib.error, OSError) as error:
-        raise UserError(f"a bitmap cannot be read ({error}); fix: export again") from error
+        raise UserError(f"a bitmap cannot be read ({error})", fix="export again") from error
     left, top = bitmap["origin"]
     return Window(top, left, np.greater(seen if seen.ndim == 2 else seen.max(axis=2), 0))

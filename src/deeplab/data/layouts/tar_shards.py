@@ -110,7 +110,8 @@ class ShardedSplit(Survey):
         if len(pairs) != samples:
             raise UserError(
                 f"{url} has {len(pairs)} samples with photo and mask where the index says {samples}"
-                f"{', first without: ' + unpaired[0] if unpaired else ''}; fix: make the index again"
+                f"{', first without: ' + unpaired[0] if unpaired else ''}",
+                fix="make the index again",
             )
         return url, pairs[number]
 
@@ -156,7 +157,7 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
     if not shards and not missing:
         found = ", ".join(splits(root)) or "none"
         raise UserError(
-            f"{root} has no {split}-*.tar and no {index.name}; splits found: {found}; fix: name one"
+            f"{root} has no {split}-*.tar and no {index.name}; splits found: {found}", fix="name one"
         )
     ends = tuple(np.cumsum([shard.samples for shard in shards]).tolist())
     classes, origin = class_names(root, names, layout="webdataset")
@@ -197,11 +198,11 @@ def pairs_in(path: Path) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
                 member = Member(entry.name, entry.offset_data, entry.size)
                 if samples.setdefault(folder + slash + key, {}).setdefault(ending.lower(), member) != member:
                     raise UserError(
-                        f"{path} holds {entry.name} twice; fix: write it again with names of their own"
+                        f"{path} holds {entry.name} twice", fix="write it again with names of their own"
                     )
     except (OSError, tarfile.TarError) as error:
         raise UserError(
-            f"{path} cannot be read as a tar ({error}); fix: write or fetch it again, not compressed"
+            f"{path} cannot be read as a tar ({error})", fix="write or fetch it again, not compressed"
         ) from error
     pairs, unpaired = [], []
     for key, members in samples.items():
@@ -247,7 +248,8 @@ def write_shards(
                 if keys.setdefault(record["__key__"], index) != index:
                     other = source.name(keys[record["__key__"]])
                     raise UserError(
-                        f"{source.name(index)} and {other} are both {record['__key__']} in a shard; fix: rename one"
+                        f"{source.name(index)} and {other} are both {record['__key__']} in a shard",
+                        fix="rename one",
                     )
                 tar.write(record)
                 on_sample()
@@ -305,7 +307,7 @@ def _fetch_by_webdataset(url: str) -> Path:
     # WebDataset runs the store's own program, which fails in its own way
     except Exception as error:
         raise UserError(
-            f"{url} cannot be fetched ({error}); fix: fetch it by hand and name the file"
+            f"{url} cannot be fetched ({error})", fix="fetch it by hand and name the file"
         ) from error
     return place
 

@@ -83,7 +83,7 @@ class RecordSplit(Survey):
         example = self._example(index)
         place, data = f"{self.files(index)[0]} ({_text(example.get(NAME))})", example.get(key)
         if not isinstance(data, bytes):
-            raise UserError(f"{place} has no {key}; fix: write the shards again with masks")
+            raise UserError(f"{place} has no {key}", fix="write the shards again with masks")
         return data, f"{place}: {key}"
 
 
@@ -111,7 +111,7 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> R
     by_split = _shards(root)
     if split not in by_split:
         raise UserError(
-            f"{root} has no {split}-*.tfrecord; splits found: {', '.join(by_split) or 'none'}; fix: name one"
+            f"{root} has no {split}-*.tfrecord; splits found: {', '.join(by_split) or 'none'}", fix="name one"
         )
     shards, missing = by_split[split]
     places = [record_places(shard) for shard in shards]
@@ -152,7 +152,7 @@ def write_split(
         UserError: a sample that is wrong, or fewer samples than shards.
     """
     if not 1 <= shards <= len(source):
-        raise UserError(f"{shards} shards for {len(source)} samples; allowed: 1..{len(source)}")
+        raise UserError(f"{shards} shards for {len(source)} samples", allowed=f"1..{len(source)}")
     size = -(-len(source) // shards)
     written = []
     for number in range(shards):

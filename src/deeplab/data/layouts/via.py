@@ -86,7 +86,7 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
     path = _file(folder)
     if path is None:
         raise UserError(
-            f"{folder} holds no {LOOKS_FOR}; fix: name a split that has one: {', '.join(splits(root))}"
+            f"{folder} holds no {LOOKS_FOR}", fix=f"name a split that has one: {', '.join(splits(root))}"
         )
     listed = _listed(path)
     files = [plain_name(entry["filename"]) for entry in listed]

@@ -72,7 +72,7 @@ def list_path(root: Path, split: str) -> Path:
     path = path if path.is_file() else by_name.list_of(root, split) or path
     if not path.is_file():
         found = ", ".join(splits(root)) or "none"
-        raise UserError(f"{path} is missing; lists found there: {found}; fix: name one of them as the split")
+        raise UserError(f"{path} is missing; lists found there: {found}", fix="name one of them as the split")
     return path
 
 

@@ -118,13 +118,13 @@ def _described(root: Path) -> Path | None:
 def _description(root: Path) -> tuple[Path, dict[str, Any]]:
     path = _described(root)
     if path is None:
-        raise UserError(f"{root} holds no {LOOKS_FOR}; fix: name the folder of data.yaml")
+        raise UserError(f"{root} holds no {LOOKS_FOR}", fix="name the folder of data.yaml")
     try:
         content = yaml.safe_load(path.read_bytes())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as YAML ({error}); fix: correct it") from error
+        raise UserError(f"{path} cannot be read as YAML ({error})", fix="correct it") from error
     if not isinstance(content, dict) or not content.get("names"):
-        raise UserError(f"{path} names no class; fix: write names: [cat, dog]")
+        raise UserError(f"{path} names no class", fix="write names: [cat, dog]")
     return path, content
 
 
@@ -148,7 +148,7 @@ def _photos(
     named = content.get(key)
     if not named:
         found = ", ".join(splits(root)) or "none"
-        raise UserError(f"{path} has no split {split!r}; splits found: {found}; fix: name one of them")
+        raise UserError(f"{path} has no split {split!r}; splits found: {found}", fix="name one of them")
     places = [named] if isinstance(named, str) else named
     if not isinstance(places, list) or not all(isinstance(place, str) for place in places):
         raise UserError(
@@ -169,7 +169,7 @@ def _photos(
             folders.append(folder)
             photos |= {file.relative_to(folder).as_posix(): file for file in pictures(folder)}
         else:
-            raise UserError(f"{place}, which {path} names for {key}, is missing; fix: put it into {root}")
+            raise UserError(f"{place}, which {path} names for {key}, is missing", fix=f"put it into {root}")
     return folders, photos
 
 

@@ -59,7 +59,7 @@ class Accumulator(ABC):
             ("offset", offset),
         ):
             if value < 1:
-                raise UserError(f"{name} is {value}; allowed: 1 or more")
+                raise UserError(f"{name} is {value}", allowed="1 or more")
         self.ids = SegmentIds(num_categories, ignored_label, max_instances_per_category, offset)
         self.reset()
 
@@ -109,8 +109,9 @@ class Accumulator(ABC):
         """
         if type(self) is not type(other) or self._options() != other._options():
             raise UserError(
-                f"cannot merge {type(other).__name__} {other._options()} "
-                f"into {type(self).__name__} {self._options()}; allowed: the same kind and options"
+                f"cannot merge {type(other).__name__} {other._options()} into {type(self).__name__} "
+                f"{self._options()}",
+                allowed="the same kind and options",
             )
         self._steps = self._steps + other._steps
 
@@ -151,7 +152,8 @@ class Accumulator(ABC):
             things = np.asarray(is_thing, dtype=bool)
             if things.shape != valid.shape:
                 raise UserError(
-                    f"is_thing has shape {things.shape}; allowed: one value for each of {len(valid)} categories"
+                    f"is_thing has shape {things.shape}",
+                    allowed=f"one value for each of {len(valid)} categories",
                 )
             sets |= {"Things": valid & things, "Stuff": valid & ~things}
         measures = self.measures_per_category()

@@ -103,16 +103,20 @@ def read_files(path: str | os.PathLike[str], folder: str | os.PathLike[str] | No
     try:
         content = _Content.model_validate_json(path.read_bytes().removeprefix(codecs.BOM_UTF8))
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise UserError(f"cannot be read ({error.strerror or error})", file=path) from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"
         raise UserError(
-            f"{path}: {place}: {first['msg']}; allowed: COCO's panoptic format "
-            '("annotations" with image_id, file_name, segments_info; "categories" with id, name, isthing)'
+            f"{place}: {first['msg']}",
+            allowed=(
+                'COCO\'s panoptic format ("annotations" with image_id, file_name, segments_info; '
+                '"categories" with id, name, isthing)'
+            ),
+            file=path,
         ) from error
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder; fix: name the folder of the PNGs that {path} lists")
+        raise UserError(f"{folder} is no folder", fix=f"name the folder of the PNGs that {path} lists")
     _refuse_twice(path, "image_id", (entry.image_id for entry in content.annotations))
     _refuse_twice(path, "category id", (entry.id for entry in content.categories))
     return PanopticFiles(
@@ -152,10 +156,11 @@ def evaluate_files(
     """
     if measure.ids.ignored_label < 0:
         raise UserError(
-            f"ignored_label is {measure.ids.ignored_label}; COCO's format has void pixels; allowed: 0 or more"
+            f"ignored_label is {measure.ids.ignored_label}; COCO's format has void pixels",
+            allowed="0 or more",
         )
     if workers < -1:
-        raise UserError(f"workers is {workers}; allowed: 0, a number of processes, or -1 for all processors")
+        raise UserError(f"workers is {workers}", allowed="0, a number of processes, or -1 for all processors")
     pairs = _pairs(groundtruth, predictions)
     count = partial(
         _count_picture,
@@ -201,8 +206,9 @@ def category_and_instance(
     if unlisted:
         row, column = np.argwhere(ids == unlisted[0])[0]
         raise UserError(
-            f"{annotation.file_name}: id {unlisted[0]} at row {row}, column {column} is none of its segments_info; "
-            "fix: list it there, or write 0 for void"
+            f"{annotation.file_name}: id {unlisted[0]} at row {row}, column {column} is none of its "
+            "segments_info",
+            fix="list it there, or write 0 for void",
         )
     category, instance = np.full(len(found), ignored_label), np.zeros(len(found), np.int64)
     for segment in annotation.segments_info:
@@ -219,8 +225,10 @@ def _pairs(groundtruth: PanopticFiles, predictions: PanopticFiles) -> list[tuple
     missing = [key for key in groundtruth.annotations if key not in predictions.annotations]
     if missing:
         raise UserError(
-            f"{predictions.path} has no annotation for {len(missing)} of {len(groundtruth.annotations)} pictures "
-            f"of {groundtruth.path}, such as image_id {missing[0]!r}; fix: predict every picture"
+            f"{predictions.path} has no annotation for {len(missing)} of "
+            f"{len(groundtruth.annotations)} pictures of {groundtruth.path}, such as image_id "
+            f"{missing[0]!r}",
+            fix="predict every picture",
         )
     return [(truth, predictions.annotations[key]) for key, truth in groundtruth.annotations.items()]
 
@@ -232,7 +240,8 @@ def _count_picture(
     ids = [read_ids(path) for path in paths]
     if ids[0].shape != ids[1].shape:
         raise UserError(
-            f"{paths[1]} is {_size(ids[1])}, {paths[0]} {_size(ids[0])}; fix: predict at the size of the truth"
+            f"{paths[1]} is {_size(ids[1])}, {paths[0]} {_size(ids[0])}",
+            fix="predict at the size of the truth",
         )
     label = measure.ids.ignored_label
     measure.reset()
@@ -269,7 +278,7 @@ def _emptied(measure: Measure) -> Measure:
 def _refuse_twice(path: str | os.PathLike[str], what: str, keys: Iterable[int | str]) -> None:
     twice = [key for key, count in Counter(keys).items() if count > 1]
     if twice:
-        raise UserError(f"{path}: {what} {twice[0]!r} is there twice; fix: keep one of them")
+        raise UserError(f"{what} {twice[0]!r} is there twice", fix="keep one of them", file=path)
 
 
 def _size(ids: np.ndarray) -> str:

@@ -39,18 +39,19 @@ class SegmentIds:
         category, instance = np.asarray(category), np.asarray(instance)
         if category.shape != instance.shape or not category.size:
             raise UserError(
-                f"categories of the {what} are {category.shape}, instances {instance.shape}; "
-                "allowed: two maps of one size with at least one pixel"
+                f"categories of the {what} are {category.shape}, instances {instance.shape}",
+                allowed="two maps of one size with at least one pixel",
             )
         for name, values in (("categories", category), ("instances", instance)):
             if values.dtype.kind not in "iu":
-                raise UserError(f"{name} of the {what} are {values.dtype}; allowed: integers")
+                raise UserError(f"{name} of the {what} are {values.dtype}", allowed="integers")
         self._check_categories(category, what=what)
         low, high = int(instance.min()), int(instance.max())
         if low < 0 or high >= self.max_instances_per_category:
             raise UserError(
-                f"the {what} has instance {low if low < 0 else high}; allowed: "
-                f"0..{self.max_instances_per_category - 1}; fix: raise max_instances_per_category"
+                f"the {what} has instance {low if low < 0 else high}",
+                allowed=f"0..{self.max_instances_per_category - 1}",
+                fix="raise max_instances_per_category",
             )
         ids = category.astype(np.int64) * self.max_instances_per_category + instance.astype(np.int64)
         return ids.ravel()
@@ -59,8 +60,8 @@ class SegmentIds:
         wrong = (category < 0) | ((category >= self.num_categories) & (category != self.ignored_label))
         if wrong.any():
             raise UserError(
-                f"the {what} has category {category[wrong].flat[0]} on {int(wrong.sum())} pixels; allowed: "
-                f"0..{self.num_categories - 1}, and {self.ignored_label} for what is ignored"
+                f"the {what} has category {category[wrong].flat[0]} on {int(wrong.sum())} pixels",
+                allowed=f"0..{self.num_categories - 1}, and {self.ignored_label} for what is ignored",
             )
 
 
@@ -110,14 +111,14 @@ def find_overlaps(truth: np.ndarray, predicted: np.ndarray, *, ids: SegmentIds) 
     """
     if truth.shape != predicted.shape:
         raise UserError(
-            f"the ground truth has {truth.size} pixels, the prediction {predicted.size}; "
-            "fix: bring the prediction to the size of the ground truth"
+            f"the ground truth has {truth.size} pixels, the prediction {predicted.size}",
+            fix="bring the prediction to the size of the ground truth",
         )
     highest = int(predicted.max())
     if highest >= ids.offset:
         raise UserError(
-            f"offset {ids.offset} is too small for the predicted segment id {highest}; "
-            "fix: leave the offset out, or make it larger than every id"
+            f"offset {ids.offset} is too small for the predicted segment id {highest}",
+            fix="leave the offset out, or make it larger than every id",
         )
     values, lengths = runs(truth * ids.offset + predicted)
     pairs, places = np.unique(values, return_inverse=True)

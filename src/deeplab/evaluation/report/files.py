@@ -82,13 +82,13 @@ def read_counts(folder: Path, *, names: Sequence[str], classes: Sequence[str]) -
             photos, known, counts = held["names"].tolist(), held["classes"].tolist(), held["counts"]
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise UserError(
-            f"{path}: no counts of an earlier evaluation ({error}); fix: name a folder made by eval -o"
+            f"no counts of an earlier evaluation ({error})", fix="name a folder made by eval -o", file=path
         ) from error
     for what, theirs, ours in (("photos", photos, list(names)), ("classes", known, list(classes))):
         if theirs != ours:
             raise UserError(
-                f"{path} is of other {what} ({len(theirs)}, here {len(ours)}); "
-                "fix: evaluate both models on the same split and classes"
+                f"{path} is of other {what} ({len(theirs)}, here {len(ours)})",
+                fix="evaluate both models on the same split and classes",
             )
     result = ImageCounts(len(classes))
     result.rows = dict(enumerate(counts))

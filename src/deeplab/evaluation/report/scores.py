@@ -50,7 +50,7 @@ class Scores:
             UserError: that number was counted before.
         """
         if image in self.names:
-            raise UserError(f"photo {image} ({name}) was counted before; fix: number the photos")
+            raise UserError(f"photo {image} ({name}) was counted before", fix="number the photos")
         self.names[image] = name
         self.confusion = self.confusion + result.confusion
         self.images.update(image, result.confusion)

@@ -143,7 +143,7 @@ class _Pass:
     def _grid(self, path: str) -> Grid:
         if path not in self.tables.grids:
             raise UserError(
-                f"{path} has no 8-bit scale: the imported file did not compute it, at its output stride; "
-                "fix: another output stride, or model.eight_bit = False"
+                f"{path} has no 8-bit scale: the imported file did not compute it, at its output stride",
+                fix="another output stride, or model.eight_bit = False",
             )
         return self.tables.grids[path]

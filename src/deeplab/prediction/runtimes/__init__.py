@@ -45,9 +45,8 @@ def engine_network(
         UserError: no such engine, or it is not installed or cannot run this model there; with auto only where
             PyTorch cannot stand in, which is int8.
     """
-    allowed = f"allowed: {AUTO}, {TORCH}, {', '.join(ENGINES)}"
     if engine not in (AUTO, TORCH, *ENGINES):
-        raise UserError(f"no engine {engine!r}; {allowed}")
+        raise UserError(f"no engine {engine!r}", allowed=f"{AUTO}, {TORCH}, {', '.join(ENGINES)}")
     if precision == INT8:
         engine = "openvino" if engine == AUTO else engine
     if engine == TORCH:
@@ -56,7 +55,7 @@ def engine_network(
     if engine == AUTO:
         return None if unfit or _torch_is_fastest(precision) else _fastest(model, precision)
     if unfit:
-        raise UserError(f"{_asked(engine, precision)}: {unfit}; fix: engine {TORCH}, float32")
+        raise UserError(f"{_asked(engine, precision)}: {unfit}", fix=f"engine {TORCH}, float32")
     return engine, ENGINES[engine](model, precision=precision, calibration=calibration)
 
 

@@ -44,7 +44,7 @@ def onnxruntime_network(
         UserError: the extra is not installed, another precision, or the model cannot be converted.
     """
     if precision != "float32":
-        raise UserError(f"engine onnxruntime has no precision {precision!r}; allowed: float32")
+        raise UserError(f"engine onnxruntime has no precision {precision!r}", allowed="float32")
     runtime = require("onnxruntime", extra=EXTRA)
     path = converted(
         model,
@@ -85,7 +85,8 @@ def _convert(model: DeepLab, path: Path) -> None:
     except Exception as error:
         told = str(error).strip().splitlines()[-1:] or [""]
         raise UserError(
-            f"this model cannot be converted to ONNX ({type(error).__name__}: {told[0][:200]}); fix: engine torch"
+            f"this model cannot be converted to ONNX ({type(error).__name__}: {told[0][:200]})",
+            fix="engine torch",
         ) from error
     finally:
         heard.setLevel(level)

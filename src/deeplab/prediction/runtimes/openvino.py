@@ -47,7 +47,7 @@ def openvino_network(
             this model.
     """
     if precision not in PRECISIONS:
-        raise UserError(f"engine openvino has no precision {precision!r}; allowed: {', '.join(PRECISIONS)}")
+        raise UserError(f"engine openvino has no precision {precision!r}", allowed=", ".join(PRECISIONS))
     runtime = require("openvino", extra=EXTRA)
     path = converted(
         model,
@@ -87,7 +87,8 @@ def _convert(runtime: Any, model: DeepLab, path: Path) -> None:
     except Exception as error:
         told = str(error).strip().splitlines()[-1:] or [""]
         raise UserError(
-            f"OpenVINO cannot convert this model ({type(error).__name__}: {told[0][:200]}); fix: engine torch"
+            f"OpenVINO cannot convert this model ({type(error).__name__}: {told[0][:200]})",
+            fix="engine torch",
         ) from error
     runtime.save_model(program, os.fspath(path), compress_to_fp16=False)
 

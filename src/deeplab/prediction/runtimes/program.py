@@ -54,8 +54,8 @@ class RuntimeNetwork:
         )
         if not one_pass and not alike:
             raise UserError(
-                "only PyTorch runs this model in several passes, as its network is not the same at each; "
-                "fix: engine torch, or no scales and no flip"
+                "only PyTorch runs this model in several passes, as its network is not the same at each",
+                fix="engine torch, or no scales and no flip",
             )
         self.config = model.config
         self._run = run

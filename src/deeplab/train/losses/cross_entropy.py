@@ -126,7 +126,7 @@ def matting_cross_entropy(
     """
     if logits.shape[1] != MATTING_CLASSES:
         raise UserError(
-            f"matting needs 2 classes, the logits have {logits.shape[1]}; fix: use a 2-class head"
+            f"matting needs 2 classes, the logits have {logits.shape[1]}", fix="use a 2-class head"
         )
     logits, alpha = same_size(logits, alpha, upsample=upsample, rule=resize_rule)
     keep = alpha != ignore_label
@@ -142,7 +142,7 @@ def matting_cross_entropy(
 def mining_share(top_k: float, *, mining_steps: int, step: int) -> float:
     """Share of pixels that count at `step`: from 1 linearly to `top_k` over `mining_steps`."""
     if not 0 < top_k <= 1:
-        raise UserError(f"top_k is {top_k}; allowed: more than 0, at most 1 (1 switches mining off)")
+        raise UserError(f"top_k is {top_k}", allowed="more than 0, at most 1 (1 switches mining off)")
     if mining_steps == 0:
         return top_k
     ramp = min(np.float32(1), np.float32(step) / np.float32(mining_steps))
@@ -183,8 +183,8 @@ def _class_weights(
         return table.expand(num_classes)
     if table.shape != (num_classes,):
         raise UserError(
-            f"class_weights has {table.numel()} values for {num_classes} classes; allowed: one number, or "
-            "one for each class (ignore is a label value, not a class)"
+            f"class_weights has {table.numel()} values for {num_classes} classes",
+            allowed="one number, or one for each class (ignore is a label value, not a class)",
         )
     return table
 
@@ -193,6 +193,7 @@ def _check_labels(labels: torch.Tensor, num_classes: int, ignore_label: int) -> 
     wrong = labels[(labels != ignore_label) & ((labels < 0) | (labels >= num_classes))]
     if wrong.numel():
         raise UserError(
-            f"label {int(wrong[0])} is no class; allowed: 0..{num_classes - 1}, and {ignore_label} for "
-            "ignore; fix: correct the masks, or the number of classes"
+            f"label {int(wrong[0])} is no class",
+            allowed=f"0..{num_classes - 1}, and {ignore_label} for ignore",
+            fix="correct the masks, or the number of classes",
         )

@@ -102,9 +102,8 @@ def locate_recipe(name_or_path: str | os.PathLike[str]) -> Path:
     if name_or_path not in names:
         near = difflib.get_close_matches(name_or_path, names, n=3)
         raise UserError(
-            f"no recipe {shown(name_or_path)}"
-            + (f"; did you mean {' or '.join(near)}?" if near else "")
-            + "; allowed: a name that deeplab recipes lists, or a path that ends in .yaml or has a slash"
+            f"no recipe {shown(name_or_path)}" + (f"; did you mean {' or '.join(near)}?" if near else ""),
+            allowed="a name that deeplab recipes lists, or a path that ends in .yaml or has a slash",
         )
     return FOLDER / f"{name_or_path}.yaml"
 
@@ -127,7 +126,7 @@ def read_recipe(name_or_path: str | os.PathLike[str], overrides: Sequence[str] =
     data = values.setdefault("data", {})
     if isinstance(data, dict) and data.get("root") is None:
         raise UserError(
-            f"{path}: data.root is missing; fix: name the folder of your photos, as data.root=FOLDER"
+            "data.root is missing", fix="name the folder of your photos, as data.root=FOLDER", file=path
         )
     return parse_config(Recipe, values, str(path))
 
@@ -147,14 +146,14 @@ def recipe_keys(path: Path, *, extended_by: tuple[Path, ...] = ()) -> dict[str, 
     base, seen = values.pop("extends"), (*extended_by, path.resolve())
     if not isinstance(base, str):
         raise UserError(
-            f"{path}: extends = {shown(base)}; allowed: a recipe's name, or a file beside this one"
+            f"extends = {shown(base)}", allowed="a recipe's name, or a file beside this one", file=path
         )
     # beside the file that says it, wherever the command is called; a name is one of the package's everywhere
     with foreign(path, "extends what is no recipe"):
         located = path.parent / locate_recipe(base)
     if located.resolve() in seen:
         raise UserError(
-            f"{path}: extends = {shown(base)} leads back to a recipe that extends this one; leave it out"
+            f"extends = {shown(base)} leads back to a recipe that extends this one; leave it out", file=path
         )
     return _merged(recipe_keys(located, extended_by=seen), values)
 

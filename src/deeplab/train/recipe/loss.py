@@ -170,6 +170,6 @@ def supervised_loss(
 def _named(tensors: Mapping[str, torch.Tensor], name: str, owner: str) -> torch.Tensor:
     if name not in tensors:
         raise UserError(
-            f"loss.outputs names {name!r}; {owner} has {', '.join(tensors)}; fix: use one of these"
+            f"loss.outputs names {name!r}; {owner} has {', '.join(tensors)}", fix="use one of these"
         )
     return tensors[name]

@@ -239,13 +239,13 @@ def refuse_changes(state: TrainingState, recipe: Mapping[str, Any], data: str, s
     ]
     if changes:
         raise UserError(
-            f"{source} was made by another recipe: {'; '.join(changes)}; fix: resume with the old values, "
-            "or train into another folder"
+            f"{source} was made by another recipe: {'; '.join(changes)}",
+            fix="resume with the old values, or train into another folder",
         )
     if data != state.values["data"]:
         raise UserError(
-            f"{source} was trained on other files: names or sizes of the training data changed; fix: put the data "
-            "back, or train into another folder"
+            f"{source} was trained on other files: names or sizes of the training data changed",
+            fix="put the data back, or train into another folder",
         )
 
 

@@ -39,14 +39,14 @@ def claim_folder(folder: Path, *, resume: bool, overwrite: bool) -> tuple[bytes,
         return None
     if held and not resume:
         raise UserError(
-            f"{folder} holds a run already ({', '.join(held)}); fix: --resume to go on with it, --overwrite to "
-            "start anew in its place, or name another folder"
+            f"{folder} holds a run already ({', '.join(held)})",
+            fix=("--resume to go on with it, --overwrite to start anew in its place, or name another folder"),
         )
     found = read_checkpoint(folder)
     if held and found is None:
         raise UserError(
-            f"{folder} holds {held[0]} but no {CHECKPOINT_NAME} to resume from; fix: --overwrite to start anew in its "
-            "place, or name another folder"
+            f"{folder} holds {held[0]} but no {CHECKPOINT_NAME} to resume from",
+            fix="--overwrite to start anew in its place, or name another folder",
         )
     if found is not None and found[1] and (folder / CHECKPOINT_NAME).exists():
         # or the next checkpoint would put it in the place of the whole one
@@ -81,7 +81,8 @@ def hold_folder(folder: Path) -> Iterator[None]:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             raise UserError(
-                f"another process is training into {folder}; fix: wait for it or stop it, or name another folder"
+                f"another process is training into {folder}",
+                fix="wait for it or stop it, or name another folder",
             ) from None
         except (ImportError, OSError):
             # Windows, and file systems without locks, do without
