@@ -109,6 +109,7 @@ def evaluate(
             "flip": how.flip,
             "window": passes.window,
             "overlap": passes.overlap if passes.window else None,
+            "seams": how.seams if passes.window else None,
             "engine": predictor.engine,
             "precision": how.precision,
             "CRF": how.crf.model_dump() if how.crf else None,

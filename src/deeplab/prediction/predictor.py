@@ -64,7 +64,8 @@ class Predictor:
         """
         device = pick_device(how.device)
         # auto changes no label of several passes: other engines take resized photos rounded
-        engine = TORCH if how.engine == AUTO and how.precision != INT8 and not how.one_pass else how.engine
+        torch_only = not how.one_pass or how.seams != "blend"
+        engine = TORCH if how.engine == AUTO and how.precision != INT8 and torch_only else how.engine
         if engine != TORCH:
             source = _at_stride(folded(model).eval(), how.output_stride)
             found = engine_network(
@@ -100,7 +101,9 @@ class Predictor:
         if how.crf is not None:
             labels, marginals = self.probabilities_of(photo)
             return Labelled(labels, confidence_of(marginals, labels) if confidence else None)
-        label = predict_whole if how.window is None else partial(predict_in_windows, window=how.window)
+        label = predict_whole
+        if how.window is not None:
+            label = partial(predict_in_windows, window=how.window, seams=how.seams)
         images = self._images(photo)
         return label(self.network, images, scales=how.scales, flip=how.flip, confidence=confidence).cpu()
 
