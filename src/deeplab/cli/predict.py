@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from deeplab.cli.labelling import ONE_PASS, USUAL, Passes, Runtime, labelling
+from deeplab.cli.scenes import SceneOptions, predict_scene
 from deeplab.errors import UserError
 from deeplab.system.writing import write_whole
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 INDEX_NAME = "predictions.json"
 SPELL_OUT = 20
+ALL_BANDS = SceneOptions()
 
 
 def predict(
@@ -28,12 +30,16 @@ def predict(
     output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("predictions"),
     passes: Passes = ONE_PASS,
     runtime: Runtime = USUAL,
+    scenes: SceneOptions = ALL_BANDS,
 ) -> int:
     """Label every pixel of photos: files, folders, globs.
 
     For each photo NAME: NAME_labels.png (class indices, with a palette), NAME_overlay.png (the photo
     tinted, with a legend) and a line in predictions.json (share of each class). A photo that cannot be
     read is reported and skipped, and the exit code is then 1.
+
+    GeoTIFFs, slides and TIFFs beyond 64 megapixels are read and written window by window: their labels are a GeoTIFF,
+    NAME_labels.tif, and the overlay an overview. A run that was stopped goes on where it was.
 
     Parameters
     ----------
@@ -45,6 +51,7 @@ def predict(
         Folder to write into, made if missing.
     """
     from deeplab.imaging.photos import find_photos
+    from deeplab.imaging.scenes import is_scene
     from deeplab.prediction.segmenter import Segmenter
     from deeplab.system.memory import keep_freed_memory
     from deeplab.system.processor import has_bfloat16
@@ -64,7 +71,21 @@ def predict(
             "fix: leave --precision away",
             file=sys.stderr,
         )
-    entries = _predict_all(segmenter, photos, output)
+    names = dict(zip(photos, unique_names(photos), strict=True))
+    large = [photo for photo in photos if is_scene(photo)]
+    entries = _predict_all(segmenter, {photo: names[photo] for photo in photos if photo not in large}, output)
+    for scene in large:
+        entry: dict[str, Any] = {"photo": str(scene)}
+        try:
+            written, found = predict_scene(
+                segmenter.predictor, scene, output, name=names[scene], options=scenes
+            )
+            entry |= written
+            print(f"{scene.name}: {found}", file=sys.stderr)
+        except UserError as error:
+            entry["error"] = str(error)
+            print(f"skipped: {error}", file=sys.stderr)
+        entries.append(entry)
     _write_index(entries, output / INDEX_NAME)
     failed = sum("error" in entry for entry in entries)
     print(
@@ -75,7 +96,8 @@ def predict(
     return 1 if failed else 0
 
 
-def _predict_all(segmenter: Segmenter, photos: Sequence[Path], output: Path) -> list[dict[str, Any]]:
+def _predict_all(segmenter: Segmenter, photos: dict[Path, str], output: Path) -> list[dict[str, Any]]:
+    """Entries of the index, of photos by the names of their results."""
     from deeplab.cli.tables import photo_progress
     from deeplab.imaging.photos import as_photo
     from deeplab.system.pipeline import pipelined
@@ -85,8 +107,7 @@ def _predict_all(segmenter: Segmenter, photos: Sequence[Path], output: Path) -> 
         return _entry(result, labels, overlay), _found(result)
 
     entries = []
-    places = list(zip(photos, unique_names(photos), strict=True))
-    done = pipelined(places, read=lambda place: as_photo(place[0]), compute=segmenter, write=save)
+    done = pipelined(photos.items(), read=lambda place: as_photo(place[0]), compute=segmenter, write=save)
     with photo_progress(len(photos), "predicting") as progress, closing(done):
         for photo, outcome in zip(photos, done, strict=True):
             entry: dict[str, Any] = {"photo": str(photo)}

@@ -17,12 +17,15 @@ from deeplab.prediction.strips import Labelled, predict_whole
 from deeplab.prediction.tiles import Tiles
 from deeplab.prediction.windows import Block, Place, Read, Seams, Sliding, Window, assembled
 
+# cores of 1024 pixels, and 128 beyond them to each side
+USUAL = Window(1280, 1280, overlap=0.2)
+
 
 def slide(
     network: Network,
     size: tuple[int, int],
     *,
-    window: Window,
+    window: Window | None,
     seams: Seams = "blend",
     scales: tuple[float, ...] = (1.0,),
     flip: bool = False,
@@ -33,12 +36,15 @@ def slide(
     Args:
         network, scales, flip: see `deeplab.prediction.inference.predict`.
         size: height and width.
-        window, seams: see `Labelling`.
+        window, seams: see `Labelling`; None are windows of the usual size.
         confidence: see `predict_whole`.
 
     Raises:
         UserError: see `Tiles`.
     """
+    if window is None and seams == "exact":
+        return Tiles(network, size, None, exact=True, confidence=confidence)
+    window = window or USUAL
     if window.height >= size[0] and window.width >= size[1]:
         return _Whole(network, size, scales=scales, flip=flip, confidence=confidence)
     if seams == "blend":
