@@ -190,7 +190,8 @@ def test(folder: Path) -> str:
 FEATURES = {
     feature.__name__: feature
     for feature in (
-        tflite, hub, keras, download, timm, openvino, int8, onnx, geo, slides, sbd, webdataset, tensorboard, train, demo, test
+        tflite, hub, keras, download, timm, openvino, int8, onnx, geo, slides, sbd, webdataset, tensorboard, train, demo,
+        test,
     )
 }  # fmt: skip
 
