@@ -126,6 +126,23 @@ def slides(folder: Path) -> str:
     return "a slide labelled in windows"
 
 
+def video(folder: Path) -> str:
+    """A clip labelled picture by picture."""
+    import av
+    import numpy as np
+
+    with av.open(str(folder / "clip.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+        for level in range(5):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 96, 3), 40 * level, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    _deeplab("predict", folder / "clip.mp4", "-o", folder / "out")
+    assert (folder / "out" / "clip_overlay.mp4").exists()
+    return "a clip labelled picture by picture"
+
+
 def sbd(folder: Path) -> str:
     """VOC's train_aug from SBD's MATLAB files."""
     import numpy as np
@@ -190,8 +207,8 @@ def test(folder: Path) -> str:
 FEATURES = {
     feature.__name__: feature
     for feature in (
-        tflite, hub, keras, download, timm, openvino, int8, onnx, geo, slides, sbd, webdataset, tensorboard, train, demo,
-        test,
+        tflite, hub, keras, download, timm, openvino, int8, onnx, geo, slides, video, sbd, webdataset, tensorboard,
+        train, demo, test,
     )
 }  # fmt: skip
 
