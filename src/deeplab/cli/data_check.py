@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -27,6 +27,8 @@ def check(
     layout: str = "auto",
     classes: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
     num_classes: int | None = None,
+    keep: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    other: Literal["ignore", "background"] = "ignore",
     ignore_label: int = 255,
     train: str | None = None,
     val: str | None = None,
@@ -52,6 +54,10 @@ def check(
         the folder, else the layout's, else as many as the masks hold.
     num_classes:
         How many classes there are, if they have no names; the ignore label is not one of them.
+    keep:
+        Names of the classes that count, in their new order, as data.classes of a recipe. Default: all.
+    other:
+        What becomes of all other classes.
     ignore_label:
         Value of pixels that are no class.
     train:
@@ -70,7 +76,7 @@ def check(
     from deeplab.doctor.report import write_report
     from deeplab.doctor.run import check_data
 
-    expected = Expected(layout, classes, num_classes, ignore_label, train, val)
+    expected = Expected(layout, classes, num_classes, keep, other, ignore_label, train, val)
     with _progress() as watcher:
         checked = check_data(root, expected, workers=workers, watcher=watcher)
     folder = output or Path(f"{root.resolve().name}-check")

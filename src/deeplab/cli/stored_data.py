@@ -25,6 +25,10 @@ class StoredData:
         Folder of the masks, if not found by itself.
     classes:
         Names of the masks' classes, by index, if the data do not say.
+    keep:
+        Names of the classes that count, in their new order. Default: all.
+    other:
+        What becomes of all other classes.
     line_width:
         Of lines that labelme's files draw, in pixels. Default: lines are refused.
     on_bad:
@@ -37,12 +41,20 @@ class StoredData:
     layout: str = "auto"
     labels: str | None = None
     classes: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ()
+    keep: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ()
+    other: Literal["ignore", "background"] = "ignore"
     line_width: float | None = None
     on_bad: Literal["skip", "error"] = "skip"
     drawn_on: Literal["auto", "upright", "stored"] = "auto"
 
     def opened(self, root: Path, split: str) -> Survey:
-        """A split that is whole; see `deeplab.data.opening.open_complete`."""
+        """The classes to keep of a split that is whole; see `whole`."""
+        from deeplab.data.selection import selected
+
+        return selected(self.whole(root, split), self.keep, other=self.other)
+
+    def whole(self, root: Path, split: str) -> Survey:
+        """A split that is whole, with all its classes; see `deeplab.data.opening.open_complete`."""
         from deeplab.data.opening import open_complete
 
         return open_complete(

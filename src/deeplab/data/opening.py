@@ -13,8 +13,8 @@ from deeplab.data.decoded import DecodedFiles
 from deeplab.data.layouts import LAYOUTS, recognise
 from deeplab.data.layouts.splits import CLASS_FILES
 from deeplab.data.recipe import DataRecipe
-from deeplab.data.selection import select_classes
-from deeplab.data.source import IGNORE_LABEL, Survey
+from deeplab.data.selection import selected
+from deeplab.data.source import Survey
 from deeplab.data.upright import DrawnOn
 from deeplab.errors import UserError
 from deeplab.system.cache import cache_folder
@@ -45,11 +45,11 @@ def survey(
         line_width: of drawn lines, in pixels, for layouts that have some.
 
     Returns:
-        the split; it may lack files, or the names of its classes.
+        the split; it may lack files, or the names of its classes, and have any number of them: see
+        `deeplab.data.selection.selected`.
 
     Raises:
-        UserError: unknown layout or split, an option that the layout does not take, or more classes than masks of
-            8 bits have values for.
+        UserError: unknown layout or split, or an option that the layout does not take.
     """
     root = Path(root)
     chosen = _layout_name(root, layout)
@@ -60,15 +60,7 @@ def survey(
             f"{key}={given[key]!r}: data in the layout {chosen} ({root}) say that themselves",
             fix=f"leave {key} out" + ("; classes chooses among the classes" if key == "names" else ""),
         )
-    found = LAYOUTS[chosen].survey(root, split, **given)
-    if len(found.classes) > IGNORE_LABEL:
-        raise UserError(
-            f"{len(found.classes)} classes ({found.origin})",
-            allowed=f"at most {IGNORE_LABEL}, as {IGNORE_LABEL} in a mask of 8 bits means ignored",
-            fix="merge classes, or write a data set of those that you want",
-            file=root,
-        )
-    return found
+    return LAYOUTS[chosen].survey(root, split, **given)
 
 
 def open_source(
@@ -123,11 +115,11 @@ def open_split(
     """The photos and masks of one split, with the recipe's classes; with a transform, kept decoded if it says so.
 
     Raises:
-        UserError: as `open_source`; also if a file of the split is missing, or the split is empty.
+        UserError: as `open_complete` and `deeplab.data.selection.selected`.
     """
     from deeplab.data.dataset import SegmentationDataset
 
-    source = open_complete(
+    whole = open_complete(
         data.root,
         split,
         layout=data.layout,
@@ -137,8 +129,7 @@ def open_split(
         on_bad=data.on_bad,
         drawn_on=data.drawn_on,
     )
-    keep = data.classes or source.classes
-    table = select_classes(source.classes, keep, other=data.other)
+    source = selected(whole, data.classes, other=data.other)
     kept = None
     if data.keep_decoded and transform is not None:
         # whatever changes the labels of an unchanged file
@@ -146,7 +137,7 @@ def open_split(
             include={"layout", "labels", "names", "classes", "other", "drawn_on", "line_width"}
         )
         kept = DecodedFiles(cache_folder() / "decoded", f"{__version__} {about}")
-    return SegmentationDataset(source, label_map=table, transform=transform, seed=seed, kept=kept)
+    return SegmentationDataset(source, transform=transform, seed=seed, kept=kept)
 
 
 def open_complete(
@@ -206,7 +197,7 @@ def resolve(data: DataRecipe) -> DataRecipe:
     """`data` with what the data set itself says filled in: layout, names, classes.
 
     Raises:
-        UserError: as `open_source`.
+        UserError: as `open_source` and `deeplab.data.selection.selected`.
     """
     if data.layout != "auto" and data.classes:
         return data
@@ -214,7 +205,7 @@ def resolve(data: DataRecipe) -> DataRecipe:
     source = open_source(data.root, data.train, layout=layout, labels=data.labels, names=data.names)
     # layouts that know their classes take no names
     names = source.classes if "names" in LAYOUTS[layout].takes else ()
-    classes = data.classes or source.classes
+    classes = selected(source, data.classes, other=data.other).classes
     if len(classes) < 2:
         raise UserError(f"{data.root} has one class only, {classes}", fix="two are needed, add 'background'")
     return data.model_copy(update={"layout": layout, "names": names, "classes": classes})

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from deeplab.data.layouts import recognise
 from deeplab.data.layouts.masks import NO_CLASS, IndexMasks
 from deeplab.data.opening import split_names, survey
+from deeplab.data.selection import selected
 from deeplab.data.source import IGNORE_LABEL, Survey
 from deeplab.data.stored import StoredSplit
 from deeplab.doctor.class_list import ClassList, given_names, resolve_classes
@@ -31,6 +33,8 @@ class Expected:
         layout: auto, or a name.
         classes: names, or one file with a name a line.
         num_classes: how many.
+        keep: names of the classes that count, in their new order; () is all.
+        other: what becomes of all other classes, ignore or background.
         ignore_label: value of pixels that are no class.
         train: list of the training photos, or a split's name; None looks for the usual ones.
         val: likewise.
@@ -39,6 +43,8 @@ class Expected:
     layout: str = "auto"
     classes: Sequence[str] = ()
     num_classes: int | None = None
+    keep: tuple[str, ...] = ()
+    other: Literal["ignore", "background"] = "ignore"
     ignore_label: int = IGNORE_LABEL
     train: str | None = None
     val: str | None = None
@@ -87,7 +93,8 @@ def find(root: Path, expected: Expected) -> Found:
     """Survey every split that is to be examined.
 
     Raises:
-        UserError: what `deeplab.data.opening.survey` refuses, or a wrong expectation.
+        UserError: what `deeplab.data.opening.survey` or `deeplab.data.selection.selected` refuses, or a wrong
+            expectation.
     """
     layout = recognise(root) if expected.layout == "auto" else expected.layout
     splits = _splits(split_names(root, layout=layout), expected)
@@ -100,6 +107,11 @@ def find(root: Path, expected: Expected) -> Found:
     if classes.names != said.classes:
         names = classes.names
         surveys = _surveyed(root, layout, splits, names)
+    surveys = {
+        split: selected(found, expected.keep, other=expected.other) for split, found in surveys.items()
+    }
+    if expected.keep:
+        classes = replace(classes, names=expected.keep)
     secret = [name for name, found in surveys.items() if name == "test" and _without_masks(found)]
     unlisted = len(frozenset.intersection(*(found.unlisted for found in surveys.values())))
     unlisted += sum(len(surveys.pop(name).unpaired) for name in secret)

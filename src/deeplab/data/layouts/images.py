@@ -17,6 +17,7 @@ from pathlib import Path
 
 from deeplab.data.layouts import splits as by_name
 from deeplab.data.layouts.masks import JPEG_SUFFIXES, IndexMasks
+from deeplab.data.source import IGNORE_LABEL
 from deeplab.data.stored import Listing, StoredSplit, by_photo, listing, paired, pictures, require_folder
 from deeplab.errors import UserError
 
@@ -73,7 +74,14 @@ def survey(
     photos, masks = _listings(own or places[WHOLE])
     known = sorted(photos.files.keys() | masks.files.keys())
     chosen = by_name.choose(root, known, split) if own is None or split == WHOLE else None
-    return paired(photos, masks, chosen, classes=classes, origin=origin, read=IndexMasks())
+    return paired(
+        photos,
+        masks,
+        chosen,
+        classes=classes,
+        origin=origin,
+        read=IndexMasks(wide=len(classes) > IGNORE_LABEL),
+    )
 
 
 _SPLITS = {alias: name for name, others in by_name.ALIASES.items() for alias in (name, *others)}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from deeplab.data.source import IGNORE_LABEL
+from deeplab.data.source import IGNORE_LABEL, label_type
 from deeplab.data.stored import Item
 from deeplab.errors import UserError
 from deeplab.imaging.label_maps import read_label_map
@@ -19,11 +19,11 @@ JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".jpe"})
 Colour = tuple[int, int, int]
 
 
-def read_mask(path: Path) -> np.ndarray:
-    """An index mask, uint8 [H, W].
+def read_mask(path: Path, *, wide: bool = False) -> np.ndarray:
+    """An index mask, uint8 [H, W]; where it may be `wide`, uint16.
 
     Raises:
-        UserError: unreadable, not an index mask, or values above 255.
+        UserError: unreadable, not an index mask, or values above 255 in what is not to be wide.
     """
     if path.suffix.lower() in JPEG_SUFFIXES:
         raise UserError(
@@ -31,6 +31,8 @@ def read_mask(path: Path) -> np.ndarray:
             fix="export the mask as PNG",
         )
     values = read_label_map(path)
+    if wide:
+        return values.astype(np.uint16)
     if values.dtype == np.uint8:
         return values
     if values.max() > IGNORE_LABEL:
@@ -52,18 +54,20 @@ class IndexMasks:
         table: [256] integers: class of each stored value, 255 for ignore, -1 for a value that may not be; None
             where the stored values are the classes' own numbers.
         allowed: the stored values that may be, in words; empty where that is the classes' number.
+        wide: whether there are more classes than masks of 8 bits have values for.
     """
 
     table: tuple[int, ...] | None = None
     allowed: str = ""
+    wide: bool = False
 
     def __call__(self, item: Item) -> np.ndarray:
-        """Labels of an item, uint8 [H, W].
+        """Labels of an item, uint8 [H, W]; uint16 where they are wide.
 
         Raises:
             UserError: unreadable, or a value that may not be.
         """
-        stored = read_mask(item.mask)
+        stored = read_mask(item.mask, wide=self.wide)
         if self.table is None:
             return stored
         labels = np.array(self.table, dtype=np.int16)[stored]
@@ -92,7 +96,7 @@ class Painted:
     """Reads masks whose pixels have their class's colour, as RGB or as a palette.
 
     Attributes:
-        colours: class index, or 255 for ignore, by RGB.
+        colours: class index, or what is ignored beside so many classes, by RGB.
         source: the file that says so, for messages.
     """
 
@@ -100,7 +104,7 @@ class Painted:
     source: Path
 
     def __call__(self, item: Item) -> np.ndarray:
-        """Labels of an item, uint8 [H, W].
+        """Labels of an item, uint8 [H, W]; uint16 of more classes than 255.
 
         Raises:
             UserError: unreadable, or a colour that is no class's.
@@ -117,7 +121,8 @@ class Painted:
                     f"{column} is no class of {self.source}",
                     fix="add its line there, or export the mask without smoothing",
                 )
-        return np.array([known[code] for code in found.tolist()], np.uint8)[position].reshape(codes.shape)
+        values = np.array([known[code] for code in found.tolist()], label_type(max(known.values())))
+        return values[position].reshape(codes.shape)
 
 
 def _read_colours(path: Path) -> np.ndarray:

@@ -16,6 +16,7 @@ from pathlib import Path
 from deeplab.data.joining import visible
 from deeplab.data.layouts import splits as by_name
 from deeplab.data.layouts.masks import IndexMasks
+from deeplab.data.source import IGNORE_LABEL
 from deeplab.data.stored import Listing, StoredSplit, by_photo, by_stem, paired, require_folder
 from deeplab.errors import UserError
 from deeplab.imaging.palettes import VOC_CLASSES
@@ -59,7 +60,8 @@ def survey(
     else:
         listed = by_name.choose(root, list(photos.files), split)
     masks = by_stem(require_folder(root / labels), (".png",)) if labels else _masks(root, photos, listed)
-    return paired(photos, masks, listed, classes=classes, origin=origin, read=IndexMasks())
+    read = IndexMasks(wide=len(classes) > IGNORE_LABEL)
+    return paired(photos, masks, listed, classes=classes, origin=origin, read=read)
 
 
 def list_path(root: Path, split: str) -> Path:
