@@ -150,3 +150,33 @@ def test_a_choice_of_many_classes_works_everywhere(tmp_path, deeplab, make, othe
         sum(row.count(index) for row in expected) for index in range(2)
     ]
     assert code == (other == "ignore"), (out, err)
+
+
+@pytest.mark.parametrize("layout", ["images", "voc"])
+def test_masks_of_black_and_white_are_two_classes_where_their_values_are_given(tmp_path, deeplab, layout):
+    root, masks = tmp_path / "data", {"images": "masks", "voc": "SegmentationClass"}[layout]
+    for name in ("a", "b"):
+        photo(
+            root / {"images": "images", "voc": "JPEGImages"}[layout] / f"{name}.png", (1, 3), seed=ord(name)
+        )
+        grey(root / masks / f"{name}.png", [[0, 255, 255]])
+    text(root / "classes.txt", "ground\nbox\n")
+    text(root / "train.txt", "a\n")
+    text(root / "val.txt", "b\n")
+    recipe = DataRecipe(root=root, values=(0, 255))
+    assert open_split(resolve(recipe), "train").load(0)[1].tolist() == [[0, 1, 1]]
+    code, out, _ = deeplab("data", "check", root, "-o", tmp_path / "check")
+    assert code == 1 and "mask-binary" in out and "data.values=[0,255]" in out
+    code, out, _ = deeplab("data", "check", root, "-o", tmp_path / "check", "--values", 0, 255)
+    report = json.loads((tmp_path / "check/check.json").read_text())
+    assert code == 0 and report["splits"][0]["pixels"] == [1, 2] and not report["findings"], out
+    code, *_ = deeplab("data", "convert", root, tmp_path / "plain", "--values", 0, 255)
+    assert code == 0 and np.array(Image.open(tmp_path / "plain/masks/train/a.png")).tolist() == [[0, 1, 1]]
+    grey(root / masks / "a.png", [[0, 7, 255]])
+    with pytest.raises(
+        UserError, match=r"a\.png: value 7 at row 0, column 1 is no class; allowed: 0, 255; fix"
+    ):
+        open_split(recipe, "train").load(0)
+    for values, message in (((0, 1, 2), "for 2 classes"), ((0, 0), "each another"), ((0, 256), r"0\.\.255")):
+        with pytest.raises(UserError, match=message):
+            open_source(root, "train", values=values)

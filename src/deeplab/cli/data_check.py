@@ -27,6 +27,7 @@ def check(
     layout: str = "auto",
     classes: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
     num_classes: int | None = None,
+    values: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (),
     keep: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
     other: Literal["ignore", "background"] = "ignore",
     ignore_label: int = 255,
@@ -54,6 +55,8 @@ def check(
         the folder, else the layout's, else as many as the masks hold.
     num_classes:
         How many classes there are, if they have no names; the ignore label is not one of them.
+    values:
+        The value that each class has in masks, by index, such as 0 255. Default: its index.
     keep:
         Names of the classes that count, in their new order, as data.classes of a recipe. Default: all.
     other:
@@ -76,7 +79,7 @@ def check(
     from deeplab.doctor.report import write_report
     from deeplab.doctor.run import check_data
 
-    expected = Expected(layout, classes, num_classes, keep, other, ignore_label, train, val)
+    expected = Expected(layout, classes, num_classes, values, keep, other, ignore_label, train, val)
     with _progress() as watcher:
         checked = check_data(root, expected, workers=workers, watcher=watcher)
     folder = output or Path(f"{root.resolve().name}-check")

@@ -113,6 +113,7 @@ def evaluate(
             "overlap": passes.overlap if passes.window else None,
             "engine": predictor.engine,
             "precision": how.precision,
+            "threshold": how.threshold,
             "CRF": how.crf.model_dump() if how.crf else None,
         }
         _write(scores, spec, output, title=title, settings=settings, intervals=intervals)

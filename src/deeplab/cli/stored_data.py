@@ -25,6 +25,8 @@ class StoredData:
         Folder of the masks, if not found by itself.
     classes:
         Names of the masks' classes, by index, if the data do not say.
+    values:
+        The value that each class has in masks, by index, such as 0 255. Default: its index.
     keep:
         Names of the classes that count, in their new order. Default: all.
     other:
@@ -41,6 +43,7 @@ class StoredData:
     layout: str = "auto"
     labels: str | None = None
     classes: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ()
+    values: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = ()
     keep: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ()
     other: Literal["ignore", "background"] = "ignore"
     line_width: float | None = None
@@ -63,6 +66,7 @@ class StoredData:
             layout=self.layout,
             labels=self.labels,
             names=self.classes,
+            values=self.values,
             line_width=self.line_width,
             on_bad=self.on_bad,
             drawn_on=self.drawn_on,

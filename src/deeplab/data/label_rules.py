@@ -42,7 +42,8 @@ def only_class(pixels: np.ndarray, names: Sequence[str], place: str) -> Judged |
         "one-class",
         f"every labelled pixel of {place} is class {index} ({names[index]})",
         "check how the masks were exported: indices that a conversion to black and white or a wrong palette turned "
-        "into one value must be exported again",
+        "into one value must be exported again; masks of black and white are read with data.values=[0,255] (--values 0 "
+        "255)",
         (names[index],),
     )
 

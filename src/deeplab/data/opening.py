@@ -32,6 +32,7 @@ def survey(
     layout: str = "auto",
     labels: str | None = None,
     names: tuple[str, ...] = (),
+    values: tuple[int, ...] = (),
     line_width: float | None = None,
 ) -> Survey:
     """What is in one split of a folder; no photo or mask is opened before it is asked for.
@@ -42,6 +43,7 @@ def survey(
         layout: a key of `deeplab.data.layouts.LAYOUTS`; "auto" recognises it by content.
         labels: the masks' folder, for layouts that may have several.
         names: class names of the stored masks, by index, for layouts that do not say; () asks the layout.
+        values: the value that each class has in masks, for layouts of index masks; () is its index.
         line_width: of drawn lines, in pixels, for layouts that have some.
 
     Returns:
@@ -53,7 +55,7 @@ def survey(
     """
     root = Path(root)
     chosen = _layout_name(root, layout)
-    options = {"labels": labels, "names": names or None, "line_width": line_width}
+    options = {"labels": labels, "names": names or None, "values": values or None, "line_width": line_width}
     given = {key: value for key, value in options.items() if value is not None}
     for key in given.keys() - LAYOUTS[chosen].takes:
         raise UserError(
@@ -70,6 +72,7 @@ def open_source(
     layout: str = "auto",
     labels: str | None = None,
     names: tuple[str, ...] = (),
+    values: tuple[int, ...] = (),
     line_width: float | None = None,
 ) -> Survey:
     """As `survey`, which see, but the classes must be known.
@@ -77,7 +80,9 @@ def open_source(
     Raises:
         UserError: as `survey`; also if nothing names the classes, or two have one name.
     """
-    found = survey(root, split, layout=layout, labels=labels, names=names, line_width=line_width)
+    found = survey(
+        root, split, layout=layout, labels=labels, names=names, values=values, line_width=line_width
+    )
     if not found.classes:
         what = (
             f"{Path(root) / found.origin} names no class"
@@ -125,6 +130,7 @@ def open_split(
         layout=data.layout,
         labels=data.labels,
         names=data.names,
+        values=data.values,
         line_width=data.line_width,
         on_bad=data.on_bad,
         drawn_on=data.drawn_on,
@@ -134,7 +140,7 @@ def open_split(
     if data.keep_decoded and transform is not None:
         # whatever changes the labels of an unchanged file
         about = data.model_dump_json(
-            include={"layout", "labels", "names", "classes", "other", "drawn_on", "line_width"}
+            include={"layout", "labels", "names", "values", "classes", "other", "drawn_on", "line_width"}
         )
         kept = DecodedFiles(cache_folder() / "decoded", f"{__version__} {about}")
     return SegmentationDataset(source, transform=transform, seed=seed, kept=kept)
@@ -147,6 +153,7 @@ def open_complete(
     layout: str = "auto",
     labels: str | None = None,
     names: tuple[str, ...] = (),
+    values: tuple[int, ...] = (),
     line_width: float | None = None,
     on_bad: Literal["error", "skip"] = "skip",
     drawn_on: DrawnOn = "auto",
@@ -160,7 +167,9 @@ def open_complete(
         UserError: as `open_source`; also if a file of the split is missing, an annotation belongs to nothing, or the
             split is empty.
     """
-    source = open_source(root, split, layout=layout, labels=labels, names=names, line_width=line_width)
+    source = open_source(
+        root, split, layout=layout, labels=labels, names=names, values=values, line_width=line_width
+    )
     if source.missing:
         first = "; ".join(source.missing[:MISSING_SHOWN])
         raise UserError(

@@ -18,6 +18,8 @@ class DataRecipe(Strict):
     train, val: names of the splits.
     labels: folder of the masks, where a layout may have several.
     names: class names of the masks on disk, by index; empty: what the data say.
+    values: the value that each class has in the masks, by index, such as [0, 255] for masks of black and white; empty:
+        its index.
     classes: names to train, in this order; others become `other`. Empty: all of them.
     line_width: of lines that labelme's files draw, in pixels; None refuses them.
     on_bad: whether annotations that paint nothing (no outline, no label, fewer than three points) are left out with a
@@ -34,6 +36,7 @@ class DataRecipe(Strict):
     val: str = "val"
     labels: str | None = None
     names: tuple[str, ...] = ()
+    values: tuple[int, ...] = ()
     classes: tuple[str, ...] = ()
     other: Literal["ignore", "background"] = "ignore"
     line_width: PositiveFloat | None = None

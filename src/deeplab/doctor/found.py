@@ -33,6 +33,7 @@ class Expected:
         layout: auto, or a name.
         classes: names, or one file with a name a line.
         num_classes: how many.
+        values: the value that each class has in masks; () is its index.
         keep: names of the classes that count, in their new order; () is all.
         other: what becomes of all other classes, ignore or background.
         ignore_label: value of pixels that are no class.
@@ -43,6 +44,7 @@ class Expected:
     layout: str = "auto"
     classes: Sequence[str] = ()
     num_classes: int | None = None
+    values: tuple[int, ...] = ()
     keep: tuple[str, ...] = ()
     other: Literal["ignore", "background"] = "ignore"
     ignore_label: int = IGNORE_LABEL
@@ -59,6 +61,7 @@ class Found:
         splits: names of the splits in the data set, by what the report calls them.
         asked: whether the user named them.
         names: class names that have to be given to open it; empty if it says them itself.
+        values: of the classes in masks, as given.
         classes: what the masks should hold.
         pairs: in the data set's order.
         reader: how they are read.
@@ -76,6 +79,7 @@ class Found:
     splits: dict[str, str]
     asked: bool
     names: tuple[str, ...]
+    values: tuple[int, ...]
     classes: ClassList
     pairs: tuple[Pair, ...]
     reader: Reader
@@ -99,14 +103,14 @@ def find(root: Path, expected: Expected) -> Found:
     layout = recognise(root) if expected.layout == "auto" else expected.layout
     splits = _splits(split_names(root, layout=layout), expected)
     names = given_names(expected.classes)
-    surveys = _surveyed(root, layout, splits, names)
+    surveys = _surveyed(root, layout, splits, names, expected.values)
     said = next(iter(surveys.values()))
     classes = resolve_classes(
         said.classes, said.origin, expected.classes, expected.num_classes, expected.ignore_label
     )
     if classes.names != said.classes:
         names = classes.names
-        surveys = _surveyed(root, layout, splits, names)
+        surveys = _surveyed(root, layout, splits, names, expected.values)
     surveys = {
         split: selected(found, expected.keep, other=expected.other) for split, found in surveys.items()
     }
@@ -121,6 +125,7 @@ def find(root: Path, expected: Expected) -> Found:
         splits,
         bool(expected.train or expected.val),
         names,
+        expected.values,
         classes,
         tuple(pair for split, found in surveys.items() for pair in _pairs(split, found)),
         reader,
@@ -142,8 +147,12 @@ def _splits(there: tuple[str, ...], expected: Expected) -> dict[str, str]:
     return {split: name for split, name in usual.items() if name} or {name: name for name in there}
 
 
-def _surveyed(root: Path, layout: str, splits: dict[str, str], names: tuple[str, ...]) -> dict[str, Survey]:
-    return {split: survey(root, name, layout=layout, names=names) for split, name in splits.items()}
+def _surveyed(
+    root: Path, layout: str, splits: dict[str, str], names: tuple[str, ...], values: tuple[int, ...]
+) -> dict[str, Survey]:
+    return {
+        split: survey(root, name, layout=layout, names=names, values=values) for split, name in splits.items()
+    }
 
 
 def _without_masks(found: Survey) -> bool:

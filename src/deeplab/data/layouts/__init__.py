@@ -57,7 +57,7 @@ def _layout(module: ModuleType, *takes: str) -> Layout:
 # the order of recognition: those with a mark of their own first, plain folders last
 LAYOUTS: dict[str, Layout] = {
     "cityscapes": _layout(cityscapes, "labels"),
-    "voc": _layout(voc, "labels", "names"),
+    "voc": _layout(voc, "labels", "names", "values"),
     "cvat-masks": _layout(cvat_masks),
     "cvat": _layout(cvat),
     "ade20k": _layout(ade20k),
@@ -73,7 +73,7 @@ LAYOUTS: dict[str, Layout] = {
     "label-studio": _layout(label_studio, "names"),
     "via": _layout(via, "names"),
     "yolo": _layout(yolo),
-    "images": _layout(images, "labels", "names"),
+    "images": _layout(images, "labels", "names", "values"),
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +79,26 @@ class IndexMasks:
                 fix="correct the mask",
             )
         return labels.astype(np.uint8)
+
+
+def index_masks(classes: Sequence[str], values: tuple[int, ...] | None = None) -> IndexMasks:
+    """Reads masks of these classes, stored as their own numbers, or as `values`, one a class.
+
+    Raises:
+        UserError: values that are not one a class, or not those of an 8-bit mask.
+    """
+    if values is None:
+        return IndexMasks(wide=len(classes) > IGNORE_LABEL)
+    if len(set(values)) != len(values) or len(values) != (len(classes) or len(values)):
+        raise UserError(
+            f"values={list(values)} for {len(classes)} classes", allowed="one value a class, each another"
+        )
+    if min(values) < 0 or max(values) > IGNORE_LABEL:
+        raise UserError(f"values={list(values)}", allowed=f"0..{IGNORE_LABEL}, the values of an 8-bit mask")
+    ignored = frozenset({IGNORE_LABEL}) - set(values)
+    table = table_of({value: index for index, value in enumerate(values)}, ignored=ignored)
+    said = ", ".join(map(str, values))
+    return IndexMasks(table, f"{said}, and {IGNORE_LABEL} for ignore" if ignored else said)
 
 
 def table_of(classes: Mapping[int, int], *, ignored: frozenset[int] = frozenset()) -> tuple[int, ...]:
