@@ -14,6 +14,7 @@ from deeplab.data.layouts.masks import read_mask
 from deeplab.data.opening import open_complete
 from deeplab.data.sampling import TrainSampler
 from deeplab.data.selection import select_classes, selected
+from deeplab.data.storage import Storage
 from deeplab.errors import UserError
 from deeplab.imaging.palettes import VOC_CLASSES
 
@@ -23,8 +24,8 @@ KEEP = ("background", "cat", "cow", "dog", "horse", "sheep", "person")
 
 
 def voc(root, split, *, labels=None, keep=(), **options):
-    source = selected(open_complete(root, split, layout="voc", labels=labels), keep)
-    return SegmentationDataset(source, **options)
+    whole = open_complete(root, split, Storage(layout="voc", labels=labels))
+    return SegmentationDataset(selected(whole, keep), **options)
 
 
 def write_mask(path, values):

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+
+from deeplab.cli.stored_data import RECOGNISED, StoredData
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,12 +26,8 @@ NO_WEIGHT = "-"
 def check(
     root: Path,
     *,
-    layout: str = "auto",
-    classes: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    stored: StoredData = RECOGNISED,
     num_classes: int | None = None,
-    values: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (),
-    keep: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
-    other: Literal["ignore", "background"] = "ignore",
     ignore_label: int = 255,
     train: str | None = None,
     val: str | None = None,
@@ -47,20 +45,8 @@ def check(
     root:
         Folder with images/ and masks/, or in the VOC, Cityscapes, ADE20K or CamVid layout, or any other
         format that train takes.
-    layout:
-        auto, or a layout that train takes, such as voc, cityscapes, ade20k, camvid, or images (images/ and masks/,
-        or photos and masks in one folder).
-    classes:
-        Class names in the order of the mask values, or a text file with one a line. Default: classes.txt in
-        the folder, else the layout's, else as many as the masks hold.
     num_classes:
         How many classes there are, if they have no names; the ignore label is not one of them.
-    values:
-        The value that each class has in masks, by index, such as 0 255. Default: its index.
-    keep:
-        Names of the classes that count, in their new order, as data.classes of a recipe. Default: all.
-    other:
-        What becomes of all other classes.
     ignore_label:
         Value of pixels that are no class.
     train:
@@ -79,7 +65,7 @@ def check(
     from deeplab.doctor.report import write_report
     from deeplab.doctor.run import check_data
 
-    expected = Expected(layout, classes, num_classes, values, keep, other, ignore_label, train, val)
+    expected = Expected(stored.storage, num_classes, stored.keep, stored.other, ignore_label, train, val)
     with _progress() as watcher:
         checked = check_data(root, expected, workers=workers, watcher=watcher)
     folder = output or Path(f"{root.resolve().name}-check")

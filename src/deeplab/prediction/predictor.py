@@ -12,6 +12,7 @@ import torch
 from deeplab.config.labels import LabelSpec
 from deeplab.crf import dense_crf
 from deeplab.errors import UserError
+from deeplab.heads.classifier import Classifier
 from deeplab.imaging.photos import as_photo
 from deeplab.model.network import DeepLab
 from deeplab.native.upsample_argmax import label_dtype
@@ -145,6 +146,7 @@ def _at_threshold(model: DeepLab, threshold: float) -> DeepLab:
         )
     result = copy.deepcopy(model)
     classifier = result.classifiers["semantic"]
+    assert isinstance(classifier, Classifier)
     if classifier.sigmoid is not None:
         classifier.sigmoid = threshold
         result.config = result.config.model_copy(update={"sigmoid": threshold})
