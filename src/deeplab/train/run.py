@@ -50,6 +50,8 @@ from deeplab.train.start import start_from
 from deeplab.train.teaching import prepare_teachers
 from deeplab.train.validation import validate
 
+NAMES_SHOWN = 4
+
 
 def train(
     recipe: Recipe,
@@ -147,6 +149,8 @@ def _train(
         return validate(learner.result, validation, world=world, on_photo=watcher.on_photo)
     if recipe.optimise.precision == "bfloat16" and not has_bfloat16(world.device):
         watcher.on_news(IMITATED)
+    if not state and kept["started"].get("dropped"):
+        watcher.on_news(_dropped(kept["started"], learner.model))
     for difference in () if state else kept["started"].get("differs", ()):
         watcher.on_news(f"the start differs from this model: {difference}")
     record = describe_run(
@@ -219,6 +223,16 @@ def _extension(state: TrainingState, length: int, settings: OptimiseRecipe) -> s
     return (
         f"extended from {length} to {settings.steps} steps: the schedule ({settings.schedule.policy}) is that of "
         f"{settings.steps} steps from here on, so the learning rate goes from {before:.3g} to {now:.3g}"
+    )
+
+
+def _dropped(started: dict[str, Any], model: DeepLab) -> str:
+    """What of the start's weights this model has no place for."""
+    dropped, random = started["dropped"], started["kept random"]
+    named = ", ".join(dropped[:NAMES_SHOWN]) + (", ..." if len(dropped) > NAMES_SHOWN else "")
+    return (
+        f"the start's {len(dropped)} tensors {named} are dropped: this model, of {len(model.labels.classes)} classes, "
+        f"has none of their shapes; {started['filled']} are taken, and {len(random)} of its own begin random"
     )
 
 
