@@ -117,11 +117,11 @@ class Painted:
 
     Attributes:
         colours: class index, or what is ignored beside so many classes, by RGB.
-        source: the file that says so, for messages.
+        source: what says so, for messages.
     """
 
     colours: dict[Colour, int]
-    source: Path
+    source: Path | str
 
     def __call__(self, item: Item) -> np.ndarray:
         """Labels of an item, uint8 [H, W]; uint16 of more classes than 255.
@@ -129,7 +129,7 @@ class Painted:
         Raises:
             UserError: unreadable, or a colour that is no class's.
         """
-        rgb = _read_colours(item.mask).astype(np.int32)
+        rgb = read_colours(item.mask).astype(np.int32)
         codes = rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
         found, position = np.unique(codes, return_inverse=True)
         known = {r << 16 | g << 8 | b: index for (r, g, b), index in self.colours.items()}
@@ -139,13 +139,18 @@ class Painted:
                 raise UserError(
                     f"{item.mask}: colour {(code >> 16, code >> 8 & 255, code & 255)} at row {row}, column "
                     f"{column} is no class of {self.source}",
-                    fix="add its line there, or export the mask without smoothing",
+                    fix="export the mask without smoothing, or add the colour where the classes are listed",
                 )
         values = np.array([known[code] for code in found.tolist()], label_type(max(known.values())))
         return values[position].reshape(codes.shape)
 
 
-def _read_colours(path: Path) -> np.ndarray:
+def read_colours(path: Path) -> np.ndarray:
+    """uint8 [H, W, 3].
+
+    Raises:
+        UserError: unreadable.
+    """
     try:
         with Image.open(path) as image:
             return np.array(image.convert("RGB"))
