@@ -200,6 +200,36 @@ def test_annotations_of_photos_or_classes_that_are_not_listed(tmp_path: Path) ->
         )
 
 
+def test_splits_are_joined_by_the_names_of_classes(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    SETS["coco"](root)
+    path = root / "annotations/instances_val.json"
+    content = json.loads(path.read_text())
+    cat, dog = content["categories"]
+    before = by_training(root, "train")
+
+    def write(*categories: dict[str, object]) -> None:
+        path.write_text(json.dumps({**content, "categories": categories}))
+
+    # dog is the first class there
+    write({**cat, "id": 11}, dog)
+    dataset = open_split(resolve(DataRecipe(root=root)), "val")
+    assert seen_in(dataset, before.classes).pixels == before.pixels
+    checked = check_data(root, workers=1)
+    assert checked.passed and [counts.pixels.tolist() for counts in checked.counts] == [before.pixels] * 2
+    # a class of one split alone
+    write({**cat, "name": "bird"}, dog)
+    with pytest.raises(
+        UserError,
+        match=r"json of train and instances_val.json of val have other classes: bird, cat not in both",
+    ):
+        resolve(DataRecipe(root=root))
+    (finding,) = [finding for finding in check_data(root, workers=1).findings if finding.severity == "error"]
+    assert finding.code == "class-list" and "bird, cat not in all of them" in finding.what
+    chosen = resolve(DataRecipe(root=root, classes=("background", "dog")))
+    assert seen_in(open_split(chosen, "val"), chosen.classes).pixels == [64, 64]
+
+
 def test_classes_listed_twice_are_refused(tmp_path: Path) -> None:
     root = tmp_path / "data"
     SETS["images"](root)

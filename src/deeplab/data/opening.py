@@ -171,6 +171,17 @@ def resolve(data: DataRecipe) -> DataRecipe:
     # layouts that know their classes take no names
     names = source.classes if "names" in LAYOUTS[layout].takes else ()
     classes = selected(source, data.classes, other=data.other).classes
+    if not data.classes and data.val in LAYOUTS[layout].splits(Path(data.root)):
+        # their order does not matter; a class of one split alone would be ignored in the other, or never be seen
+        measured = open_source(data.root, data.val, replace(data.storage, layout=layout))
+        other = sorted(set(classes) ^ set(measured.classes))
+        if other:
+            raise UserError(
+                f"{source.origin} of {data.train} and {measured.origin} of {data.val} have other classes: "
+                f"{', '.join(other[:MISSING_SHOWN])}{', ...' if len(other) > MISSING_SHOWN else ''} not in both",
+                fix="list the same classes in both, or choose some that both have: data.classes",
+                file=data.root,
+            )
     if len(classes) < 2:
         raise UserError(f"{data.root} has one class only, {classes}", fix="two are needed, add 'background'")
     return data.model_copy(update={"layout": layout, "names": names, "classes": classes})

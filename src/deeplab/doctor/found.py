@@ -102,12 +102,18 @@ def find(root: Path, expected: Expected) -> Found:
     classes = resolve_classes(
         said.classes, said.origin, given.names, expected.num_classes, expected.ignore_label
     )
+    differing = {name for found in surveys.values() for name in set(found.classes) ^ set(said.classes)}
+    if differing:
+        what = f"The splits list other classes: {', '.join(sorted(differing))} not in all of them"
+        classes = replace(
+            classes, problems=(*classes.problems, (what, "List the same classes in every split."))
+        )
     if classes.names != said.classes:
         storage = replace(storage, names=classes.names)
         surveys = _surveyed(root, splits, storage)
-    surveys = {
-        split: selected(found, expected.keep, other=expected.other) for split, found in surveys.items()
-    }
+    # classes are joined by their names: another split may number them in another order
+    keep = expected.keep or (() if differing else next(iter(surveys.values())).classes)
+    surveys = {split: selected(found, keep, other=expected.other) for split, found in surveys.items()}
     if expected.keep:
         classes = replace(classes, names=expected.keep)
     secret = [name for name, found in surveys.items() if name == "test" and _without_masks(found)]

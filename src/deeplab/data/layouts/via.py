@@ -185,7 +185,8 @@ def _fault(region: Entry) -> str:
 
 def _points(shape: Entry) -> list[tuple[Any, ...]]:
     x, y = shape.get("all_points_x") or [], shape.get("all_points_y") or []
-    return list(zip(x, y, strict=True)) if len(x) == len(y) else [(None,)]
+    paired = isinstance(x, list) and isinstance(y, list) and len(x) == len(y)
+    return list(zip(x, y, strict=True)) if paired else [(None,)]
 
 
 def _cover(shape: Entry, *, size: tuple[int, int], file: Path) -> Window:
