@@ -230,6 +230,34 @@ def test_splits_are_joined_by_the_names_of_classes(tmp_path: Path) -> None:
     assert seen_in(open_split(chosen, "val"), chosen.classes).pixels == [64, 64]
 
 
+NAMELESS = {
+    "cvat-masks": ("labelmap.txt", "cat:", ":"),
+    "roboflow": ("train/_classes.csv", "cat", ""),
+    "coco-panoptic": ("annotations/panoptic_train2017.json", '"cat"', "null"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMELESS)
+def test_classes_without_a_name_are_refused(name: str, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    SETS[name](root)
+    file, old, new = NAMELESS[name]
+    (root / file).write_text((root / file).read_text().replace(old, new))
+    split = find(root, Expected()).splits["train"]
+    said = refusal(lambda: by_training(root, split))
+    assert said is not None and said.endswith("has a class without a name, number 1; fix: name it")
+    assert not check_data(root, workers=1).passed
+
+
+def test_text_between_the_photos_of_an_xml_is_none_of_it(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    SETS["cvat"](root)
+    before = by_training(root, "train")
+    file = root / "annotations.xml"
+    file.write_text(file.read_text().replace("</image>", "</image> and &gt; so on"))
+    assert by_training(root, "train") == before
+
+
 def test_classes_listed_twice_are_refused(tmp_path: Path) -> None:
     root = tmp_path / "data"
     SETS["images"](root)

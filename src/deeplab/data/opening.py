@@ -63,7 +63,7 @@ def open_source(root: str | Path, split: str, storage: Storage = RECOGNISED) -> 
     """As `survey`, which see, but the classes must be known.
 
     Raises:
-        UserError: as `survey`; also if nothing names the classes, or two have one name.
+        UserError: as `survey`; also if nothing names the classes or one of them, or two have one name.
     """
     found = survey(root, split, storage)
     if not found.classes:
@@ -78,6 +78,10 @@ def open_source(root: str | Path, split: str, storage: Storage = RECOGNISED) -> 
                 "write one class name a line, value 0 first (often background), or give the names "
                 "(data.names=[background, cat])"
             ),
+        )
+    if "" in found.classes:
+        raise UserError(
+            f"{found.origin} has a class without a name, number {found.classes.index('')}", fix="name it"
         )
     twice = [name for name, count in Counter(found.classes).items() if count > 1]
     if twice:

@@ -84,9 +84,6 @@ def survey(root: Path, split: str) -> StoredSplit:
         ]
         names = {same_id(entry["id"]): class_name(entry["name"]) for entry in content["categories"]}
         annotations = {same_id(entry["image_id"]): entry for entry in content["annotations"]}
-        nameless = [number for number, name in names.items() if not name]
-        if nameless:
-            raise UserError(f"category {nameless[0]!r} has no name", fix="name it", file=path)
         if len(names) < len(content["categories"]) or len(annotations) < len(content["annotations"]):
             raise UserError(
                 "two categories have one id, or two annotations one image_id",

@@ -99,6 +99,9 @@ def survey(root: Path, split: str) -> StoredSplit:
             for item in items
             for text in unpainted(_regions(entries[item.name], (0, 0), item.mask), item.mask)
         ]
+    for image in images:
+        # what stands behind an element is written with it, and is none of it
+        image.tail = None
     texts = {item.name: ElementTree.tostring(entries[item.name]) for item in items}
     read = Painter(_Pictures(texts), classes)
     return StoredSplit(
