@@ -230,6 +230,27 @@ def test_splits_are_joined_by_the_names_of_classes(tmp_path: Path) -> None:
     assert seen_in(open_split(chosen, "val"), chosen.classes).pixels == [64, 64]
 
 
+@pytest.mark.parametrize("name", ["coco", "coco-panoptic", "cvat", "label-studio", "via", "labelme"])
+def test_photos_that_nothing_annotates_are_counted(name: str, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    SETS[name](root)
+    split = find(root, Expected()).splits["train"]
+    first = Path(open_split(DataRecipe(root=root), split).source.files(0)[0])
+    for other in ("extra.jpg", "._extra.jpg", "extra.txt"):
+        photo(first.with_name("new.png"), (SIDE, SIDE), seed=7)
+        first.with_name("new.png").rename(first.with_name(other))
+    checked = check_data(root, workers=1)
+    (finding,) = [finding for finding in checked.findings if finding.code == "photo-unannotated"]
+    assert checked.passed and finding.files == (first.with_name("extra.jpg").relative_to(root).as_posix(),)
+    # photos of a split of its own in one folder with the others are annotated
+    if name == "coco":
+        for file in [*root.glob("images/*/*")]:
+            file.rename(root / "images" / file.name)
+        checked = check_data(root, workers=1)
+        (finding,) = [finding for finding in checked.findings if finding.code == "photo-unannotated"]
+        assert checked.passed and finding.files == ("images/extra.jpg",)
+
+
 NAMELESS = {
     "cvat-masks": ("labelmap.txt", "cat:", ":"),
     "roboflow": ("train/_classes.csv", "cat", ""),

@@ -120,12 +120,16 @@ def find(root: Path, expected: Expected) -> Found:
     unlisted = len(frozenset.intersection(*(found.unlisted for found in surveys.values())))
     unlisted += sum(len(surveys.pop(name).unpaired) for name in secret)
     reader, allowed = _reader(surveys, storage.drawn_on)
+    pairs = tuple(pair for split, found in surveys.items() for pair in _pairs(split, found))
+    # splits may share a folder of photos
+    taken = {pair.photo for pair in pairs}
+    beside = dict.fromkeys(path for found in surveys.values() for path in found.unannotated)
     return Found(
         splits,
         bool(expected.train or expected.val),
         storage,
         classes,
-        tuple(pair for split, found in surveys.items() for pair in _pairs(split, found)),
+        pairs,
         reader,
         reader.decode if isinstance(reader, FileReader) else None,
         allowed,
@@ -133,7 +137,7 @@ def find(root: Path, expected: Expected) -> Found:
         tuple(dict.fromkeys(path for found in surveys.values() for path in found.double)),
         tuple(dict.fromkeys(text for found in surveys.values() for text in found.stray)),
         tuple(dict.fromkeys(text for found in surveys.values() for text in found.bad)),
-        tuple(dict.fromkeys(path for found in surveys.values() for path in found.unannotated)),
+        tuple(path for path in beside if path not in taken),
         unlisted,
     )
 

@@ -30,7 +30,7 @@ from deeplab.data.layouts.painting import (
 )
 from deeplab.data.layouts.polygons import Window
 from deeplab.data.layouts.run_lengths import from_runs
-from deeplab.data.stored import Item, StoredSplit, joined, pictures
+from deeplab.data.stored import Item, StoredSplit, joined, left_over, pictures
 from deeplab.data.upright import stored
 from deeplab.errors import UserError
 
@@ -109,6 +109,7 @@ def survey(root: Path, split: str) -> StoredSplit:
         origin=FILE,
         items=items,
         missing=missing,
+        unannotated=left_over((item.photo for item in items), (image.get("name", "") for image in every)),
         bad=tuple(bad),
         unlisted=frozenset(entries).difference(chosen),
         read=read,

@@ -34,7 +34,7 @@ from deeplab.data.layouts.painting import (
     unpainted,
 )
 from deeplab.data.layouts.polygons import Window
-from deeplab.data.stored import Item, StoredSplit, joined
+from deeplab.data.stored import Item, StoredSplit, joined, left_over
 from deeplab.data.upright import stored
 from deeplab.errors import UserError
 
@@ -121,6 +121,7 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
         origin="the names given" if names else "the regions drawn",
         items=items,
         missing=missing,
+        unannotated=left_over((item.photo for item in items), files),
         bad=tuple(bad),
         unlisted=frozenset(entries).difference(chosen),
         read=Painter(_Pictures(regions), classes),
