@@ -182,12 +182,13 @@ def _refuse_what_is_fixed(how: Labelling, path: Path) -> None:
         f"--precision {how.precision}": how.precision != "float32",
         f"--output-stride {how.output_stride}": how.output_stride is not None,
         f"--device {how.device}": how.device not in (AUTO, "cpu"),
+        f"--threshold {how.threshold}": how.threshold is not None,
     }
     given = [option for option, wrong in asked.items() if wrong]
     if given:
         raise UserError(
-            f"an exported model has its own runtime, precision and stride, and runs on the processor; {given[0]} goes "
-            "with a model of this package",
+            f"an exported model has its own runtime, precision, stride and threshold, and runs on the processor; "
+            f"{given[0]} goes with a model of this package",
             fix=f"leave {given[0]} away",
             file=path,
         )
