@@ -6,16 +6,16 @@ import warnings
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from deeplab import __version__
 from deeplab.data.decoded import DecodedFiles
 from deeplab.data.layouts import LAYOUTS, recognise
-from deeplab.data.layouts.splits import CLASS_FILES
+from deeplab.data.layouts.splits import CLASS_FILES, names_file, read_classes
 from deeplab.data.recipe import DataRecipe
-from deeplab.data.selection import select_classes
-from deeplab.data.source import IGNORE_LABEL, Survey
-from deeplab.data.upright import DrawnOn
+from deeplab.data.selection import selected
+from deeplab.data.source import Survey
+from deeplab.data.storage import RECOGNISED, Storage
 from deeplab.errors import UserError
 from deeplab.system.cache import cache_folder
 
@@ -25,67 +25,47 @@ if TYPE_CHECKING:
 MISSING_SHOWN = 3
 
 
-def survey(
-    root: str | Path,
-    split: str,
-    *,
-    layout: str = "auto",
-    labels: str | None = None,
-    names: tuple[str, ...] = (),
-    line_width: float | None = None,
-) -> Survey:
+def survey(root: str | Path, split: str, storage: Storage = RECOGNISED) -> Survey:
     """What is in one split of a folder; no photo or mask is opened before it is asked for.
 
     Args:
         root: the data set's folder.
         split: "train", "val", or what the layout calls it; see `split_names`.
-        layout: a key of `deeplab.data.layouts.LAYOUTS`; "auto" recognises it by content.
-        labels: the masks' folder, for layouts that may have several.
-        names: class names of the stored masks, by index, for layouts that do not say; () asks the layout.
-        line_width: of drawn lines, in pixels, for layouts that have some.
+        storage: what is known about the folder.
 
     Returns:
-        the split; it may lack files, or the names of its classes.
+        the split; it may lack files, or the names of its classes, and have any number of them: see
+        `deeplab.data.selection.selected`.
 
     Raises:
-        UserError: unknown layout or split, an option that the layout does not take, or more classes than masks of
-            8 bits have values for.
+        UserError: unknown layout or split, or an option that the layout does not take.
     """
     root = Path(root)
-    chosen = _layout_name(root, layout)
-    options = {"labels": labels, "names": names or None, "line_width": line_width}
-    given = {key: value for key, value in options.items() if value is not None}
+    chosen = _layout_name(root, storage.layout)
+    file = names_file(storage.names)
+    names = read_classes(file) if file else storage.names
+    options = {
+        "labels": storage.labels,
+        "names": names,
+        "values": storage.values,
+        "line_width": storage.line_width,
+    }
+    given = {key: value for key, value in options.items() if value not in (None, ())}
     for key in given.keys() - LAYOUTS[chosen].takes:
         raise UserError(
             f"{key}={given[key]!r}: data in the layout {chosen} ({root}) say that themselves",
             fix=f"leave {key} out" + ("; classes chooses among the classes" if key == "names" else ""),
         )
-    found = LAYOUTS[chosen].survey(root, split, **given)
-    if len(found.classes) > IGNORE_LABEL:
-        raise UserError(
-            f"{len(found.classes)} classes ({found.origin})",
-            allowed=f"at most {IGNORE_LABEL}, as {IGNORE_LABEL} in a mask of 8 bits means ignored",
-            fix="merge classes, or write a data set of those that you want",
-            file=root,
-        )
-    return found
+    return replace(LAYOUTS[chosen].survey(root, split, **given), drawn_on=storage.drawn_on)
 
 
-def open_source(
-    root: str | Path,
-    split: str,
-    *,
-    layout: str = "auto",
-    labels: str | None = None,
-    names: tuple[str, ...] = (),
-    line_width: float | None = None,
-) -> Survey:
+def open_source(root: str | Path, split: str, storage: Storage = RECOGNISED) -> Survey:
     """As `survey`, which see, but the classes must be known.
 
     Raises:
-        UserError: as `survey`; also if nothing names the classes, or two have one name.
+        UserError: as `survey`; also if nothing names the classes or one of them, or two have one name.
     """
-    found = survey(root, split, layout=layout, labels=labels, names=names, line_width=line_width)
+    found = survey(root, split, storage)
     if not found.classes:
         what = (
             f"{Path(root) / found.origin} names no class"
@@ -98,6 +78,10 @@ def open_source(
                 "write one class name a line, value 0 first (often background), or give the names "
                 "(data.names=[background, cat])"
             ),
+        )
+    if "" in found.classes:
+        raise UserError(
+            f"{found.origin} has a class without a name, number {found.classes.index('')}", fix="name it"
         )
     twice = [name for name, count in Counter(found.classes).items() if count > 1]
     if twice:
@@ -123,53 +107,29 @@ def open_split(
     """The photos and masks of one split, with the recipe's classes; with a transform, kept decoded if it says so.
 
     Raises:
-        UserError: as `open_source`; also if a file of the split is missing, or the split is empty.
+        UserError: as `open_complete` and `deeplab.data.selection.selected`.
     """
     from deeplab.data.dataset import SegmentationDataset
 
-    source = open_complete(
-        data.root,
-        split,
-        layout=data.layout,
-        labels=data.labels,
-        names=data.names,
-        line_width=data.line_width,
-        on_bad=data.on_bad,
-        drawn_on=data.drawn_on,
-    )
-    keep = data.classes or source.classes
-    table = select_classes(source.classes, keep, other=data.other)
+    source = selected(open_complete(data.root, split, data.storage), data.classes, other=data.other)
     kept = None
     if data.keep_decoded and transform is not None:
         # whatever changes the labels of an unchanged file
         about = data.model_dump_json(
-            include={"layout", "labels", "names", "classes", "other", "drawn_on", "line_width"}
+            include={"layout", "labels", "names", "values", "classes", "other", "drawn_on", "line_width"}
         )
         kept = DecodedFiles(cache_folder() / "decoded", f"{__version__} {about}")
-    return SegmentationDataset(source, label_map=table, transform=transform, seed=seed, kept=kept)
+    return SegmentationDataset(source, transform=transform, seed=seed, kept=kept)
 
 
-def open_complete(
-    root: str | Path,
-    split: str,
-    *,
-    layout: str = "auto",
-    labels: str | None = None,
-    names: tuple[str, ...] = (),
-    line_width: float | None = None,
-    on_bad: Literal["error", "skip"] = "skip",
-    drawn_on: DrawnOn = "auto",
-) -> Survey:
+def open_complete(root: str | Path, split: str, storage: Storage = RECOGNISED) -> Survey:
     """As `open_source`, which see; a split that lacks files or is empty is refused.
-
-    `on_bad` says whether annotations that paint nothing are left out, with a warning, or refused; `drawn_on` what the
-    labels were drawn on, see `deeplab.data.upright.turned_upright`.
 
     Raises:
         UserError: as `open_source`; also if a file of the split is missing, an annotation belongs to nothing, or the
             split is empty.
     """
-    source = open_source(root, split, layout=layout, labels=labels, names=names, line_width=line_width)
+    source = open_source(root, split, storage)
     if source.missing:
         first = "; ".join(source.missing[:MISSING_SHOWN])
         raise UserError(
@@ -187,7 +147,7 @@ def open_complete(
             f"split {split!r}: {len(source.bad)} annotations paint nothing, first: "
             f"{'; '.join(source.bad[:MISSING_SHOWN])}"
         )
-        if on_bad == "error":
+        if storage.on_bad == "error":
             raise UserError(told, fix="correct or delete them, or leave them out with data.on_bad=skip")
         warnings.warn(f"{told}; they are left out, data.on_bad=error refuses them", stacklevel=2)
     if not len(source):
@@ -199,22 +159,33 @@ def open_complete(
                 "fifth into val)"
             ),
         )
-    return replace(source, drawn_on=drawn_on)
+    return source
 
 
 def resolve(data: DataRecipe) -> DataRecipe:
     """`data` with what the data set itself says filled in: layout, names, classes.
 
     Raises:
-        UserError: as `open_source`.
+        UserError: as `open_source` and `deeplab.data.selection.selected`.
     """
     if data.layout != "auto" and data.classes:
         return data
     layout = _layout_name(data.root, data.layout)
-    source = open_source(data.root, data.train, layout=layout, labels=data.labels, names=data.names)
+    source = open_source(data.root, data.train, replace(data.storage, layout=layout))
     # layouts that know their classes take no names
     names = source.classes if "names" in LAYOUTS[layout].takes else ()
-    classes = data.classes or source.classes
+    classes = selected(source, data.classes, other=data.other).classes
+    if not data.classes and data.val in LAYOUTS[layout].splits(Path(data.root)):
+        # their order does not matter; a class of one split alone would be ignored in the other, or never be seen
+        measured = open_source(data.root, data.val, replace(data.storage, layout=layout))
+        other = sorted(set(classes) ^ set(measured.classes))
+        if other:
+            raise UserError(
+                f"{source.origin} of {data.train} and {measured.origin} of {data.val} have other classes: "
+                f"{', '.join(other[:MISSING_SHOWN])}{', ...' if len(other) > MISSING_SHOWN else ''} not in both",
+                fix="list the same classes in both, or choose some that both have: data.classes",
+                file=data.root,
+            )
     if len(classes) < 2:
         raise UserError(f"{data.root} has one class only, {classes}", fix="two are needed, add 'background'")
     return data.model_copy(update={"layout": layout, "names": names, "classes": classes})

@@ -35,7 +35,8 @@ from deeplab.importers.published import labels_for
 from deeplab.importers.report import Imported, ImportReport
 from deeplab.importers.tflite.eight_bit import eight_bit_of
 from deeplab.importers.tflite.file import MALFORMED, read_tflite
-from deeplab.importers.tflite.layers import CLIPS, Network, Resize, network_of
+from deeplab.importers.tflite.layers import CLIPS, Network, Resize
+from deeplab.importers.tflite.simplify import network_of
 from deeplab.importers.tflite.walk import (
     CLASSIFIER,
     LAST,
@@ -81,7 +82,7 @@ def import_tflite(path: Path, hints: Hints) -> Imported:
         model = DeepLab(config)
         _check(model, found)
         weights, notes = _weights(model, network, found)
-        config, weights, binary = with_background(config, weights, hints.threshold)
+        config, binary = with_background(config, hints.threshold)
         labels, names = labels_for(config.num_classes, sha256)
         model = DeepLab(config, labels)
     except UserError as error:
@@ -321,6 +322,8 @@ def _take_arithmetic(model: DeepLab, network: Network, found: Found) -> tuple[st
     if network.tensor(found.features).quantisation is None:
         return ()
     try:
+        if model.config.sigmoid is not None:
+            raise UserError("it has one class")
         model.eight_bit_tables = eight_bit_of(network, found)
     except UserError as reason:
         return (
