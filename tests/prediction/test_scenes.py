@@ -211,6 +211,16 @@ def test_what_a_scene_is(tmp_path: Path, monkeypatch) -> None:
     assert is_scene(tmp_path / "slide.svs")
 
 
+def test_strips_are_warned_of_and_tiles_are_not(tmp_path: Path, monkeypatch, recwarn) -> None:
+    monkeypatch.setattr("deeplab.imaging.scenes.WIDEST_STRIP", SIZE[1] - 1)
+    tiled = write(tmp_path / "tiled.tif", values(), tiled=True, blockxsize=64, blockysize=64, **GROUND)
+    with open_scene(tiled):
+        assert not [each for each in recwarn if "strips" in str(each.message)]
+    strips = write(tmp_path / "strips.tif", values(), **GROUND)
+    with pytest.warns(UserWarning, match="stored in strips.*fix: gdal_translate"), open_scene(strips):
+        pass
+
+
 @pytest.mark.parametrize(
     ("stored", "options", "message"),
     [

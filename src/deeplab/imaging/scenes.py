@@ -26,6 +26,8 @@ TIFF = (b"II*\0", b"MM\0*", *BIG_TIFF)
 SLIDE_SUFFIXES = frozenset(
     {".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm", ".czi"}
 )
+# wider ones make reading take as long as labelling
+WIDEST_STRIP = 8000
 # of GDAL's blocks
 CACHE_MEGABYTES = 64
 
@@ -141,10 +143,10 @@ class _Raster:
         self._masked = any(
             "all_valid" not in [flag.name for flag in flags] for flags in source.mask_flag_enums
         )
-        if source.block_shapes[0][1] == source.width and source.block_shapes[0][0] > 1024 < source.height:
+        if source.block_shapes[0][1] == source.width > WIDEST_STRIP:
             warnings.warn(
-                f"{path}: is stored in one piece, so that each window reads much of it; "
-                "fix: gdal_translate -co TILED=YES",
+                f"{path}: is stored in strips as wide as it is, and each window reads all of those that it touches; "
+                "fix: gdal_translate -co TILED=YES -co COMPRESS=DEFLATE",
                 stacklevel=2,
             )
 
