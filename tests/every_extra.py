@@ -113,8 +113,8 @@ def onnx(folder: Path) -> str:
 def geo(folder: Path) -> str:
     """A scene labelled window by window."""
     _scene(folder / "scene.tif", crs="EPSG:32633", transform=_affine())
-    _deeplab("predict", folder / "scene.tif", "-o", folder / "out", "--window", 64, 64, "--polygons")
-    assert (folder / "out" / "scene_labels.geojson").exists()
+    _deeplab("predict", folder / "scene.tif", "-o", folder / "out", "--window", 64, 64, "--polygons", "gpkg")
+    assert (folder / "out" / "scene_labels.gpkg").exists()
     return "a GeoTIFF labelled in windows, with polygons"
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,7 +64,7 @@ def labelled(path: Path) -> np.ndarray:
 
 
 def test_the_command_keeps_where_a_scene_lies(deeplab, squares_model, scene: Path, tmp_path: Path) -> None:
-    words = ("-m", squares_model, "-o", tmp_path / "out", "--window", 48, 64, "--polygons")
+    words = ("-m", squares_model, "-o", tmp_path / "out", "--window", 48, 64, "--polygons", "geojson")
     code, _, err = deeplab("predict", scene, *words)
     assert code == 0, err
     with rasterio.open(tmp_path / "out" / "scene_labels.tif") as file, rasterio.open(scene) as source:
@@ -97,7 +99,17 @@ def test_polygons_cover_their_class(deeplab, squares_model, tmp_path: Path) -> N
     path = write(tmp_path / "a.tif", values(), nodata=0)
     assert (
         deeplab(
-            "predict", path, "-m", squares_model, "-o", tmp_path / "out", "--polygons", "--window", 64, 64
+            "predict",
+            path,
+            "-m",
+            squares_model,
+            "-o",
+            tmp_path / "out",
+            "--polygons",
+            "geojson",
+            "--window",
+            64,
+            64,
         )[0]
         == 0
     )
@@ -107,6 +119,41 @@ def test_polygons_cover_their_class(deeplab, squares_model, tmp_path: Path) -> N
         parts = [each["geometry"]["coordinates"] for each in outlines if each["properties"]["class"] == index]
         covered = sum(area(outside) - sum(map(area, holes)) for outside, *holes in parts)
         assert covered == (found == index).sum()
+
+
+def test_geopackages_are_in_the_scenes_own_system(
+    deeplab, squares_model, scene: Path, tmp_path: Path
+) -> None:
+    words = ("-m", squares_model, "-o", tmp_path / "out", "--window", 48, 64, "--polygons", "gpkg")
+    assert deeplab("predict", scene, *words)[0] == 0
+    found = labelled(tmp_path / "out" / "scene_labels.tif")
+    with sqlite3.connect(tmp_path / "out" / "scene_labels.gpkg") as base:
+        assert base.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert base.execute("SELECT srs_id FROM gpkg_contents").fetchall() == [(32633,)]
+        rows = base.execute("SELECT class, name, geom FROM labels").fetchall()
+    base.close()
+    classes = load(squares_model).labels.classes
+    covered = np.zeros(3)
+    for index, name, geometry in rows:
+        assert name == classes[index] and geometry[:2] == b"GP"
+        (outside, *holes), rest = rings(geometry[8:])
+        assert rest == b""
+        covered[index] += area(outside) - sum(map(area, holes))
+        assert all(500_000 <= across <= 500_110 and 4_999_925 <= up <= 4_999_970 for across, up in outside)
+    # of pixels of half a metre
+    assert covered[1:] * 4 == pytest.approx(np.bincount(found[found != 255].ravel(), minlength=3)[1:])
+
+
+def rings(polygon: bytes) -> tuple[list[list[list[float]]], bytes]:
+    """Of well-known binary, and what stands behind it."""
+    order, kind, count = struct.unpack_from("<BII", polygon)
+    assert (order, kind) == (1, 3)
+    rest, found = polygon[9:], []
+    for _ in range(count):
+        (length,) = struct.unpack_from("<I", rest)
+        found.append(np.frombuffer(rest[4:], np.float64, 2 * length).reshape(length, 2).tolist())
+        rest = rest[4 + 16 * length :]
+    return found, rest
 
 
 def area(ring: list[list[float]]) -> float:

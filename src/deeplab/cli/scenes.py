@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -27,12 +27,12 @@ class SceneOptions:
     level:
         Of a slide: 0 is the finest.
     polygons:
-        Of a scene: also write the outlines of its regions, as NAME_labels.geojson.
+        Of a scene: also write the outlines of its regions, NAME_labels.geojson or NAME_labels.gpkg.
     """
 
     bands: Annotated[tuple[int, ...], Parameter(consume_multiple=True, negative="")] = ()
     level: int = 0
-    polygons: Annotated[bool, Parameter(negative="")] = False
+    polygons: Literal["geojson", "gpkg"] | None = None
 
 
 def predict_scene(
@@ -76,7 +76,7 @@ def predict_scene(
         )
         entry["overlay"] = save_png(overlay, output / f"{name}_overlay.png").name
     if options.polygons:
-        polygons = output / f"{name}_labels.geojson"
+        polygons = output / f"{name}_labels.{options.polygons}"
         background = [index for index, each in enumerate(spec.classes) if each == "background"]
         write_polygons(target, polygons, classes=spec.classes, untinted=background)
         entry["polygons"] = polygons.name

@@ -1,4 +1,4 @@
-"""Label maps larger than memory: GeoTIFF, tiled, compressed, with a colour table, and polygons of it (extra `geo`).
+"""Label maps larger than memory: GeoTIFF, tiled, compressed, with a colour table, and polygons of them (extra `geo`).
 
 Both are written part by part, under a name of their own, and renamed when they are whole.
 """
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from deeplab.errors import UserError, require
+from deeplab.imaging.geopackage import LOCAL, NOWHERE, write_geopackage
 from deeplab.imaging.scenes import CACHE_MEGABYTES, Place, shrunk
 from deeplab.system.writing import ENDING, cannot_write, put_in_place, whole_file
 
@@ -91,10 +92,10 @@ def label_preview(path: Path, longest: int) -> np.ndarray:
 
 
 def write_polygons(raster: Path, path: Path, *, classes: Sequence[str], untinted: Sequence[int] = ()) -> int:
-    """Write the outlines of a label raster's regions as GeoJSON, in longitude and latitude where it lies on the ground.
+    """Write the outlines of a label raster's regions, each region of one class a polygon with holes.
 
-    Each region of one class is a polygon with holes; `class` and `name` are its properties. Without a coordinate
-    system positions are columns and rows.
+    GeoJSON (.geojson) is in longitude and latitude where the raster lies on the ground, GeoPackage (.gpkg) in its own
+    coordinate system; columns and rows where it has none. `class` and `name` are the polygons' properties.
 
     Args:
         raster: see `write_label_raster`.
@@ -108,22 +109,30 @@ def write_polygons(raster: Path, path: Path, *, classes: Sequence[str], untinted
     Raises:
         UserError: the file cannot be written.
     """
-    count = 0
-    with whole_file(path) as file, _rasterio() as rasterio, rasterio.open(raster) as source:
+    with _rasterio() as rasterio, rasterio.open(raster) as source:
         features: Any = require("rasterio.features", extra="geo")
         warp: Any = require("rasterio.warp", extra="geo")
-        file.write(b'{"type": "FeatureCollection", "features": [')
-        for outline, value in features.shapes(rasterio.band(source, 1), transform=source.transform):
-            index = int(value)
-            if index == source.nodata or index in untinted:
-                continue
-            if source.crs is not None:
-                outline = warp.transform_geom(source.crs, LONGITUDES, outline, precision=DIGITS)
-            properties = {"class": index, "name": classes[index]}
-            feature = {"type": "Feature", "properties": properties, "geometry": outline}
-            file.write((",\n" if count else "\n").encode() + json.dumps(feature, ensure_ascii=False).encode())
-            count += 1
-        file.write(b"\n]}\n")
+        outlines = (
+            (int(value), outline)
+            for outline, value in features.shapes(rasterio.band(source, 1), transform=source.transform)
+            if value != source.nodata and value not in untinted
+        )
+        if path.suffix == ".gpkg":
+            code = (source.crs.to_epsg() or LOCAL) if source.crs is not None else NOWHERE
+            about = "" if source.crs is None else source.crs.to_wkt()
+            return write_geopackage(path, outlines, classes=classes, system=(code, about))
+        count = 0
+        with whole_file(path) as file:
+            file.write(b'{"type": "FeatureCollection", "features": [')
+            for index, outline in outlines:
+                if source.crs is not None:
+                    outline = warp.transform_geom(source.crs, LONGITUDES, outline, precision=DIGITS)
+                properties = {"class": index, "name": classes[index]}
+                feature = {"type": "Feature", "properties": properties, "geometry": outline}
+                file.write((",\n" if count else "\n").encode())
+                file.write(json.dumps(feature, ensure_ascii=False).encode())
+                count += 1
+            file.write(b"\n]}\n")
     return count
 
 
