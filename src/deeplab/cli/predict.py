@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,8 @@ from deeplab.system.writing import write_whole
 if TYPE_CHECKING:
     from deeplab.prediction.segmenter import Segmentation, Segmenter
 
+# a line of the index, and what was found, in words
+Made = tuple[dict[str, Any], str]
 INDEX_NAME = "predictions.json"
 SPELL_OUT = 20
 ALL_BANDS, EVERY_PICTURE = SceneOptions(), VideoOptions()
@@ -82,25 +84,19 @@ def predict(
             file=sys.stderr,
         )
     names = dict(zip(photos, unique_names(photos), strict=True))
-    clips = [photo for photo in photos if photo.suffix.lower() in VIDEO_SUFFIXES]
-    large = [photo for photo in photos if photo not in clips and is_scene(photo)]
-    small = {photo: names[photo] for photo in photos if photo not in clips and photo not in large}
+    large: list[tuple[str, Callable[..., Made]]] = []
+    small = {}
+    for photo, name in names.items():
+        if photo.suffix.lower() in VIDEO_SUFFIXES:
+            large.append((str(photo), partial(predict_video, source=str(photo), name=name, options=videos)))
+        elif is_scene(photo):
+            large.append((str(photo), partial(predict_scene, path=photo, name=name, options=scenes)))
+        else:
+            small[photo] = name
+    for each in cameras:
+        large.append((each, partial(predict_video, source=each, name=camera_name(each), options=videos)))
     entries = _predict_all(segmenter, small, output)
-    one_by_one = [
-        *(
-            (str(scene), partial(predict_scene, path=scene, name=names[scene], options=scenes))
-            for scene in large
-        ),
-        *(
-            (str(clip), partial(predict_video, source=str(clip), name=names[clip], options=videos))
-            for clip in clips
-        ),
-        *(
-            (each, partial(predict_video, source=each, name=camera_name(each), options=videos))
-            for each in cameras
-        ),
-    ]
-    for place, work in one_by_one:
+    for place, work in large:
         entry: dict[str, Any] = {"photo": place}
         try:
             written, found = work(segmenter.predictor, output=output)
@@ -126,7 +122,7 @@ def _predict_all(segmenter: Segmenter, photos: dict[Path, str], output: Path) ->
     from deeplab.imaging.photos import as_photo
     from deeplab.system.pipeline import pipelined
 
-    def save(place: tuple[Path, str], result: Segmentation) -> tuple[dict[str, Any], str]:
+    def save(place: tuple[Path, str], result: Segmentation) -> Made:
         labels, overlay = result.save(output, name=place[1])
         return _entry(result, labels, overlay), _found(result)
 
