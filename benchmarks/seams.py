@@ -1,6 +1,6 @@
 """What the seams between windows cost: against the labels of the whole picture, and in mean IoU on labelled pictures.
 
-    python benchmarks/seams.py DATA [--model animals] [--across 4] [--pictures 4] [--windows 640 1280] [--exact-side 4000]
+    python benchmarks/seams.py DATA [--model animals] [--across 4] [--pictures 4] [--windows 640 1280] [--exact-side N]
 
 Labelled pictures larger than a window are made of a data set's photos, so many across and down, each picture of others;
 a street's photos make a row of streets, and photos of animals a meadow. Each way of labelling is measured on the same
