@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from deeplab.cli.cluster import ClusterOptions, predict_on_cluster
 from deeplab.cli.labelling import ONE_PASS, USUAL, Passes, Runtime, labelling
 from deeplab.cli.scenes import SceneOptions, predict_scene
 from deeplab.cli.videos import VideoOptions, predict_video
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 Made = tuple[dict[str, Any], str]
 INDEX_NAME = "predictions.json"
 SPELL_OUT = 20
-ALL_BANDS, EVERY_PICTURE = SceneOptions(), VideoOptions()
+ALL_BANDS, EVERY_PICTURE, ALONE = SceneOptions(), VideoOptions(), ClusterOptions()
 
 
 def predict(
@@ -37,6 +38,7 @@ def predict(
     runtime: Runtime = USUAL,
     scenes: SceneOptions = ALL_BANDS,
     videos: VideoOptions = EVERY_PICTURE,
+    many: ClusterOptions = ALONE,
 ) -> int:
     """Label every pixel of photos: files, folders, globs.
 
@@ -73,8 +75,14 @@ def predict(
     photos = [photo for photo in find_photos(files) if not _inside(photo, output)] if files else []
     if not photos and not cameras:
         raise UserError(f"all photos found lie inside the output folder {output}; give another with -o")
-    keep_freed_memory()
     how = labelling(runtime, passes)
+    if many.cluster is not None:
+        if cameras:
+            raise UserError(
+                f"{cameras[0]} is a camera, and a cluster labels photos", fix="leave out --cluster"
+            )
+        return predict_on_cluster(photos, output, model=model, how=how, options=many)
+    keep_freed_memory()
     segmenter = Segmenter(model, how)
     device = segmenter.predictor.device
     if how.precision == "bfloat16" and not has_bfloat16(device):
