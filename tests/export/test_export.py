@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,11 +23,12 @@ from deeplab.errors import UserError
 from deeplab.export import run as export_run
 from deeplab.export.gate import GateError, drawn_photo, fitted, gate_photos, verdict
 from deeplab.export.run import TARGETS, export_model
-from deeplab.export.target import Job
+from deeplab.export.target import Job, converting
 from deeplab.model.network import DeepLab
 from deeplab.prediction.artefacts import artefact_path, open_artefact
 from deeplab.prediction.artefacts.description import Description, PhotoInput
 from deeplab.prediction.segmenter import Segmenter
+from deeplab.system.writing import whole_folder
 
 torch.set_num_threads(1)
 
@@ -379,6 +381,24 @@ def test_a_full_disk_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setitem(TARGETS, "onnx", replace(TARGETS["onnx"], write=full))
     with pytest.raises(UserError, match=r"out: cannot be written \(the disk is full\)"):
         export_model(small_model(), "onnx", tmp_path / "out", name="small")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_that_a_library_calls_otherwise_is_the_same_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    used = shutil.disk_usage(tmp_path)
+    for free, sentence in (
+        (4096, r"out: cannot be written \(the disk is full\)"),
+        (used.free, r"cannot be converted to Core ML \(RuntimeError: stream error\)"),
+    ):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: used._replace(free=free))
+        with (
+            pytest.raises(UserError, match=sentence),
+            whole_folder(tmp_path / "out") as beside,
+            converting("Core ML", beside / "small.mlpackage"),
+        ):
+            raise RuntimeError("stream error")
     assert list(tmp_path.iterdir()) == []
 
 
