@@ -77,7 +77,6 @@ def predict(
 
 def _predict_all(segmenter: Segmenter, photos: Sequence[Path], output: Path) -> list[dict[str, Any]]:
     from deeplab.cli.tables import photo_progress
-    from deeplab.imaging.photos import as_photo
     from deeplab.system.pipeline import pipelined
 
     def save(place: tuple[Path, str], result: Segmentation) -> tuple[dict[str, Any], str]:
@@ -86,7 +85,9 @@ def _predict_all(segmenter: Segmenter, photos: Sequence[Path], output: Path) -> 
 
     entries = []
     places = list(zip(photos, unique_names(photos), strict=True))
-    done = pipelined(places, read=lambda place: as_photo(place[0]), compute=segmenter, write=save)
+    done = pipelined(
+        places, read=lambda place: segmenter.predictor.photo(place[0]), compute=segmenter, write=save
+    )
     with photo_progress(len(photos), "predicting") as progress, closing(done):
         for photo, outcome in zip(photos, done, strict=True):
             entry: dict[str, Any] = {"photo": str(photo)}

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from deeplab.data.source import Survey
+    from deeplab.imaging.bands import Bands
 
 
 @Parameter(name="*")
@@ -41,8 +42,8 @@ class StoredData:
     on_bad: Literal["skip", "error"] = "skip"
     drawn_on: Literal["auto", "upright", "stored"] = "auto"
 
-    def opened(self, root: Path, split: str) -> Survey:
-        """A split that is whole; see `deeplab.data.opening.open_complete`."""
+    def opened(self, root: Path, split: str, bands: Bands | None = None) -> Survey:
+        """A split that is whole, its photos read as `bands` says; see `deeplab.data.opening.open_complete`."""
         from deeplab.data.opening import open_complete
 
         return open_complete(
@@ -54,6 +55,7 @@ class StoredData:
             line_width=self.line_width,
             on_bad=self.on_bad,
             drawn_on=self.drawn_on,
+            bands=bands,
         )
 
 

@@ -17,6 +17,7 @@ from deeplab.data.selection import select_classes
 from deeplab.data.source import IGNORE_LABEL, Survey
 from deeplab.data.upright import DrawnOn
 from deeplab.errors import UserError
+from deeplab.imaging.bands import Bands
 from deeplab.system.cache import cache_folder
 
 if TYPE_CHECKING:
@@ -118,9 +119,16 @@ def split_names(root: str | Path, *, layout: str = "auto") -> tuple[str, ...]:
 
 
 def open_split(
-    data: DataRecipe, split: str, *, transform: Transform | None = None, seed: int = 0
+    data: DataRecipe,
+    split: str,
+    *,
+    transform: Transform | None = None,
+    seed: int = 0,
+    bands: Bands | None = None,
 ) -> SegmentationDataset:
     """The photos and masks of one split, with the recipe's classes; with a transform, kept decoded if it says so.
+
+    Photos are read as 8-bit RGB, or as `bands` says.
 
     Raises:
         UserError: as `open_source`; also if a file of the split is missing, or the split is empty.
@@ -136,6 +144,7 @@ def open_split(
         line_width=data.line_width,
         on_bad=data.on_bad,
         drawn_on=data.drawn_on,
+        bands=bands,
     )
     keep = data.classes or source.classes
     table = select_classes(source.classes, keep, other=data.other)
@@ -145,7 +154,7 @@ def open_split(
         about = data.model_dump_json(
             include={"layout", "labels", "names", "classes", "other", "drawn_on", "line_width"}
         )
-        kept = DecodedFiles(cache_folder() / "decoded", f"{__version__} {about}")
+        kept = DecodedFiles(cache_folder() / "decoded", f"{__version__} {about}{bands or ''}")
     return SegmentationDataset(source, label_map=table, transform=transform, seed=seed, kept=kept)
 
 
@@ -159,11 +168,12 @@ def open_complete(
     line_width: float | None = None,
     on_bad: Literal["error", "skip"] = "skip",
     drawn_on: DrawnOn = "auto",
+    bands: Bands | None = None,
 ) -> Survey:
     """As `open_source`, which see; a split that lacks files or is empty is refused.
 
     `on_bad` says whether annotations that paint nothing are left out, with a warning, or refused; `drawn_on` what the
-    labels were drawn on, see `deeplab.data.upright.turned_upright`.
+    labels were drawn on, see `deeplab.data.upright.turned_upright`; `bands` how photos are read.
 
     Raises:
         UserError: as `open_source`; also if a file of the split is missing, an annotation belongs to nothing, or the
@@ -199,7 +209,7 @@ def open_complete(
                 "fifth into val)"
             ),
         )
-    return replace(source, drawn_on=drawn_on)
+    return replace(source, drawn_on=drawn_on, bands=bands)
 
 
 def resolve(data: DataRecipe) -> DataRecipe:

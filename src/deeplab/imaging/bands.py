@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import math
 import os
+import struct
 from io import BytesIO
-from typing import Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
-from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from deeplab.errors import UserError, require
 
@@ -29,6 +29,9 @@ STORED_AS: dict[str, Values] = {
 }
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 WIDTH, LENGTH, BITS, PHOTOMETRIC, ORIENTATION, SAMPLES, EXTRA, FORMAT = 256, 257, 258, 262, 274, 277, 338, 339
+# TIFF's types of whole numbers, as struct names them
+WHOLE = {1: "B", 3: "H", 4: "L", 16: "Q"}
+MOST_TAGS = 4096
 # samples that a TIFF's photometric interpretations say the meaning of; what is beyond them is something else
 COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
 ALPHA = ((1,), (2,))
@@ -54,25 +57,44 @@ class TiffHeader(NamedTuple):
 
 
 def tiff_header(source: SOURCE) -> TiffHeader | None:
-    """The header of a TIFF of any kind, also of those that Pillow cannot read; None for other files.
+    """The header of a TIFF of any kind, also of those that Pillow cannot read; None for other files and damaged ones.
 
     Raises:
-        OSError and whatever damaged tags make Pillow raise.
+        OSError: the file cannot be read.
     """
     with BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
         start = file.read(16)
         if start[:4] not in TIFF_STARTS:
             return None
-        tags = ImageFileDirectory_v2(start if b"+" in start[:4] else start[:8])
-        file.seek(tags.next)
-        tags.load(file)
+        try:
+            tags = _first_tags(file, start)
+            size = tags[LENGTH][0], tags[WIDTH][0]
+        except (struct.error, KeyError, OverflowError):
+            return None
     kind = {1: "uint", 2: "int", 3: "float"}.get(tags.get(FORMAT, (1,))[0], "type of ")
-    return TiffHeader(
-        (tags[LENGTH], tags[WIDTH]),
-        tags.get(ORIENTATION, 1),
-        tags.get(SAMPLES, 1),
-        f"{kind}{max(tags.get(BITS, (1,)))}",
-    )
+    bands, orientation = tags.get(SAMPLES, (1,))[0], tags.get(ORIENTATION, (1,))[0]
+    return TiffHeader(size, orientation, bands, f"{kind}{max(tags.get(BITS, (1,)))}")
+
+
+def _first_tags(file: BinaryIO, start: bytes) -> dict[int, tuple[int, ...]]:
+    """Tags of whole numbers of a TIFF's first page."""
+    order, big = "<" if start[:2] == b"II" else ">", b"+" in start[:4]
+    place, number, entry = ("Q", "Q", "HHQ8s") if big else ("L", "H", "HHL4s")
+    (offset,) = struct.unpack_from(order + place, start, 8 if big else 4)
+    file.seek(offset)
+    (count,) = struct.unpack(order + number, file.read(struct.calcsize(order + number)))
+    size = struct.calcsize(order + entry)
+    entries = list(struct.iter_unpack(order + entry, file.read(min(count, MOST_TAGS) * size)))
+    tags = {}
+    for tag, kind, length, value in entries:
+        if kind not in WHOLE or not 0 < length <= MOST_TAGS:
+            continue
+        form = f"{order}{length}{WHOLE[kind]}"
+        if struct.calcsize(form) > len(value):
+            file.seek(struct.unpack(order + place, value)[0])
+            value = file.read(struct.calcsize(form))
+        tags[tag] = struct.unpack_from(form, value)
+    return tags
 
 
 def read_stored(source: SOURCE, wanted: Bands | None = None, *, name: str = "") -> np.ndarray:
@@ -112,7 +134,7 @@ def as_bands(stored: np.ndarray, wanted: Bands, *, name: str | None = None) -> n
         name: what messages call the photo.
 
     Returns:
-        uint8 [H, W, bands] where `wanted.values` is uint8, float32 otherwise; contiguous and writable.
+        [H, W, bands] of the type `wanted.values`, contiguous and writable.
 
     Raises:
         UserError: other bands, another type, values out of the range or not finite.
@@ -125,7 +147,7 @@ def as_bands(stored: np.ndarray, wanted: Bands, *, name: str | None = None) -> n
             file=name,
         )
     _check_kind(stack.shape[2], stack.dtype, wanted, name)
-    taken = stack.astype(np.uint8 if wanted.values == "uint8" else np.float32, copy=False)
+    taken = _native(stack)
     low, high = float(taken.min()), float(taken.max())
     if not math.isfinite(low) or not math.isfinite(high):
         raise UserError(

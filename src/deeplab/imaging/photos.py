@@ -21,6 +21,7 @@ import os
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -49,6 +50,8 @@ PHOTO_SUFFIXES = frozenset(
 _WIDE_GREY_MAX = 65535
 # 16 bits become 8 by division by this; fewer levels than this are posters, not photos
 STEP, FEW_LEVELS = 257, 64
+# of transparency in most of a photo; more are a picture of their own, such as infrared
+MOST_SHADES = 16
 ITS_BANDS = (
     "save its colours alone as 8-bit RGB, or train a model that reads its bands (deeplab data check says how)"
 )
@@ -346,7 +349,7 @@ def _from_wide_grey(image: Image.Image, *, name: str) -> np.ndarray:
 
 def _refuse_hidden_bands(image: Image.Image, *, name: str) -> None:
     """Bands of a TIFF that are neither colours nor said to be transparency, beside them or on further pages."""
-    tags = getattr(image, "tag_v2", {})
+    tags: Any = getattr(image, "tag_v2", {})
     samples, extra = tags.get(SAMPLES, 1), tags.get(EXTRA, ())
     beyond = samples - COLOURS.get(tags.get(PHOTOMETRIC), samples)
     if beyond > 0 and not (beyond == 1 and extra in ALPHA):
@@ -378,7 +381,8 @@ def _refuse_few_levels(levels: int, *, name: str, lost: bool, held: str = "") ->
 def _on_white(image: Image.Image, *, name: str) -> np.ndarray:
     rgba = image.convert("RGBA")
     histogram = rgba.getchannel("A").histogram()
-    if 2 * sum(histogram[1:-1]) > sum(histogram):
+    between = histogram[1:-1]
+    if 2 * sum(between) > sum(histogram) and sum(count > 0 for count in between) > MOST_SHADES:
         raise UserError(
             "would be blended with white by its last band, which is neither clear nor opaque in most of its pixels",
             fix=ITS_BANDS,

@@ -10,7 +10,7 @@ import torch
 from deeplab.config.labels import LabelSpec
 from deeplab.crf import dense_crf
 from deeplab.errors import UserError
-from deeplab.imaging.photos import as_photo
+from deeplab.imaging.photos import PhotoLike, as_photo
 from deeplab.model.network import DeepLab
 from deeplab.native.upsample_argmax import label_dtype
 from deeplab.prediction.fold import folded, for_inference
@@ -34,6 +34,9 @@ class Predictor:
         how: passes, window and CRF; what it says of engine, precision, device and stride is `of`'s to heed.
         engine: what computes the network.
         output_stride: of the network.
+
+    Raises:
+        UserError: a CRF for photos of more than 8 bits.
     """
 
     def __init__(
@@ -46,6 +49,12 @@ class Predictor:
         engine: str = TORCH,
         output_stride: int,
     ) -> None:
+        values = network.config.pixels.values
+        if how.crf is not None and values != "uint8":
+            raise UserError(
+                f"the CRF's sigma_beta is in steps of 8 bits, and this model reads {values}",
+                fix="leave out the CRF",
+            )
         self.network, self.labels, self.device, self.how = network, labels, device, how
         self.engine, self.output_stride = engine, output_stride
 
@@ -65,6 +74,14 @@ class Predictor:
         device = pick_device(how.device)
         # auto changes no label of several passes: other engines take resized photos rounded
         engine = TORCH if how.engine == AUTO and how.precision != INT8 and not how.one_pass else how.engine
+        if model.config.pixels.bands:
+            if how.engine not in (AUTO, TORCH) or how.precision == INT8:
+                raise UserError(
+                    f"engine {how.engine} is given 8-bit RGB photos, and this model reads the bands "
+                    f"{', '.join(model.config.pixels.bands)}",
+                    fix=f"engine {TORCH}, without int8",
+                )
+            engine = TORCH
         if engine != TORCH:
             source = _at_stride(folded(model).eval(), how.output_stride)
             found = engine_network(
@@ -82,8 +99,16 @@ class Predictor:
         ready = _at_stride(for_inference(model, device=device, precision=how.precision), how.output_stride)
         return cls(ready, model.labels, device=device, how=how, output_stride=ready.output_stride)
 
+    def photo(self, image: PhotoLike) -> np.ndarray:
+        """A photo as the model takes it: uint8 [H, W, 3] RGB, or the bands that it reads, [H, W, bands].
+
+        Raises:
+            UserError: it cannot be read, or is not what the model is for; it names the file.
+        """
+        return as_photo(image, self.network.config.pixels.read_as())
+
     def labels_of(self, photo: np.ndarray) -> torch.Tensor:
-        """uint8 [H, W], uint16 above 256 classes, on the CPU, of a photo, uint8 [H, W, channels]."""
+        """uint8 [H, W], uint16 above 256 classes, on the CPU, of a photo as `photo` gives it."""
         how = self.how
         if how.one_pass and how.window is None and how.crf is None:
             return predict_labels(self.network, self._images(photo))["semantic"][0].cpu()
@@ -93,7 +118,7 @@ class Predictor:
         """Labels and, if asked for, the probability of each, on the CPU.
 
         Args:
-            photo: uint8 [H, W, channels].
+            photo: see `photo`.
             confidence: they take as long as the labels or longer.
         """
         how = self.how
@@ -128,6 +153,9 @@ class Predictor:
         return self.network.low_resolution_logits(self._images(photo))["semantic"][0].float().cpu()
 
     def _images(self, photo: np.ndarray) -> torch.Tensor:
+        if photo.dtype == np.uint16:
+            # of which torch computes little
+            photo = photo.astype(np.float32)
         return torch.from_numpy(photo).permute(2, 0, 1)[None].to(self.device)
 
 
