@@ -48,12 +48,21 @@ class Bands(NamedTuple):
 
 
 class TiffHeader(NamedTuple):
-    """What the first page of a TIFF says: (height, width) as stored, EXIF orientation, bands, and their type."""
+    """What the first page of a TIFF says.
+
+    Attributes:
+        size: height and width as stored.
+        orientation: EXIF's.
+        bands: how many.
+        kind: their type.
+        coloured: whether the first three are red, green and blue.
+    """
 
     size: tuple[int, int]
     orientation: int
     bands: int
     kind: str
+    coloured: bool
 
 
 def tiff_header(source: SOURCE) -> TiffHeader | None:
@@ -73,7 +82,8 @@ def tiff_header(source: SOURCE) -> TiffHeader | None:
             return None
     kind = {1: "uint", 2: "int", 3: "float"}.get(tags.get(FORMAT, (1,))[0], "type of ")
     bands, orientation = tags.get(SAMPLES, (1,))[0], tags.get(ORIENTATION, (1,))[0]
-    return TiffHeader(size, orientation, bands, f"{kind}{max(tags.get(BITS, (1,)))}")
+    coloured = tags.get(PHOTOMETRIC) == (2,)
+    return TiffHeader(size, orientation, bands, f"{kind}{max(tags.get(BITS, (1,)))}", coloured)
 
 
 def _first_tags(file: BinaryIO, start: bytes) -> dict[int, tuple[int, ...]]:

@@ -294,7 +294,9 @@ def _rgb_array(image: Image.Image, *, name: str) -> np.ndarray:
         raise UserError(
             f"{name}: 32-bit integers have no defined 8-bit meaning", fix="save it as 8-bit or 16-bit PNG"
         )
-    _refuse_hidden_bands(image, name=name)
+    hidden = hidden_bands(image)
+    if hidden:
+        raise UserError(hidden, fix=ITS_BANDS, file=name)
     wide = has_wide_colours(image)
     _decode(image, name=name)
     image = _upright(image)
@@ -340,31 +342,31 @@ def _from_wide_grey(image: Image.Image, *, name: str) -> np.ndarray:
             f"{name}: integer pixels run from {low} to {high}, beyond 16 bits (0..{_WIDE_GREY_MAX})",
             fix="scale them and save as 8-bit or 16-bit PNG",
         )
-    levels = (high - low) // STEP + 1
+    levels = (high + STEP // 2) // STEP - (low + STEP // 2) // STEP + 1
     differ = levels < FEW_LEVELS and np.count_nonzero(np.bincount((values - low).ravel())) > 2 * levels
     _refuse_few_levels(levels, name=name, lost=bool(differ), held=f", {low} to {high},")
-    grey = ((values + 128) // STEP).astype(np.uint8)
+    grey = ((values + STEP // 2) // STEP).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2)
 
 
-def _refuse_hidden_bands(image: Image.Image, *, name: str) -> None:
-    """Bands of a TIFF that are neither colours nor said to be transparency, beside them or on further pages."""
+def hidden_bands(image: Image.Image) -> str:
+    """Which bands of an opened TIFF are neither colours nor said to be transparency, in words; '' for none.
+
+    They lie beside the colours, or on further pages of the same kind.
+    """
     tags: Any = getattr(image, "tag_v2", {})
     samples, extra = tags.get(SAMPLES, 1), tags.get(EXTRA, ())
     beyond = samples - COLOURS.get(tags.get(PHOTOMETRIC), samples)
     if beyond > 0 and not (beyond == 1 and extra in ALPHA):
-        raise UserError(
-            f"has {samples} bands, {beyond} more than colours, and they are not said to be transparency",
-            fix=ITS_BANDS,
-            file=name,
-        )
-    if tags and samples == 1 and getattr(image, "n_frames", 1) > 1:
-        size, mode = image.size, image.mode
+        return f"has {samples} bands, {beyond} more than colours, and they are not said to be transparency"
+    if tags and samples == 1 and image.mode != "P" and getattr(image, "n_frames", 1) > 1:
+        kind = image.size, image.mode
         image.seek(1)
-        alike = (image.size, image.mode) == (size, mode)
+        alike = (image.size, image.mode) == kind
         image.seek(0)
-        if alike and mode != "P":
-            raise UserError("has bands on pages, of which one would be read", fix=ITS_BANDS, file=name)
+        if alike:
+            return "has bands on pages, of which one would be read"
+    return ""
 
 
 def _refuse_few_levels(levels: int, *, name: str, lost: bool, held: str = "") -> None:
