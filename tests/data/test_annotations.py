@@ -18,6 +18,7 @@ from deeplab.data.layouts.polygons import fill
 from deeplab.data.layouts.run_lengths import brush_mask, coco_runs, from_runs
 from deeplab.data.opening import open_source, open_split, split_names
 from deeplab.data.recipe import DataRecipe
+from deeplab.data.storage import Storage
 from deeplab.doctor.found import Expected
 from deeplab.doctor.run import check_data
 from deeplab.errors import UserError
@@ -30,7 +31,7 @@ def write(path, content):
 
 
 def label(root, split="all", **options):
-    source = open_source(root, split, **options)
+    source = open_source(root, split, Storage(**options))
     assert not source.missing
     # workers receive a copy
     return pickle.loads(pickle.dumps(source)).label(0).tolist()
@@ -171,7 +172,7 @@ def test_labelme_circle_and_names(tmp_path):
     assert source.classes == ("background", "dog", "cat")
     # radius 1.2 holds the four centres at distance 0.71, and none at 1.58
     assert source.label(0).tolist() == [[255, 0, 0, 0], [0, 2, 2, 0], [0, 2, 2, 0], [0, 0, 0, 0]]
-    own = open_source(tmp_path, "train", names=("cat", "dog"))
+    own = open_source(tmp_path, "train", Storage(names=("cat", "dog")))
     assert own.label(0)[1].tolist() == [255, 0, 0, 255]
 
 
@@ -187,7 +188,7 @@ def test_labelme_faults_are_named_with_their_file(tmp_path):
         label(tmp_path, names=("background", "cat"))
     text(tmp_path / "a.json", "{")
     with pytest.raises(UserError, match=r"a\.json cannot be read as JSON"):
-        open_source(tmp_path, "all", layout="labelme")
+        open_source(tmp_path, "all", Storage(layout="labelme"))
 
 
 # --- CVAT for images
@@ -492,13 +493,18 @@ def test_labelme_lines_have_the_width_that_is_stated(tmp_path):
     ):
         label(tmp_path)
     # two wide about y = 1 and x = 4, and about y = 4; no pixel's centre is in the round of the bend alone
-    assert open_source(tmp_path, "all", line_width=2).label(0).tolist() == [
+    wide = open_source(tmp_path, "all", Storage(line_width=2)).label(0)
+    assert wide.tolist() == [
         [1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 0], [0, 0, 0, 1, 1, 0], [2, 2, 0, 1, 1, 0],
     ]  # fmt: skip
+    lines = Expected(Storage(line_width=2), train="all")
+    assert (
+        check_data(tmp_path, lines, workers=1).counts[0].pixels.tolist() == np.bincount(wide.ravel()).tolist()
+    )
     loaded = open_split(DataRecipe(root=tmp_path, line_width=0.75), "all").load(0)[1]
     assert not loaded.any()
     with pytest.raises(UserError, match=r"line_width=2.0: data in the layout images"):
-        open_source(tmp_path, "all", layout="images", line_width=2.0)
+        open_source(tmp_path, "all", Storage(layout="images", line_width=2.0))
 
 
 def test_labelme_photos_inside_the_annotation(tmp_path):

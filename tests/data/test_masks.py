@@ -12,6 +12,7 @@ from deeplab.data.dataset import SegmentationDataset
 from deeplab.data.layouts import recognise
 from deeplab.data.layouts.cityscapes import export_predictions, to_label_ids
 from deeplab.data.opening import open_source, split_names
+from deeplab.data.storage import Storage
 from deeplab.errors import UserError
 
 
@@ -116,7 +117,7 @@ def test_camvid_void_is_ignored(tmp_path):
     source = open_source(tmp_path, "train")
     assert source.label(0).tolist() == [[0, 10, 255]] and source.classes[10] == "bicyclist"
     assert source.missing == (f"photo b in {tmp_path / 'train'}",)
-    own = open_source(tmp_path, "train", names=tuple("abcdefghijkl"))
+    own = open_source(tmp_path, "train", Storage(names=tuple("abcdefghijkl")))
     assert own.label(0).tolist() == [[0, 10, 11]]
 
 
@@ -197,7 +198,7 @@ def test_plain_folder_needs_class_names(tmp_path):
     grey(tmp_path / "masks/a.png", [[0, 1]])
     with pytest.raises(UserError, match=r"classes\.txt is missing.*data\.names"):
         open_source(tmp_path, "all")
-    assert open_source(tmp_path, "all", names=("background", "cat")).classes[1] == "cat"
+    assert open_source(tmp_path, "all", Storage(names=("background", "cat"))).classes[1] == "cat"
 
 
 def test_roboflow_masks(tmp_path):
@@ -267,7 +268,7 @@ def test_sixteen_bit_masks_are_read_where_they_fit(tmp_path):
     photo(tmp_path / "images/a.png", (1, 2))
     (tmp_path / "masks").mkdir()
     Image.fromarray(np.array([[0, 1]], np.uint16)).save(tmp_path / "masks/a.png")
-    source = open_source(tmp_path, "all", names=("background", "cat"))
+    source = open_source(tmp_path, "all", Storage(names=("background", "cat")))
     assert source.label(0).dtype == np.uint8 and source.label(0).tolist() == [[0, 1]]
     Image.fromarray(np.array([[0, 256]], np.uint16)).save(tmp_path / "masks/a.png")
     with pytest.raises(UserError, match=r"a\.png: value 256 at row 0, column 1"):

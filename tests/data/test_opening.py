@@ -8,6 +8,7 @@ from support.data_folders import grey, photo, text
 from deeplab.data.layouts import LAYOUTS, recognise
 from deeplab.data.opening import open_source, open_split, resolve
 from deeplab.data.recipe import DataRecipe
+from deeplab.data.storage import Storage
 from deeplab.errors import UserError
 
 
@@ -30,14 +31,14 @@ def test_unknown_content_says_what_was_looked_for(tmp_path):
     with pytest.raises(UserError, match="is no folder"):
         recognise(tmp_path / "absent")
     with pytest.raises(UserError, match="layout 'vok' is unknown; allowed: auto, cityscapes, voc"):
-        open_source(tmp_path, "train", layout="vok")
+        open_source(tmp_path, "train", Storage(layout="vok"))
 
 
 def test_options_that_a_layout_does_not_take_are_refused(tmp_path):
     photo(tmp_path / "images/training/ADE_1.jpg", (1, 2))
     grey(tmp_path / "annotations/training/ADE_1.png", [[0, 1]])
     with pytest.raises(UserError, match=r"names=.*layout ade20k.*leave names out"):
-        open_source(tmp_path, "train", names=("a", "b"))
+        open_source(tmp_path, "train", Storage(names=("a", "b")))
 
 
 def test_open_split_renumbers_by_the_recipe(plain):

@@ -8,6 +8,7 @@ from support.data_folders import grey, photo, text
 from deeplab.cli.app import main
 from deeplab.data.opening import open_source
 from deeplab.data.sbd import plan_train_aug, read_sbd_mask
+from deeplab.data.storage import Storage
 from deeplab.errors import UserError
 
 scipy_io = pytest.importorskip("scipy.io")
@@ -48,7 +49,7 @@ def test_train_aug_is_sbd_and_train_without_val(folders, capsys):
     # SBD's where VOC has none; VOC's own, with its ignored borders, where it has one
     assert source.label(0).tolist() == [[0, 15, 15], [0, 0, 15]]
     assert source.label(2).tolist() == [[1, 0, 255], [1, 0, 255]]
-    assert open_source(voc, "val", labels="SegmentationClassAug").label(0)[0].tolist() == [3, 0, 255]
+    assert open_source(voc, "val", Storage(labels="SegmentationClassAug")).label(0)[0].tolist() == [3, 0, 255]
     with Image.open(voc / "SegmentationClassAug/s2.png") as mask:
         assert mask.mode == "P"
 

@@ -14,7 +14,9 @@ from support.data_folders import grey, text
 
 from deeplab.data.opening import open_split
 from deeplab.data.recipe import DataRecipe
+from deeplab.data.storage import Storage
 from deeplab.data.upright import stored, turned_upright
+from deeplab.doctor.found import Expected
 from deeplab.doctor.run import check_data
 from deeplab.errors import UserError
 
@@ -140,6 +142,12 @@ def test_the_doctor_says_what_labels_are_taken_as(
     assert (finding.code, finding.severity) == ("exif-rotation" if told else "exif-flip", "warning")
     assert len(finding.files) == 2 and "remove the" in finding.fix
     assert ("annotation file" in finding.what + finding.fix) == (make is with_outlines)
+    # once the user has said it, nothing is left to ask; and what contradicts the sizes is an error, as in training
+    for drawn_on in ("stored", "upright"):
+        said = check_data(tmp_path / "data", Expected(Storage(drawn_on=drawn_on)), workers=1)
+        left = {(at.code, at.severity) for at in said.findings if at.code.startswith(("exif", "size"))}
+        kept = ("exif-rotation", "warning") if drawn_on == "stored" else ("size-swapped", "error")
+        assert left == ({kept} if told else set())
 
 
 def test_outlines_of_another_size_are_not_said_to_be_a_mask_to_transpose(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from deeplab.data.layouts.masks import read_mask
 from deeplab.data.opening import open_complete
 from deeplab.data.sampling import TrainSampler
 from deeplab.data.selection import select_classes
+from deeplab.data.storage import Storage
 from deeplab.errors import UserError
 from deeplab.imaging.palettes import VOC_CLASSES
 
@@ -23,7 +24,7 @@ KEEP = ("background", "cat", "cow", "dog", "horse", "sheep", "person")
 
 
 def voc(root, split, *, labels=None, **options):
-    return SegmentationDataset(open_complete(root, split, layout="voc", labels=labels), **options)
+    return SegmentationDataset(open_complete(root, split, Storage(layout="voc", labels=labels)), **options)
 
 
 def write_mask(path, values):

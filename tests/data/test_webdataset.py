@@ -16,6 +16,7 @@ from deeplab.cli.app import main
 from deeplab.data.layouts import recognise
 from deeplab.data.layouts.tar_shards import local_file, pairs_in
 from deeplab.data.opening import open_source, split_names
+from deeplab.data.storage import Storage
 from deeplab.errors import UserError
 
 
@@ -72,7 +73,7 @@ def test_a_jpeg_with_a_plain_png_mask(tmp_path):
     write_tar(
         tmp_path / "val-0.tar", {"k.jpg": picture.getvalue(), "k.png": png([[0, 0, 1]] * 2), "m.jpg": b"?"}
     )
-    source = open_source(tmp_path, "val", names=("background", "cat"))
+    source = open_source(tmp_path, "val", Storage(names=("background", "cat")))
     assert len(source) == 1 and source.label(0).tolist() == [[0, 0, 1]] * 2
     assert source.missing == (f"photo or mask of {tmp_path / 'val-0.tar'}:m",)
 

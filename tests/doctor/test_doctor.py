@@ -13,6 +13,7 @@ from PIL import Image
 from support.banded_photos import scene, write_folder, write_tiff
 
 from deeplab.config import PixelConfig
+from deeplab.data.storage import Storage
 from deeplab.doctor.findings import Finding
 from deeplab.doctor.report import write_report
 from deeplab.doctor.run import Checked, Expected, check_data
@@ -80,7 +81,7 @@ def test_expectations_given_by_hand(tmp_path: Path) -> None:
     refused = by_code(checked)["training-refuses"]
     assert len(checked.findings) == 1 and "classes.txt" in refused.what and "names" in refused.fix
     assert check_data(tmp_path, Expected(num_classes=3)).findings == ()
-    differ = by_code(check_data(tmp_path, Expected(classes=["ground", "disc"], num_classes=3)))
+    differ = by_code(check_data(tmp_path, Expected(Storage(names=("ground", "disc")), num_classes=3)))
     assert "names 2 classes but --num-classes is 3" in differ["class-list"].what
     few = by_code(check_data(tmp_path, Expected(num_classes=2)))
     assert few["value-out-of-range"].count == len(NAMES)
@@ -94,14 +95,18 @@ def test_class_names_come_from_a_file_or_words(tmp_path: Path) -> None:
     make_healthy(tmp_path)
     names = tmp_path / "mine.txt"
     names.write_text("\ufeffground\n\nround thing\nKiste\n", encoding="utf-8")
-    assert check_data(tmp_path, Expected(classes=[str(names)])).data.classes.names == (
+    assert check_data(tmp_path, Expected(Storage(names=(str(names),)))).data.classes.names == (
         "ground",
         "round thing",
         "Kiste",
     )
-    assert check_data(tmp_path, Expected(classes=["x", "y", "z"])).data.classes.names == ("x", "y", "z")
+    assert check_data(tmp_path, Expected(Storage(names=("x", "y", "z")))).data.classes.names == (
+        "x",
+        "y",
+        "z",
+    )
     with pytest.raises(UserError, match=r"nowhere\.txt cannot be read as text"):
-        check_data(tmp_path, Expected(classes=["nowhere.txt"]))
+        check_data(tmp_path, Expected(Storage(names=("nowhere.txt",))))
 
 
 def test_a_name_on_both_lists_is_a_duplicate(tmp_path: Path) -> None:

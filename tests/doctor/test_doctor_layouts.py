@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 from support.shared_folder import shared
 
+from deeplab.data.opening import open_source
+from deeplab.data.storage import Storage
 from deeplab.doctor.class_list import resolve_classes
 from deeplab.doctor.found import Expected, find
 from deeplab.doctor.run import check_data
@@ -40,7 +42,9 @@ def found(root: Path, **lists: str) -> tuple[str, set[tuple[str, str, str | None
     def short(path: Path | None) -> str | None:
         return path.relative_to(root).as_posix() if path else None
 
-    return data.layout, {(pair.name, pair.split, short(pair.photo), short(pair.mask)) for pair in data.pairs}
+    return data.storage.layout, {
+        (pair.name, pair.split, short(pair.photo), short(pair.mask)) for pair in data.pairs
+    }
 
 
 def voc(root: Path, masks: str = "SegmentationClass") -> None:
@@ -111,7 +115,7 @@ def test_ade20k_counts_from_one_and_ignores_zero(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data in the layout ade20k .* say that themselves"):
         check_data(tmp_path, Expected(num_classes=151))
     # one's own classes in the same folders are stored as they are
-    own = check_data(tmp_path, Expected(layout="images", num_classes=151))
+    own = check_data(tmp_path, Expected(Storage(layout="images"), num_classes=151))
     assert own.counts[0].pixels.nonzero()[0].tolist() == [0, 1, 2, 150]
 
 
@@ -268,17 +272,19 @@ def test_class_names_in_a_file_reach_another_format(tmp_path: Path) -> None:
             f'{{"version": "5", "imagePath": "{name}.jpg", "imageHeight": 16, "imageWidth": 16, "shapes": [{shape}]}}'
         )
     (tmp_path / "mine.txt").write_text("background\ndog\ncat\n")
-    checked = check_data(tmp_path / "data", Expected(classes=[str(tmp_path / "mine.txt")]))
+    checked = check_data(tmp_path / "data", Expected(Storage(names=(str(tmp_path / "mine.txt"),))))
     assert checked.data.classes.names == ("background", "dog", "cat")
     assert checked.counts[0].pixels.nonzero()[0].tolist() == [0, 2]
     assert {finding.code for finding in checked.findings} == {"class-absent-train", "class-absent-val"}
+    trained = open_source(tmp_path / "data", "train", Storage(names=(str(tmp_path / "mine.txt"),)))
+    assert trained.classes == ("background", "dog", "cat")
 
 
 def test_unknown_names_and_folders(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no folder"):
         check_data(tmp_path / "nowhere")
     with pytest.raises(UserError, match="layout 'vox' is unknown; allowed: auto, cityscapes, voc"):
-        check_data(tmp_path, Expected(layout="vox"))
+        check_data(tmp_path, Expected(Storage(layout="vox")))
     with pytest.raises(UserError, match=r"--ignore-label is 300; allowed: 0\.\.255"):
         resolve_classes((), "layout images", ignore_label=300)
     with pytest.raises(UserError, match=r"has none of the known layouts\. It holds: nothing"):

@@ -15,6 +15,7 @@ from deeplab.data.augment import eval_pad
 from deeplab.data.layouts.tfrecord import features
 from deeplab.data.opening import open_source
 from deeplab.data.source import Source
+from deeplab.data.storage import Storage
 from deeplab.data.tfrecord import decode_example, encode_example, read_record, record_places, write_records
 from families.preprocess import pad_pixel, resize_of
 from families.row import Judge, Row, said_as_json
@@ -29,7 +30,7 @@ def run_records(folder: Path) -> Row:
     data, judge = np.load(folder / "expected.npz"), Judge(folder.name)
     meta = said_as_json(data, "meta")
     names = tuple(f"class {index}" for index in range(meta["num_classes"]))
-    source = open_source(folder, meta["split"], names=names)
+    source = open_source(folder, meta["split"], Storage(names=names))
     found = [source.name(index) for index in range(len(source))]
     judge.equal("image names", found, meta["image_names"])
     for index in range(min(len(found), len(meta["image_names"]))):

@@ -7,6 +7,7 @@ from typing import Any
 
 from deeplab.data.dataset import SegmentationDataset
 from deeplab.data.opening import open_source
+from deeplab.data.storage import Storage
 from deeplab.evaluation.boundaries import Boundaries
 from deeplab.evaluation.calibration import Calibration
 from deeplab.evaluation.measuring import measure
@@ -23,7 +24,7 @@ CLASSES = ("background", "red", "blue")
 def everything(model: Path, data: Path) -> tuple[dict[str, Any], list[bytes]]:
     """The summary of all measures, and the pictures of the two worst photos."""
     network = load(model)
-    dataset = SegmentationDataset(open_source(data, "train", names=CLASSES))
+    dataset = SegmentationDataset(open_source(data, "train", Storage(names=CLASSES)))
     scores = Scores(
         3,
         boundaries=Boundaries(3, widths=(1, 4)),

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from deeplab.cli.stored_data import RECOGNISED, StoredData
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
@@ -24,8 +26,7 @@ NO_WEIGHT = "-"
 def check(
     root: Path,
     *,
-    layout: str = "auto",
-    classes: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    stored: StoredData = RECOGNISED,
     num_classes: int | None = None,
     ignore_label: int = 255,
     train: str | None = None,
@@ -44,12 +45,6 @@ def check(
     root:
         Folder with images/ and masks/, or in the VOC, Cityscapes, ADE20K or CamVid layout, or any other
         format that train takes.
-    layout:
-        auto, or a layout that train takes, such as voc, cityscapes, ade20k, camvid, or images (images/ and masks/,
-        or photos and masks in one folder).
-    classes:
-        Class names in the order of the mask values, or a text file with one a line. Default: classes.txt in
-        the folder, else the layout's, else as many as the masks hold.
     num_classes:
         How many classes there are, if they have no names; the ignore label is not one of them.
     ignore_label:
@@ -70,7 +65,7 @@ def check(
     from deeplab.doctor.report import write_report
     from deeplab.doctor.run import check_data
 
-    expected = Expected(layout, classes, num_classes, ignore_label, train, val)
+    expected = Expected(stored.storage, num_classes, ignore_label, train, val)
     with _progress() as watcher:
         checked = check_data(root, expected, workers=workers, watcher=watcher)
     folder = output or Path(f"{root.resolve().name}-check")

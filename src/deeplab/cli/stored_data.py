@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 if TYPE_CHECKING:
     from deeplab.data.source import Survey
+    from deeplab.data.storage import Storage
     from deeplab.imaging.bands import Bands
 
 
@@ -21,11 +22,12 @@ class StoredData:
     Parameters
     ----------
     layout:
-        How the data are stored, such as voc, cityscapes, ade20k, coco. Default: recognised by content.
+        How the data are stored, such as voc, cityscapes, ade20k, coco, or images (images/ and masks/, or both in one
+        folder). Default: recognised by content.
     labels:
         Folder of the masks, if not found by itself.
     classes:
-        Names of the masks' classes, by index, if the data do not say.
+        Names of the masks' classes, by index, if the data do not say; or a text file with one a line.
     line_width:
         Of lines that labelme's files draw, in pixels. Default: lines are refused.
     on_bad:
@@ -46,17 +48,14 @@ class StoredData:
         """A split that is whole, its photos read as `bands` says; see `deeplab.data.opening.open_complete`."""
         from deeplab.data.opening import open_complete
 
-        return open_complete(
-            root,
-            split,
-            layout=self.layout,
-            labels=self.labels,
-            names=self.classes,
-            line_width=self.line_width,
-            on_bad=self.on_bad,
-            drawn_on=self.drawn_on,
-            bands=bands,
-        )
+        return open_complete(root, split, self.storage, bands)
+
+    @property
+    def storage(self) -> Storage:
+        """The same for `deeplab.data.opening`."""
+        from deeplab.data.storage import Storage
+
+        return Storage(self.layout, self.labels, self.classes, self.line_width, self.on_bad, self.drawn_on)
 
 
 RECOGNISED = StoredData()

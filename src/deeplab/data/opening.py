@@ -6,16 +6,16 @@ import warnings
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from deeplab import __version__
 from deeplab.data.decoded import DecodedFiles
 from deeplab.data.layouts import LAYOUTS, recognise
-from deeplab.data.layouts.splits import CLASS_FILES
+from deeplab.data.layouts.splits import CLASS_FILES, names_file, read_classes
 from deeplab.data.recipe import DataRecipe
 from deeplab.data.selection import select_classes
 from deeplab.data.source import IGNORE_LABEL, Survey
-from deeplab.data.upright import DrawnOn
+from deeplab.data.storage import RECOGNISED, Storage
 from deeplab.errors import UserError
 from deeplab.imaging.bands import Bands
 from deeplab.system.cache import cache_folder
@@ -26,24 +26,13 @@ if TYPE_CHECKING:
 MISSING_SHOWN = 3
 
 
-def survey(
-    root: str | Path,
-    split: str,
-    *,
-    layout: str = "auto",
-    labels: str | None = None,
-    names: tuple[str, ...] = (),
-    line_width: float | None = None,
-) -> Survey:
+def survey(root: str | Path, split: str, storage: Storage = RECOGNISED) -> Survey:
     """What is in one split of a folder; no photo or mask is opened before it is asked for.
 
     Args:
         root: the data set's folder.
         split: "train", "val", or what the layout calls it; see `split_names`.
-        layout: a key of `deeplab.data.layouts.LAYOUTS`; "auto" recognises it by content.
-        labels: the masks' folder, for layouts that may have several.
-        names: class names of the stored masks, by index, for layouts that do not say; () asks the layout.
-        line_width: of drawn lines, in pixels, for layouts that have some.
+        storage: what is known about the folder.
 
     Returns:
         the split; it may lack files, or the names of its classes.
@@ -53,15 +42,17 @@ def survey(
             8 bits have values for.
     """
     root = Path(root)
-    chosen = _layout_name(root, layout)
-    options = {"labels": labels, "names": names or None, "line_width": line_width}
+    chosen = _layout_name(root, storage.layout)
+    file = names_file(storage.names)
+    names = read_classes(file) if file else storage.names
+    options = {"labels": storage.labels, "names": names or None, "line_width": storage.line_width}
     given = {key: value for key, value in options.items() if value is not None}
     for key in given.keys() - LAYOUTS[chosen].takes:
         raise UserError(
             f"{key}={given[key]!r}: data in the layout {chosen} ({root}) say that themselves",
             fix=f"leave {key} out" + ("; classes chooses among the classes" if key == "names" else ""),
         )
-    found = LAYOUTS[chosen].survey(root, split, **given)
+    found = replace(LAYOUTS[chosen].survey(root, split, **given), drawn_on=storage.drawn_on)
     if len(found.classes) > IGNORE_LABEL:
         raise UserError(
             f"{len(found.classes)} classes ({found.origin})",
@@ -72,21 +63,13 @@ def survey(
     return found
 
 
-def open_source(
-    root: str | Path,
-    split: str,
-    *,
-    layout: str = "auto",
-    labels: str | None = None,
-    names: tuple[str, ...] = (),
-    line_width: float | None = None,
-) -> Survey:
+def open_source(root: str | Path, split: str, storage: Storage = RECOGNISED) -> Survey:
     """As `survey`, which see, but the classes must be known.
 
     Raises:
         UserError: as `survey`; also if nothing names the classes, or two have one name.
     """
-    found = survey(root, split, layout=layout, labels=labels, names=names, line_width=line_width)
+    found = survey(root, split, storage)
     if not found.classes:
         what = (
             f"{Path(root) / found.origin} names no class"
@@ -135,17 +118,7 @@ def open_split(
     """
     from deeplab.data.dataset import SegmentationDataset
 
-    source = open_complete(
-        data.root,
-        split,
-        layout=data.layout,
-        labels=data.labels,
-        names=data.names,
-        line_width=data.line_width,
-        on_bad=data.on_bad,
-        drawn_on=data.drawn_on,
-        bands=bands,
-    )
+    source = open_complete(data.root, split, data.storage, bands)
     keep = data.classes or source.classes
     table = select_classes(source.classes, keep, other=data.other)
     kept = None
@@ -159,27 +132,15 @@ def open_split(
 
 
 def open_complete(
-    root: str | Path,
-    split: str,
-    *,
-    layout: str = "auto",
-    labels: str | None = None,
-    names: tuple[str, ...] = (),
-    line_width: float | None = None,
-    on_bad: Literal["error", "skip"] = "skip",
-    drawn_on: DrawnOn = "auto",
-    bands: Bands | None = None,
+    root: str | Path, split: str, storage: Storage = RECOGNISED, bands: Bands | None = None
 ) -> Survey:
-    """As `open_source`, which see; a split that lacks files or is empty is refused.
-
-    `on_bad` says whether annotations that paint nothing are left out, with a warning, or refused; `drawn_on` what the
-    labels were drawn on, see `deeplab.data.upright.turned_upright`; `bands` how photos are read.
+    """As `open_source`, which see; a split that lacks files or is empty is refused. `bands`: how photos are read.
 
     Raises:
         UserError: as `open_source`; also if a file of the split is missing, an annotation belongs to nothing, or the
             split is empty.
     """
-    source = open_source(root, split, layout=layout, labels=labels, names=names, line_width=line_width)
+    source = open_source(root, split, storage)
     if source.missing:
         first = "; ".join(source.missing[:MISSING_SHOWN])
         raise UserError(
@@ -197,7 +158,7 @@ def open_complete(
             f"split {split!r}: {len(source.bad)} annotations paint nothing, first: "
             f"{'; '.join(source.bad[:MISSING_SHOWN])}"
         )
-        if on_bad == "error":
+        if storage.on_bad == "error":
             raise UserError(told, fix="correct or delete them, or leave them out with data.on_bad=skip")
         warnings.warn(f"{told}; they are left out, data.on_bad=error refuses them", stacklevel=2)
     if not len(source):
@@ -209,7 +170,7 @@ def open_complete(
                 "fifth into val)"
             ),
         )
-    return replace(source, drawn_on=drawn_on, bands=bands)
+    return replace(source, bands=bands)
 
 
 def resolve(data: DataRecipe) -> DataRecipe:
@@ -221,7 +182,7 @@ def resolve(data: DataRecipe) -> DataRecipe:
     if data.layout != "auto" and data.classes:
         return data
     layout = _layout_name(data.root, data.layout)
-    source = open_source(data.root, data.train, layout=layout, labels=data.labels, names=data.names)
+    source = open_source(data.root, data.train, replace(data.storage, layout=layout))
     # layouts that know their classes take no names
     names = source.classes if "names" in LAYOUTS[layout].takes else ()
     classes = data.classes or source.classes

@@ -8,6 +8,7 @@ from typing import Literal, Self
 from pydantic import PositiveFloat, model_validator
 
 from deeplab.config import Strict
+from deeplab.data.storage import Storage
 from deeplab.data.upright import DrawnOn
 
 
@@ -17,7 +18,7 @@ class DataRecipe(Strict):
     layout: how the data are stored; "auto" recognises it by content.
     train, val: names of the splits.
     labels: folder of the masks, where a layout may have several.
-    names: class names of the masks on disk, by index; empty: what the data say.
+    names: class names of the masks on disk, by index, or one text file with a name a line; empty: what the data say.
     classes: names to train, in this order; others become `other`. Empty: all of them.
     line_width: of lines that labelme's files draw, in pixels; None refuses them.
     on_bad: whether annotations that paint nothing (no outline, no label, fewer than three points) are left out with a
@@ -40,6 +41,11 @@ class DataRecipe(Strict):
     on_bad: Literal["error", "skip"] = "skip"
     drawn_on: DrawnOn = "auto"
     keep_decoded: bool = False
+
+    @property
+    def storage(self) -> Storage:
+        """The part of it that says how the files are read."""
+        return Storage(self.layout, self.labels, self.names, self.line_width, self.on_bad, self.drawn_on)
 
     @model_validator(mode="after")
     def _several_classes(self) -> Self:

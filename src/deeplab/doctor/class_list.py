@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from deeplab.config.labels import LabelSpec
-from deeplab.data.layouts.splits import CLASS_FILES, read_classes
+from deeplab.data.layouts.splits import CLASS_FILES, names_file
 from deeplab.data.source import IGNORE_LABEL
 from deeplab.errors import UserError
 
@@ -69,7 +68,7 @@ def resolve_classes(
     if not 0 <= ignore_label <= 255:
         raise UserError(f"--ignore-label is {ignore_label}", allowed="0..255, the values of an 8-bit mask")
     if classes:
-        origin = classes[0] if _is_file(classes) else "--classes"
+        origin = classes[0] if names_file(classes) else "--classes"
     listed = bool(classes) or origin in CLASS_FILES
     problems = _list_problems(said, origin) if listed else ()
     if num_classes is not None and len(said) != num_classes:
@@ -90,21 +89,6 @@ def colours_of(classes: ClassList) -> np.ndarray:
     if not classes.known:
         return np.zeros((0, 3), np.uint8)
     return np.array(LabelSpec.named(classes.names).palette, np.uint8)
-
-
-def given_names(classes: Sequence[str]) -> tuple[str, ...]:
-    """The names, read from the file if a file is given in their place.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    return read_classes(Path(classes[0])) if _is_file(classes) else tuple(classes)
-
-
-def _is_file(classes: Sequence[str]) -> bool:
-    if len(classes) != 1:
-        return False
-    return Path(classes[0]).is_file() or classes[0].endswith(".txt") or "/" in classes[0]
 
 
 def _list_problems(names: tuple[str, ...], origin: str) -> tuple[tuple[str, str], ...]:

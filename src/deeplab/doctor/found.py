@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deeplab.data.layouts import recognise
 from deeplab.data.layouts.masks import NO_CLASS, IndexMasks
 from deeplab.data.opening import split_names, survey
 from deeplab.data.source import IGNORE_LABEL, Survey
+from deeplab.data.storage import RECOGNISED, Storage
 from deeplab.data.stored import StoredSplit
-from deeplab.doctor.class_list import ClassList, given_names, resolve_classes
+from deeplab.data.upright import DrawnOn
+from deeplab.doctor.class_list import ClassList, resolve_classes
 from deeplab.doctor.examined import STORED
 from deeplab.doctor.readers import FileReader, Pair, Reader, SourceReader
 
@@ -28,16 +29,14 @@ class Expected:
     """What the user says of the data.
 
     Attributes:
-        layout: auto, or a name.
-        classes: names, or one file with a name a line.
+        storage: how they are stored.
         num_classes: how many.
         ignore_label: value of pixels that are no class.
         train: list of the training photos, or a split's name; None looks for the usual ones.
         val: likewise.
     """
 
-    layout: str = "auto"
-    classes: Sequence[str] = ()
+    storage: Storage = RECOGNISED
     num_classes: int | None = None
     ignore_label: int = IGNORE_LABEL
     train: str | None = None
@@ -49,10 +48,9 @@ class Found:
     """A data set, surveyed.
 
     Attributes:
-        layout: its name.
         splits: names of the splits in the data set, by what the report calls them.
         asked: whether the user named them.
-        names: class names that have to be given to open it; empty if it says them itself.
+        storage: with the layout that was recognised, and the class names that have to be given to open it.
         classes: what the masks should hold.
         pairs: in the data set's order.
         reader: how they are read.
@@ -66,10 +64,9 @@ class Found:
         unlisted: how many names are left out: in no split, or of a test split without masks.
     """
 
-    layout: str
     splits: dict[str, str]
     asked: bool
-    names: tuple[str, ...]
+    storage: Storage
     classes: ClassList
     pairs: tuple[Pair, ...]
     reader: Reader
@@ -89,26 +86,26 @@ def find(root: Path, expected: Expected) -> Found:
     Raises:
         UserError: what `deeplab.data.opening.survey` refuses, or a wrong expectation.
     """
-    layout = recognise(root) if expected.layout == "auto" else expected.layout
+    given = expected.storage
+    layout = recognise(root) if given.layout == "auto" else given.layout
+    storage = replace(given, layout=layout)
     splits = _splits(split_names(root, layout=layout), expected)
-    names = given_names(expected.classes)
-    surveys = _surveyed(root, layout, splits, names)
+    surveys = _surveyed(root, splits, storage)
     said = next(iter(surveys.values()))
     classes = resolve_classes(
-        said.classes, said.origin, expected.classes, expected.num_classes, expected.ignore_label
+        said.classes, said.origin, given.names, expected.num_classes, expected.ignore_label
     )
     if classes.names != said.classes:
-        names = classes.names
-        surveys = _surveyed(root, layout, splits, names)
+        storage = replace(storage, names=classes.names)
+        surveys = _surveyed(root, splits, storage)
     secret = [name for name, found in surveys.items() if name == "test" and _without_masks(found)]
     unlisted = len(frozenset.intersection(*(found.unlisted for found in surveys.values())))
     unlisted += sum(len(surveys.pop(name).unpaired) for name in secret)
-    reader, allowed = _reader(surveys)
+    reader, allowed = _reader(surveys, storage.drawn_on)
     return Found(
-        layout,
         splits,
         bool(expected.train or expected.val),
-        names,
+        storage,
         classes,
         tuple(pair for split, found in surveys.items() for pair in _pairs(split, found)),
         reader,
@@ -130,8 +127,8 @@ def _splits(there: tuple[str, ...], expected: Expected) -> dict[str, str]:
     return {split: name for split, name in usual.items() if name} or {name: name for name in there}
 
 
-def _surveyed(root: Path, layout: str, splits: dict[str, str], names: tuple[str, ...]) -> dict[str, Survey]:
-    return {split: survey(root, name, layout=layout, names=names) for split, name in splits.items()}
+def _surveyed(root: Path, splits: dict[str, str], storage: Storage) -> dict[str, Survey]:
+    return {split: survey(root, name, storage) for split, name in splits.items()}
 
 
 def _without_masks(found: Survey) -> bool:
@@ -139,16 +136,16 @@ def _without_masks(found: Survey) -> bool:
     return not len(found) and bool(found.unpaired) and not any(pair.mask for pair in found.unpaired)
 
 
-def _reader(surveys: dict[str, Survey]) -> tuple[Reader, str]:
+def _reader(surveys: dict[str, Survey], drawn_on: DrawnOn) -> tuple[Reader, str]:
     """Index masks are read file by file, so that broken ones can be looked at, too; also what `Found.allowed` says."""
     reads = [found.read if isinstance(found, StoredSplit) else None for found in surveys.values()]
     read = reads[0] if reads and all(other == reads[0] for other in reads) else None
     if not isinstance(read, IndexMasks):
         return SourceReader(surveys), ""
     if read.table is None:
-        return FileReader(), ""
+        return FileReader(drawn_on=drawn_on), ""
     decode = tuple(STORED + value if index == NO_CLASS else index for value, index in enumerate(read.table))
-    return FileReader(decode), read.allowed
+    return FileReader(decode, drawn_on), read.allowed
 
 
 def _pairs(split: str, found: Survey) -> list[Pair]:

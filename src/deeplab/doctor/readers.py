@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from deeplab.data.source import Survey
-from deeplab.data.upright import stored, turned_upright
+from deeplab.data.upright import DrawnOn, stored, turned_upright
 from deeplab.doctor.mask_facts import MaskFacts, label_facts, mask_facts
 from deeplab.doctor.photo_facts import PhotoFacts, array_facts, photo_facts
 from deeplab.errors import UserError
@@ -52,9 +52,15 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class FileReader:
-    """Photos and masks that are picture files; `decode` is the class of each stored value 0..255."""
+    """Photos and masks that are picture files.
+
+    Attributes:
+        decode: the class of each stored value 0..255; None where they are the classes.
+        drawn_on: see `deeplab.data.upright.turned_upright`.
+    """
 
     decode: tuple[int, ...] | None = None
+    drawn_on: DrawnOn = "auto"
 
     def photo_facts(self, pair: Pair) -> PhotoFacts | None:
         """None if the photo is missing."""
@@ -73,7 +79,9 @@ class FileReader:
         with Image.open(_present(pair.mask)) as image:
             values = np.array(image).astype(np.int64)
         labels = values if self.decode is None else np.array(self.decode)[values]
-        return turned_upright(labels, partial(stored, pair.photo)) if pair.photo else labels
+        if pair.photo is None:
+            return labels
+        return turned_upright(labels, partial(stored, pair.photo), drawn_on=self.drawn_on)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from deeplab.data.upright import UPRIGHT
+from deeplab.data.upright import UPRIGHT, DrawnOn
 from deeplab.doctor.examined import Examined
 from deeplab.doctor.findings import Finding, of_files
 from deeplab.doctor.found import Found
@@ -36,7 +36,7 @@ def file_findings(data: Examined, found: Found) -> list[Finding]:
     return [
         *_missing(data),
         *_unreadable(data),
-        *_sizes(data),
+        *_sizes(data, found.storage.drawn_on),
         *of_files(
             "name-twice",
             "warning",
@@ -69,7 +69,7 @@ def file_findings(data: Examined, found: Found) -> list[Finding]:
         ),
         *of_files(
             "annotation-bad",
-            "warning",
+            "error" if found.storage.on_bad == "error" else "warning",
             found.bad,
             what=f"{len(found.bad)} annotations paint nothing: what they should show is left as background.",
             fix="Draw them again or delete them; data.on_bad=error makes training refuse them.",
@@ -135,19 +135,19 @@ def _unreadable(data: Examined) -> list[Finding]:
     ]
 
 
-def _sizes(data: Examined) -> list[Finding]:
+def _sizes(data: Examined, drawn_on: DrawnOn) -> list[Finding]:
     sized = [
         _Sized(item.pair, item.photo, item.mask)
         for item in data.items
         if item.photo and item.mask and not item.photo.error and not item.mask.error
     ]
     wrong = [item for item in sized if item.mask.size != item.photo.upright_size]
-    turned = [item for item in wrong if item.mask.size == item.photo.size]
+    turned = [item for item in wrong if item.mask.size == item.photo.size and drawn_on != "upright"]
     swapped = [
         item for item in wrong if item not in turned and item.mask.size == item.photo.upright_size[::-1]
     ]
     other = [item for item in wrong if item not in turned and item not in swapped]
-    hidden = [item for item in sized if item not in wrong and _turned_unseen(item)]
+    hidden = [item for item in sized if drawn_on == "auto" and item not in wrong and _turned_unseen(item)]
     return [
         *of_files(
             "exif-rotation",

@@ -95,7 +95,7 @@ def check_data(
             *list_findings(found.classes),
             *file_findings(data, found),
         )
-        return Checked(found.layout, data, findings, (), None, None, 0, time.monotonic() - begin)
+        return Checked(found.storage.layout, data, findings, (), None, None, 0, time.monotonic() - begin)
     watcher.on_start(len(found.pairs))
     items = inspect_all(found.pairs, found.reader, workers=workers, on_pair=watcher.on_pair)
     data = Examined(root, tuple(items), found.classes, found.reader, found.decode, found.allowed)
@@ -121,7 +121,7 @@ def _judge(found: Found, data: Examined, *, begin: float) -> Checked:
         findings += training_findings(data.root, found, data.classes)
     findings.sort(key=lambda finding: finding.severity != "error")
     return Checked(
-        found.layout,
+        found.storage.layout,
         data,
         tuple(findings),
         tuple(counts),

@@ -51,9 +51,9 @@ def _open_splits(root: Path, found: Found, classes: ClassList) -> None:
             with warnings.catch_warnings():
                 # its findings say the same
                 warnings.simplefilter("ignore")
-                open_complete(root, found.splits[split], layout=found.layout, names=found.names)
+                open_complete(root, found.splits[split], found.storage)
         elif not found.asked:
-            there = ", ".join(split_names(root, layout=found.layout))
+            there = ", ".join(split_names(root, layout=found.storage.layout))
             raise UserError(
                 f"there is no split {split!r}; splits found: {there or 'none'}",
                 fix=f"add a list or folder {split!r}",

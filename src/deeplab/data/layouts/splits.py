@@ -54,6 +54,13 @@ def read_classes(path: Path) -> tuple[str, ...]:
     return tuple(name for name in read_names(path) if not name.startswith("#"))
 
 
+def names_file(names: Sequence[str]) -> Path | None:
+    """The file that stands in the place of class names: one word that is a file, or looks like the path of one."""
+    if len(names) == 1 and (Path(names[0]).is_file() or names[0].endswith(".txt") or "/" in names[0]):
+        return Path(names[0])
+    return None
+
+
 def class_names(
     root: Path, given: tuple[str, ...] | None, otherwise: tuple[str, ...] = (), *, layout: str = ""
 ) -> tuple[tuple[str, ...], str]:

@@ -35,7 +35,8 @@ from deeplab.importers.published import labels_for
 from deeplab.importers.report import Imported, ImportReport
 from deeplab.importers.tflite.eight_bit import eight_bit_of
 from deeplab.importers.tflite.file import MALFORMED, read_tflite
-from deeplab.importers.tflite.layers import CLIPS, Network, Resize, network_of
+from deeplab.importers.tflite.layers import CLIPS, Network, Resize
+from deeplab.importers.tflite.simplify import network_of
 from deeplab.importers.tflite.walk import (
     CLASSIFIER,
     LAST,
