@@ -147,6 +147,7 @@ def pixels_yaml(pixels: PixelConfig) -> str:
         f"model:\n  backbone:\n    in_channels: {len(pixels.bands)}\n"
         f"  pixels:\n    bands: [{names}]\n    values: {pixels.values}\n    range: {values}\n"
         f"    mean: [{mean}]\n    std: [{std}]\n"
+        "# which varies colours of 8 bits\naugment:\n  jitter: null\n"
     )
 
 
