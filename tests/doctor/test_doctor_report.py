@@ -169,7 +169,7 @@ def test_command_on_broken_data_exits_1_and_clears_an_earlier_report(check, tmp_
     fault = make_broken(tmp_path / "mine", "black_and_white")
     code, out, _ = check("mine", "-o", "report")
     assert code == 1 and "FAILED: 1 error, no warnings" in out
-    assert fault.code in out and "Fix: Make 255 the index 1" in " ".join(out.split())
+    assert fault.code in out and "Fix: Read them as two classes" in " ".join(out.split())
     assert {path.name for path in (tmp_path / "report").iterdir()} == {"check.json", "problems.png"}
     report = json.loads((tmp_path / "report" / "check.json").read_text())
     assert not report["passed"] and report["findings"][0]["files"] == list(fault.files)

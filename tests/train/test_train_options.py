@@ -363,14 +363,18 @@ def test_data_without_a_label_end_in_a_sentence(tmp_path: Path) -> None:
     data = make_squares(tmp_path / "data", side=40, photos=6)
     for mask in (data / "SegmentationClass").iterdir():
         Image.fromarray(np.full((40, 40), 255, np.uint8)).save(mask)
-    with pytest.raises(UserError, match="the split val has no labelled pixel"):
+    with pytest.raises(
+        UserError,
+        match=r"train: every mask holds the ignore label 255 alone: no pixel is labelled \(4 of 4, first: .*photo0",
+    ):
         train(squares_recipe(data, steps=1, batch_size=2), tmp_path / "run", device="cpu")
 
 
 def test_a_broken_photo_met_by_a_worker_is_told_without_a_traceback(tmp_path: Path) -> None:
     data = make_squares(tmp_path / "data", side=40, photos=6)
-    for photo in (data / "JPEGImages").iterdir():
-        photo.write_bytes(b"no photo")
+    # those of train: val is read before the first step
+    for index in range(4):
+        (data / f"JPEGImages/photo{index}.png").write_bytes(b"no photo")
     with pytest.raises(UserError) as caught:
         train(squares_recipe(data, steps=2, workers=1), tmp_path / "run", device="cpu")
     assert "JPEGImages/photo" in str(caught.value) and "Traceback" not in str(caught.value)

@@ -6,6 +6,7 @@ Subcommands are import paths: `deeplab --help` must not wait for torch.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 
 from cyclopts import App
@@ -54,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        result = app(words, result_action="return_value")
+        with warnings.catch_warnings():
+            warnings.showwarning = _tell  # type: ignore[assignment]  # called with places alone
+            result = app(words, result_action="return_value")
     except UserError as error:
         print(f"deeplab: {error}", file=sys.stderr)
         sys.exit(2)
@@ -62,3 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("deeplab: stopped", file=sys.stderr)
         sys.exit(130)
     sys.exit(result if isinstance(result, int) else 0)
+
+
+def _tell(message: Warning | str, *_: object) -> None:
+    """A warning as a user reads it: what is said, not where in the code."""
+    print(f"deeplab: warning: {message}", file=sys.stderr)

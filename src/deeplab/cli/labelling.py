@@ -62,6 +62,9 @@ class Passes:
     crf:
         Snap labels to the photo's edges by the fully connected CRF: v1, v2-resnet101, or a JSON file as written by
         deeplab crf search. Not with --window.
+    threshold:
+        Of a model of two classes: pixels whose probability of the second is above this are of that class. Default: the
+        model's own, mostly 0.5.
     """
 
     scales: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (1.0,)
@@ -69,6 +72,7 @@ class Passes:
     window: tuple[int, int] | None = None
     overlap: float = 1 / 3
     crf: str | None = None
+    threshold: float | None = None
 
 
 USUAL, ONE_PASS = Runtime(), Passes()
@@ -96,6 +100,7 @@ def labelling(runtime: Runtime, passes: Passes = ONE_PASS) -> Labelling:
         precision=runtime.precision,
         device=runtime.device,
         calibration=tuple(spread(found, CALIBRATION_PHOTOS)),
+        threshold=passes.threshold,
     )
 
 

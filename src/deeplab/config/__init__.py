@@ -473,6 +473,9 @@ class Architecture(Strict):
     depthwise_norm: whether norm and activation stand between the two steps of the heads' separable
     convolutions. folded: norms are folded into biases, as in mobile files.
     bounded: ReLU6 in the heads, and in an Xception, for quantisation.
+    sigmoid: of two classes: the main classifier has one channel, the second class's, and the first one's logit is that
+    of this threshold, so that the second class wins where its sigmoid is above it. With 0.5 their softmax is the
+    sigmoid, and their cross-entropy the binary one.
     """
 
     backbone: BackboneConfig
@@ -493,6 +496,7 @@ class Architecture(Strict):
     pixels: PixelConfig = PixelConfig()
     folded: bool = False
     bounded: bool = False
+    sigmoid: Annotated[float, Field(gt=0, lt=1)] | None = None
 
     @model_validator(mode="after")
     def _channels_fit(self) -> Self:
@@ -527,6 +531,11 @@ class DeepLabConfig(Architecture):
             raise ValueError(
                 f"multi_scale_features goes with vgg16 and no decoder; found {self.backbone.name}"
                 f"{' and a decoder' if decoder else ''}"
+            )
+        if self.sigmoid is not None and (self.num_classes != 2 or (decoder and decoder.output_is_logits)):
+            raise ValueError(
+                f"sigmoid goes with two classes, background and the object, and a classifier; found num_classes "
+                f"{self.num_classes}{', and a decoder whose output is the logits' if self.num_classes == 2 else ''}"
             )
         if "semantic" in self.extra_outputs:
             raise ValueError("'semantic' is the name of the main output; name extra outputs otherwise")

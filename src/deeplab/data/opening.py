@@ -13,8 +13,8 @@ from deeplab.data.decoded import DecodedFiles
 from deeplab.data.layouts import LAYOUTS, recognise
 from deeplab.data.layouts.splits import CLASS_FILES, names_file, read_classes
 from deeplab.data.recipe import DataRecipe
-from deeplab.data.selection import select_classes
-from deeplab.data.source import IGNORE_LABEL, Survey
+from deeplab.data.selection import selected
+from deeplab.data.source import Survey
 from deeplab.data.storage import RECOGNISED, Storage
 from deeplab.errors import UserError
 from deeplab.imaging.bands import Bands
@@ -35,39 +35,36 @@ def survey(root: str | Path, split: str, storage: Storage = RECOGNISED) -> Surve
         storage: what is known about the folder.
 
     Returns:
-        the split; it may lack files, or the names of its classes.
+        the split; it may lack files, or the names of its classes, and have any number of them: see
+        `deeplab.data.selection.selected`.
 
     Raises:
-        UserError: unknown layout or split, an option that the layout does not take, or more classes than masks of
-            8 bits have values for.
+        UserError: unknown layout or split, or an option that the layout does not take.
     """
     root = Path(root)
     chosen = _layout_name(root, storage.layout)
     file = names_file(storage.names)
     names = read_classes(file) if file else storage.names
-    options = {"labels": storage.labels, "names": names or None, "line_width": storage.line_width}
-    given = {key: value for key, value in options.items() if value is not None}
+    options = {
+        "labels": storage.labels,
+        "names": names,
+        "values": storage.values,
+        "line_width": storage.line_width,
+    }
+    given = {key: value for key, value in options.items() if value not in (None, ())}
     for key in given.keys() - LAYOUTS[chosen].takes:
         raise UserError(
             f"{key}={given[key]!r}: data in the layout {chosen} ({root}) say that themselves",
             fix=f"leave {key} out" + ("; classes chooses among the classes" if key == "names" else ""),
         )
-    found = replace(LAYOUTS[chosen].survey(root, split, **given), drawn_on=storage.drawn_on)
-    if len(found.classes) > IGNORE_LABEL:
-        raise UserError(
-            f"{len(found.classes)} classes ({found.origin})",
-            allowed=f"at most {IGNORE_LABEL}, as {IGNORE_LABEL} in a mask of 8 bits means ignored",
-            fix="merge classes, or write a data set of those that you want",
-            file=root,
-        )
-    return found
+    return replace(LAYOUTS[chosen].survey(root, split, **given), drawn_on=storage.drawn_on)
 
 
 def open_source(root: str | Path, split: str, storage: Storage = RECOGNISED) -> Survey:
     """As `survey`, which see, but the classes must be known.
 
     Raises:
-        UserError: as `survey`; also if nothing names the classes, or two have one name.
+        UserError: as `survey`; also if nothing names the classes or one of them, or two have one name.
     """
     found = survey(root, split, storage)
     if not found.classes:
@@ -82,6 +79,10 @@ def open_source(root: str | Path, split: str, storage: Storage = RECOGNISED) -> 
                 "write one class name a line, value 0 first (often background), or give the names "
                 "(data.names=[background, cat])"
             ),
+        )
+    if "" in found.classes:
+        raise UserError(
+            f"{found.origin} has a class without a name, number {found.classes.index('')}", fix="name it"
         )
     twice = [name for name, count in Counter(found.classes).items() if count > 1]
     if twice:
@@ -114,21 +115,20 @@ def open_split(
     Photos are read as 8-bit RGB, or as `bands` says.
 
     Raises:
-        UserError: as `open_source`; also if a file of the split is missing, or the split is empty.
+        UserError: as `open_complete` and `deeplab.data.selection.selected`.
     """
     from deeplab.data.dataset import SegmentationDataset
 
-    source = open_complete(data.root, split, data.storage, bands)
-    keep = data.classes or source.classes
-    table = select_classes(source.classes, keep, other=data.other)
+    whole = open_complete(data.root, split, data.storage, bands)
+    source = selected(whole, data.classes, other=data.other)
     kept = None
     if data.keep_decoded and transform is not None:
         # whatever changes the labels of an unchanged file
         about = data.model_dump_json(
-            include={"layout", "labels", "names", "classes", "other", "drawn_on", "line_width"}
+            include={"layout", "labels", "names", "values", "classes", "other", "drawn_on", "line_width"}
         )
         kept = DecodedFiles(cache_folder() / "decoded", f"{__version__} {about}{bands or ''}")
-    return SegmentationDataset(source, label_map=table, transform=transform, seed=seed, kept=kept)
+    return SegmentationDataset(source, transform=transform, seed=seed, kept=kept)
 
 
 def open_complete(
@@ -177,7 +177,7 @@ def resolve(data: DataRecipe) -> DataRecipe:
     """`data` with what the data set itself says filled in: layout, names, classes.
 
     Raises:
-        UserError: as `open_source`.
+        UserError: as `open_source` and `deeplab.data.selection.selected`.
     """
     if data.layout != "auto" and data.classes:
         return data
@@ -185,7 +185,18 @@ def resolve(data: DataRecipe) -> DataRecipe:
     source = open_source(data.root, data.train, replace(data.storage, layout=layout))
     # layouts that know their classes take no names
     names = source.classes if "names" in LAYOUTS[layout].takes else ()
-    classes = data.classes or source.classes
+    classes = selected(source, data.classes, other=data.other).classes
+    if not data.classes and data.val in LAYOUTS[layout].splits(Path(data.root)):
+        # their order does not matter; a class of one split alone would be ignored in the other, or never be seen
+        measured = open_source(data.root, data.val, replace(data.storage, layout=layout))
+        other = sorted(set(classes) ^ set(measured.classes))
+        if other:
+            raise UserError(
+                f"{source.origin} of {data.train} and {measured.origin} of {data.val} have other classes: "
+                f"{', '.join(other[:MISSING_SHOWN])}{', ...' if len(other) > MISSING_SHOWN else ''} not in both",
+                fix="list the same classes in both, or choose some that both have: data.classes",
+                file=data.root,
+            )
     if len(classes) < 2:
         raise UserError(f"{data.root} has one class only, {classes}", fix="two are needed, add 'background'")
     return data.model_copy(update={"layout": layout, "names": names, "classes": classes})

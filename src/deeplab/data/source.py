@@ -20,6 +20,17 @@ from deeplab.errors import UserError
 from deeplab.imaging.bands import Bands
 
 IGNORE_LABEL = 255
+WIDE_IGNORE_LABEL = 65_535
+
+
+def ignore_label_of(classes: int) -> int:
+    """The value that means ignore in labels of so many classes: above all of them."""
+    return IGNORE_LABEL if classes <= IGNORE_LABEL else WIDE_IGNORE_LABEL
+
+
+def label_type(classes: int) -> type[np.uint8 | np.uint16]:
+    """What labels of so many classes, and the one to ignore, are kept in."""
+    return np.uint8 if classes <= IGNORE_LABEL else np.uint16
 
 
 class Source(Protocol):
@@ -27,7 +38,7 @@ class Source(Protocol):
 
     Attributes:
         classes: names by index of the labels that `label` gives.
-        ignore_label: value of `label` that is no class, 255.
+        ignore_label: value of `label` that is no class, 255; 65535 beside more classes than 255.
     """
 
     @property
@@ -55,7 +66,7 @@ class Source(Protocol):
         ...
 
     def label(self, index: int) -> np.ndarray:
-        """uint8 [H, W], class indices or `ignore_label`.
+        """uint8 [H, W], class indices or `ignore_label`; uint16 of more classes than 255.
 
         Raises:
             UserError: names the file.
@@ -100,7 +111,11 @@ class Survey:
     unlisted: frozenset[str] = frozenset()
     drawn_on: DrawnOn = "auto"
     bands: Bands | None = None
-    ignore_label: int = IGNORE_LABEL
+
+    @property
+    def ignore_label(self) -> int:
+        """See `Source`."""
+        return ignore_label_of(len(self.classes))
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -146,12 +161,21 @@ def check_sample(source: Source, index: int, *, image: np.ndarray, label: np.nda
                 "applied)"
             ),
         )
+    check_values(source, index, label)
+
+
+def check_values(source: Source, index: int, label: np.ndarray) -> None:
+    """See that every value is a class or `ignore_label`.
+
+    Raises:
+        UserError: one is not; it names the file, the place and the fix.
+    """
     count = len(source.classes)
     wrong = (label >= count) & (label != source.ignore_label)
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
         raise UserError(
-            f"{mask_file}: value {label[row, column]} at row {row}, column {column} is no class",
+            f"{source.files(index)[1]}: value {label[row, column]} at row {row}, column {column} is no class",
             allowed=f"0..{count - 1}, and {source.ignore_label} for ignore",
             fix="correct the mask, or the number of classes",
         )

@@ -305,6 +305,7 @@ def _build_classifiers(config: DeepLabConfig, in_channels: int) -> ModuleDict[Cl
                 kernel=config.classifier_kernel,
                 rates=config.classifier_rates,
                 native_stride=config.output_stride,
+                sigmoid=config.sigmoid if name == "semantic" else None,
             )
             for name, classes in config.outputs.items()
         }

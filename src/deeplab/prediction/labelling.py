@@ -30,10 +30,13 @@ class Labelling:
             change at some edges; "int8": faster again, with engine "openvino" or "auto" only (extra `int8`).
         device: "auto" takes a CUDA GPU if there is one; else as torch names them.
         calibration: for int8, some dozens of photos like those that the model will see.
+        threshold: of models of two classes: a pixel is of the second where its probability (of a model with a sigmoid,
+            that) is above this; None is the model's own, which is 0.5 unless its config says otherwise. Several passes
+            and the CRF see logits that are shifted so.
 
     Raises:
-        UserError: a scale that is not positive, no such precision, a CRF together with windows, or int8 with
-            PyTorch or without photos to calibrate with.
+        UserError: a scale that is not positive, a threshold that is not between 0 and 1, no such precision, a CRF
+            together with windows, or int8 with PyTorch or without photos to calibrate with.
     """
 
     scales: tuple[float, ...] = (1.0,)
@@ -45,6 +48,7 @@ class Labelling:
     precision: Precision = "float32"
     device: str = AUTO
     calibration: tuple[PhotoLike, ...] = ()
+    threshold: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scales", tuple(self.scales))
@@ -53,6 +57,8 @@ class Labelling:
             raise UserError(f"scales {self.scales}: give positive factors, like 0.75 1 1.25")
         if self.precision not in get_args(Precision):
             raise UserError(f"precision {self.precision!r}; allowed are {', '.join(get_args(Precision))}")
+        if self.threshold is not None and not 0 < self.threshold < 1:
+            raise UserError(f"threshold {self.threshold:g}", allowed="numbers between 0 and 1")
         if self.crf is not None and self.window is not None:
             raise UserError(
                 "a CRF and windows exclude each other: the CRF needs the probabilities of the whole "

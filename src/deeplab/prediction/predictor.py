@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from functools import partial
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from deeplab.config.labels import LabelSpec
 from deeplab.crf import dense_crf
 from deeplab.errors import UserError
+from deeplab.heads.classifier import Classifier
 from deeplab.imaging.photos import PhotoLike, as_photo
 from deeplab.model.network import DeepLab
 from deeplab.native.upsample_argmax import label_dtype
@@ -69,9 +72,12 @@ class Predictor:
         """A copy of the model made ready as `how` says; the one given is left as it is.
 
         Raises:
-            UserError: no such device, output stride or engine, or the engine cannot run this model so.
+            UserError: no such device, output stride or engine, the engine cannot run this model so, or a threshold for
+                a model of another number of classes than two.
         """
         device = pick_device(how.device)
+        if how.threshold is not None:
+            model = _at_threshold(model, how.threshold)
         # auto changes no label of several passes: other engines take resized photos rounded
         engine = TORCH if how.engine == AUTO and how.precision != INT8 and not how.one_pass else how.engine
         if model.config.pixels.bands:
@@ -157,6 +163,27 @@ class Predictor:
             # of which torch computes little
             photo = photo.astype(np.float32)
         return torch.from_numpy(photo).permute(2, 0, 1)[None].to(self.device)
+
+
+def _at_threshold(model: DeepLab, threshold: float) -> DeepLab:
+    if len(model.labels.classes) != 2 or not model.classifiers or model.eight_bit:
+        kind = "one that computes in 8 bits" if model.eight_bit else f"{len(model.labels.classes)} classes"
+        raise UserError(
+            f"threshold {threshold:g} goes with a model of two classes and a classifier; this one has {kind}",
+            fix="leave the threshold away",
+        )
+    result = copy.deepcopy(model)
+    classifier = result.classifiers["semantic"]
+    assert isinstance(classifier, Classifier)
+    if classifier.sigmoid is not None:
+        classifier.sigmoid = threshold
+        result.config = result.config.model_copy(update={"sigmoid": threshold})
+    else:
+        bias = classifier.convs[0].bias
+        assert bias is not None
+        with torch.no_grad():
+            bias[0] += math.log(threshold / (1 - threshold))
+    return result
 
 
 def _at_stride(model: DeepLab, output_stride: int | None) -> DeepLab:

@@ -105,11 +105,11 @@ def start_from(model: DeepLab, source: str | None) -> dict[str, Any]:
     refuse_other_backbone(model, other, source)
     model.load_state_dict(own | fitting)
     heads = not all(key.startswith("backbone.") for key in fitting)
-    skipped = sorted(own.keys() - fitting.keys())
     return {
         "source": str(source),
         "filled": len(fitting),
-        "kept random": skipped,
+        "kept random": sorted(own.keys() - fitting.keys()),
+        "dropped": sorted(given.keys() - fitting.keys()),
         "differs": [*widening, *differences(model.config, other.config, heads=heads)],
         "provenance": other.provenance,
     }

@@ -40,7 +40,7 @@ from deeplab.data.layouts.painting import (
 )
 from deeplab.data.layouts.polygons import Window
 from deeplab.data.layouts.run_lengths import coco_runs, from_runs
-from deeplab.data.stored import Item, StoredSplit, joined
+from deeplab.data.stored import Item, StoredSplit, joined, left_over
 from deeplab.data.upright import stored
 from deeplab.errors import UserError
 
@@ -112,6 +112,7 @@ def survey(root: Path, split: str) -> StoredSplit:
         items=items,
         missing=missing,
         stray=stray,
+        unannotated=left_over((item.photo for item in items), (image["file_name"] for image in images)),
         bad=tuple(text for item in items for text in bad[same_id(entries[item.name]["id"])]),
         unlisted=frozenset(entries).difference(chosen),
         read=read,

@@ -22,8 +22,8 @@ from deeplab.data.joining import find_file, plain_name, same_id, sample_names, v
 from deeplab.data.layouts import splits as by_name
 from deeplab.data.layouts.coco import file_for, file_of, photo_folder
 from deeplab.data.layouts.painting import as_written, class_name, mentions, read_json
-from deeplab.data.source import IGNORE_LABEL
-from deeplab.data.stored import Item, StoredSplit, joined
+from deeplab.data.source import ignore_label_of, label_type
+from deeplab.data.stored import Item, StoredSplit, joined, left_over
 from deeplab.errors import UserError
 
 LOOKS_FOR = (
@@ -36,14 +36,15 @@ Id = int | str
 
 @dataclass(frozen=True)
 class _Segments:
-    """Reads PNGs of ids; by sample the class of each id."""
+    """Reads PNGs of ids; by sample the class of each id, of `count` classes."""
 
     classes: dict[str, dict[int, int]]
+    count: int
 
     def __call__(self, item: Item) -> np.ndarray:
         ids = read_ids(item.mask)
         found, places = np.unique(ids, return_inverse=True)
-        table = {0: IGNORE_LABEL, **self.classes[item.name]}
+        table = {0: ignore_label_of(self.count), **self.classes[item.name]}
         unlisted = [value for value in found.tolist() if value not in table]
         if unlisted:
             row, column = np.argwhere(ids == unlisted[0])[0]
@@ -52,7 +53,8 @@ class _Segments:
                 fix="list it there, or write 0 for void",
                 file=item.mask,
             )
-        return np.array([table[value] for value in found.tolist()], np.uint8)[places].reshape(ids.shape)
+        values = np.array([table[value] for value in found.tolist()], label_type(self.count))
+        return values[places].reshape(ids.shape)
 
 
 def recognise(root: Path) -> bool:
@@ -113,8 +115,9 @@ def survey(root: Path, split: str) -> StoredSplit:
             *(f"{item.mask}, which {path} asks for" for item in items if not isfile(item.mask)),
         ),
         stray=stray,
+        unannotated=left_over((item.photo for item in items), (image["file_name"] for image in images)),
         unlisted=frozenset(entries).difference(chosen),
-        read=_Segments(by_sample),
+        read=_Segments(by_sample, len(names)),
     )
 
 

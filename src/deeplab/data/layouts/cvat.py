@@ -30,7 +30,7 @@ from deeplab.data.layouts.painting import (
 )
 from deeplab.data.layouts.polygons import Window
 from deeplab.data.layouts.run_lengths import from_runs
-from deeplab.data.stored import Item, StoredSplit, joined, pictures
+from deeplab.data.stored import Item, StoredSplit, joined, left_over, pictures
 from deeplab.data.upright import stored
 from deeplab.errors import UserError
 
@@ -99,6 +99,9 @@ def survey(root: Path, split: str) -> StoredSplit:
             for item in items
             for text in unpainted(_regions(entries[item.name], (0, 0), item.mask), item.mask)
         ]
+    for image in images:
+        # what stands behind an element is written with it, and is none of it
+        image.tail = None
     texts = {item.name: ElementTree.tostring(entries[item.name]) for item in items}
     read = Painter(_Pictures(texts), classes)
     return StoredSplit(
@@ -106,6 +109,7 @@ def survey(root: Path, split: str) -> StoredSplit:
         origin=FILE,
         items=items,
         missing=missing,
+        unannotated=left_over((item.photo for item in items), (image.get("name", "") for image in every)),
         bad=tuple(bad),
         unlisted=frozenset(entries).difference(chosen),
         read=read,

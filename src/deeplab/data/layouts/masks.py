@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from deeplab.data.source import IGNORE_LABEL
+from deeplab.data.source import IGNORE_LABEL, label_type
 from deeplab.data.stored import Item
 from deeplab.errors import UserError
 from deeplab.imaging.label_maps import read_label_map
@@ -19,11 +19,11 @@ JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".jpe"})
 Colour = tuple[int, int, int]
 
 
-def read_mask(path: Path) -> np.ndarray:
-    """An index mask, uint8 [H, W].
+def read_mask(path: Path, *, wide: bool = False) -> np.ndarray:
+    """An index mask, uint8 [H, W]; where it may be `wide`, uint16.
 
     Raises:
-        UserError: unreadable, not an index mask, or values above 255.
+        UserError: unreadable, not an index mask, or values above 255 in what is not to be wide.
     """
     if path.suffix.lower() in JPEG_SUFFIXES:
         raise UserError(
@@ -31,6 +31,8 @@ def read_mask(path: Path) -> np.ndarray:
             fix="export the mask as PNG",
         )
     values = read_label_map(path)
+    if wide:
+        return values.astype(np.uint16)
     if values.dtype == np.uint8:
         return values
     if values.max() > IGNORE_LABEL:
@@ -52,18 +54,20 @@ class IndexMasks:
         table: [256] integers: class of each stored value, 255 for ignore, -1 for a value that may not be; None
             where the stored values are the classes' own numbers.
         allowed: the stored values that may be, in words; empty where that is the classes' number.
+        wide: whether there are more classes than masks of 8 bits have values for.
     """
 
     table: tuple[int, ...] | None = None
     allowed: str = ""
+    wide: bool = False
 
     def __call__(self, item: Item) -> np.ndarray:
-        """Labels of an item, uint8 [H, W].
+        """Labels of an item, uint8 [H, W]; uint16 where they are wide.
 
         Raises:
             UserError: unreadable, or a value that may not be.
         """
-        stored = read_mask(item.mask)
+        stored = read_mask(item.mask, wide=self.wide)
         if self.table is None:
             return stored
         labels = np.array(self.table, dtype=np.int16)[stored]
@@ -75,6 +79,26 @@ class IndexMasks:
                 fix="correct the mask",
             )
         return labels.astype(np.uint8)
+
+
+def index_masks(classes: Sequence[str], values: tuple[int, ...] | None = None) -> IndexMasks:
+    """Reads masks of these classes, stored as their own numbers, or as `values`, one a class.
+
+    Raises:
+        UserError: values that are not one a class, or not those of an 8-bit mask.
+    """
+    if values is None:
+        return IndexMasks(wide=len(classes) > IGNORE_LABEL)
+    if len(set(values)) != len(values) or len(values) != (len(classes) or len(values)):
+        raise UserError(
+            f"values={list(values)} for {len(classes)} classes", allowed="one value a class, each another"
+        )
+    if min(values) < 0 or max(values) > IGNORE_LABEL:
+        raise UserError(f"values={list(values)}", allowed=f"0..{IGNORE_LABEL}, the values of an 8-bit mask")
+    ignored = frozenset({IGNORE_LABEL}) - set(values)
+    table = table_of({value: index for index, value in enumerate(values)}, ignored=ignored)
+    said = ", ".join(map(str, values))
+    return IndexMasks(table, f"{said}, and {IGNORE_LABEL} for ignore" if ignored else said)
 
 
 def table_of(classes: Mapping[int, int], *, ignored: frozenset[int] = frozenset()) -> tuple[int, ...]:
@@ -92,20 +116,20 @@ class Painted:
     """Reads masks whose pixels have their class's colour, as RGB or as a palette.
 
     Attributes:
-        colours: class index, or 255 for ignore, by RGB.
-        source: the file that says so, for messages.
+        colours: class index, or what is ignored beside so many classes, by RGB.
+        source: what says so, for messages.
     """
 
     colours: dict[Colour, int]
-    source: Path
+    source: Path | str
 
     def __call__(self, item: Item) -> np.ndarray:
-        """Labels of an item, uint8 [H, W].
+        """Labels of an item, uint8 [H, W]; uint16 of more classes than 255.
 
         Raises:
             UserError: unreadable, or a colour that is no class's.
         """
-        rgb = _read_colours(item.mask).astype(np.int32)
+        rgb = read_colours(item.mask).astype(np.int32)
         codes = rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
         found, position = np.unique(codes, return_inverse=True)
         known = {r << 16 | g << 8 | b: index for (r, g, b), index in self.colours.items()}
@@ -115,12 +139,18 @@ class Painted:
                 raise UserError(
                     f"{item.mask}: colour {(code >> 16, code >> 8 & 255, code & 255)} at row {row}, column "
                     f"{column} is no class of {self.source}",
-                    fix="add its line there, or export the mask without smoothing",
+                    fix="export the mask without smoothing, or add the colour where the classes are listed",
                 )
-        return np.array([known[code] for code in found.tolist()], np.uint8)[position].reshape(codes.shape)
+        values = np.array([known[code] for code in found.tolist()], label_type(max(known.values())))
+        return values[position].reshape(codes.shape)
 
 
-def _read_colours(path: Path) -> np.ndarray:
+def read_colours(path: Path) -> np.ndarray:
+    """uint8 [H, W, 3].
+
+    Raises:
+        UserError: unreadable.
+    """
     try:
         with Image.open(path) as image:
             return np.array(image.convert("RGB"))

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from deeplab.data.layouts.polygons import Window
-from deeplab.data.source import IGNORE_LABEL
+from deeplab.data.source import ignore_label_of, label_type
 from deeplab.data.stored import Item
 from deeplab.errors import UserError
 
@@ -55,7 +55,7 @@ class Picture(NamedTuple):
 class ClassList:
     """Class names by index, and what unpainted pixels are.
 
-    `index` knows each name, also those that mean background (0) or ignore (255).
+    `index` knows each name, also those that mean background (0) or ignore.
     """
 
     classes: tuple[str, ...]
@@ -68,8 +68,13 @@ class ClassList:
 
     @property
     def unpainted(self) -> int:
-        """Background's index, or 255 where the list has none."""
-        return self.classes.index(BACKGROUND) if BACKGROUND in self.classes else IGNORE_LABEL
+        """Background's index, or the label to ignore where the list has none."""
+        return self.classes.index(BACKGROUND) if BACKGROUND in self.classes else self.ignored
+
+    @property
+    def ignored(self) -> int:
+        """The label to ignore."""
+        return ignore_label_of(len(self.classes))
 
     def index(self, name: str, *, file: Path) -> int:
         """The value to paint.
@@ -82,7 +87,7 @@ class ClassList:
         if name.lower() in BACKGROUND_NAMES:
             return self.unpainted
         if name.lower() in IGNORE_NAMES:
-            return IGNORE_LABEL
+            return self.ignored
         raise UserError(
             f"the label {name!r} is no class",
             allowed=", ".join(self.classes),
@@ -105,7 +110,7 @@ class Painter:
     largest_first: bool = False
 
     def __call__(self, item: Item) -> np.ndarray:
-        """uint8 [H, W].
+        """uint8 [H, W]; uint16 of more classes than 255.
 
         Raises:
             UserError: the annotation is broken or has an unknown class; it names the file.
@@ -123,7 +128,7 @@ class Painter:
         ]
         if self.largest_first:
             drawn.sort(key=lambda entry: -int(entry[1].pixels.sum()))
-        labels = np.full(size, self.classes.unpainted, np.uint8)
+        labels = np.full(size, self.classes.unpainted, label_type(len(self.classes.classes)))
         for index, cover in drawn:
             # a mask may stick out on every side
             top, left = max(cover.top, 0), max(cover.left, 0)

@@ -41,6 +41,9 @@ from deeplab.errors import UserError
 LOOKS_FOR = "data.yaml with names, and labels/ with text files (YOLO segmentation)"
 PHOTOS, LABELS = "images", "labels"
 BOX = 4
+BOX_ONLY = "it is a box, no outline"
+# of numbers written with few digits
+ROUNDING = 0.01
 
 Line = tuple[int, int, list[float]]
 """Its number, the class's number, and the coordinates."""
@@ -90,9 +93,8 @@ def survey(root: Path, split: str) -> StoredSplit:
             stray += [f"{region.place} of {item.mask}" for region in regions if not region.name]
             drawn += sum(not region.fault for region in regions)
     if bad and not drawn:
-        raise UserError(
-            f"has boxes, no segmentation (first: {bad[0]})", fix="export outlines for segmentation", file=path
-        )
+        what = "has boxes, no segmentation" if BOX_ONLY in bad[0] else "has no usable outline"
+        raise UserError(f"{what} (first: {bad[0]})", fix="export outlines for segmentation", file=path)
     classes = ClassList.of(names.values())
     return StoredSplit(
         classes=classes.classes,
@@ -205,10 +207,18 @@ def _regions(path: Path, names: dict[int, str], size: tuple[int, int]) -> list[R
             names.get(index, ""),
             partial(_cover, shares, size),
             f"line {number} (class {index})",
-            "it is a box, no outline" if len(shares) == BOX else outline_fault(_corners(shares)),
+            _fault(shares),
         )
         for number, index, shares in _lines(path)
     ]
+
+
+def _fault(shares: list[float]) -> str:
+    if len(shares) == BOX:
+        return BOX_ONLY
+    if min(shares) < -ROUNDING or max(shares) > 1 + ROUNDING:
+        return "its points are no shares of the photo's sides, 0 to 1"
+    return outline_fault(_corners(shares))
 
 
 def _lines(path: Path) -> Iterator[Line]:

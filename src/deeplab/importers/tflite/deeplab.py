@@ -82,7 +82,7 @@ def import_tflite(path: Path, hints: Hints) -> Imported:
         model = DeepLab(config)
         _check(model, found)
         weights, notes = _weights(model, network, found)
-        config, weights, binary = with_background(config, weights, hints.threshold)
+        config, binary = with_background(config, hints.threshold)
         labels, names = labels_for(config.num_classes, sha256)
         model = DeepLab(config, labels)
     except UserError as error:
@@ -323,6 +323,8 @@ def _take_arithmetic(model: DeepLab, network: Network, found: Found) -> tuple[st
     if network.tensor(found.features).quantisation is None:
         return ()
     try:
+        if model.config.sigmoid is not None:
+            raise UserError("it has one class")
         model.eight_bit_tables = eight_bit_of(network, found)
     except UserError as reason:
         return (

@@ -95,7 +95,7 @@ def import_torch(path: Path, hints: Hints) -> Imported:
         draft = family.read(file, hints)
         weights, used, aside = convert(draft, file.weights)
         threshold = draft.threshold if hints.threshold is None else hints.threshold
-        config, weights, binary = with_background(draft.model.config, weights, threshold)
+        config, binary = with_background(draft.model.config, threshold)
     except UserError as error:
         raise UserError(f"it seems to come from {family.name}: {error}", file=path) from None
     except KeyError as error:
