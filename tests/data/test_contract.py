@@ -446,7 +446,7 @@ def shown(source: Source) -> list[str]:
 
 def test_photos_that_a_layout_cannot_tell_apart_are_refused(tmp_path: Path) -> None:
     root = tmp_path / "data"
-    for name in ("images", "voc", "camvid", "roboflow", "cvat-masks", "coco-stuff", "ade20k"):
+    for name in ("images", "voc", "camvid", "roboflow", "cvat-masks", "coco-stuff", "ade20k", "yolo"):
         SETS[name](root / name)
         split = find(root / name, Expected()).splits["train"]
         first = Path(open_split(DataRecipe(root=root / name), split).source.files(0)[0])

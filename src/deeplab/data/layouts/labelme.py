@@ -133,8 +133,10 @@ def survey(
             photos[name] = photo if isfile(photo) or not content.get("imageData") else files[name]
             bad += unpainted(_regions(content, (0, 0), files[name], line_width), files[name])
     items, missing = joined(chosen, photos, files)
-    # a JSON is called as its photo, which may lie in another folder
+    # a JSON is called as its photo, which may lie in another folder; but a photo that is called alike is another one
     annotated = {name.rpartition("/")[2] for name in files} | {item.photo.stem for item in items}
+    taken = {item.photo for item in items}
+    alike = {photo.with_suffix("") for photo in taken}
     classes, origin = (ClassList(names), "the names given") if names else _classes(root)
     read = Painter(_Pictures(line_width), classes)
     return LabelmeSplit(
@@ -143,7 +145,12 @@ def survey(
         items=items,
         missing=missing,
         bad=tuple(bad),
-        unannotated=tuple(photo for photo in pictures(folder) if plain_name(photo.stem) not in annotated),
+        unannotated=tuple(
+            photo
+            for photo in pictures(folder)
+            if photo not in taken
+            and (plain_name(photo.stem) not in annotated or photo.with_suffix("") in alike)
+        ),
         unlisted=frozenset(files).difference(chosen),
         read=read,
     )
