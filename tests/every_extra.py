@@ -110,6 +110,42 @@ def onnx(folder: Path) -> str:
     return "a photo labelled by --engine onnxruntime"
 
 
+def serve(folder: Path) -> str:
+    """A photo over HTTP."""
+    from support.servers import command
+
+    _small_model().save_pretrained(folder / "model")
+    with command("-m", folder / "model", log=folder / "log") as (_, client):
+        assert client.segment(_photo(folder / "photo.png").read_bytes()).status == 200
+    return "a photo labelled over HTTP"
+
+
+def _exported(folder: Path, *options: object) -> str:
+    """Exported, and labelled with by predict where the target's runtime is."""
+    _small_model().save_pretrained(folder / "model")
+    _deeplab("export", folder / "model", *options, "-o", folder / "exported")
+    target = str(options[1])
+    if target == "coreml":
+        return "a model exported for Core ML, which only Apple's systems run"
+    _predict(folder, "--model", folder / "exported")
+    return f"a photo labelled with a model exported by --to {target}"
+
+
+def litert(folder: Path) -> str:
+    """Export to it."""
+    return _exported(folder, "--to", "litert", "--size", 65, 97)
+
+
+def executorch(folder: Path) -> str:
+    """Export to it."""
+    return _exported(folder, "--to", "executorch", "--max-size", 97, 130)
+
+
+def coreml(folder: Path) -> str:
+    """Export to it."""
+    return _exported(folder, "--to", "coreml", "--size", 65, 97)
+
+
 def sbd(folder: Path) -> str:
     """VOC's train_aug from SBD's MATLAB files."""
     import numpy as np
@@ -171,10 +207,20 @@ def test(folder: Path) -> str:
     return "tests/test_errors.py passed"
 
 
+def test_page(folder: Path) -> str:
+    """What drives a browser, without one."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        assert driver.chromium.name == "chromium"
+    return "the browser's driver started and stopped; `make test-page` brings a browser"
+
+
 FEATURES = {
-    feature.__name__: feature
+    feature.__name__.replace("_", "-"): feature
     for feature in (
-        tflite, hub, keras, download, timm, openvino, int8, onnx, sbd, webdataset, tensorboard, train, demo, test
+        tflite, hub, keras, download, timm, openvino, int8, onnx, serve, litert, executorch, coreml, sbd, webdataset,
+        tensorboard, train, demo, test, test_page,
     )
 }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -123,3 +124,11 @@ def test_an_unreachable_output_stride_leaves_the_model_as_it_was() -> None:
 def test_folded_models_are_refused() -> None:
     with pytest.raises(UserError, match="folded"):
         DeepLab(DeepLabConfig(backbone=backbone_config("timm:resnet18"), num_classes=2, folded=True))
+
+
+@needs_timm
+def test_timm_is_imported_beside_a_torchvision_of_another_torch() -> None:
+    """In a process of its own, where nothing has defined operators: torchvision from the index is for CUDA."""
+    program = "from deeplab.backbones.timm_features import _timm; _timm(); print(_timm().__name__)"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ran.stdout.strip() == "timm", ran.stderr

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,6 +14,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from deeplab.errors import UserError
 from deeplab.export.program import PhotoProgram
 from deeplab.prediction.artefacts.description import Description
 
@@ -67,3 +72,35 @@ class Target:
     batch: bool = True
     note: str = ""
     runs_here: bool = True
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence for libraries that warn of themselves and draw their progress."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+@contextmanager
+def converting(to: str, *, fix: str = "") -> Iterator[None]:
+    """Silence for a converter; what it raises becomes a sentence.
+
+    Raises:
+        UserError: the model cannot be converted. Errors of the disk pass.
+    """
+    try:
+        with quiet(), torch.no_grad():
+            yield
+    except (OSError, UserError):
+        raise
+    except Exception as error:
+        told = str(error).strip().splitlines()[-1:] or [""]
+        raise UserError(
+            f"this model cannot be converted to {to} ({type(error).__name__}: {told[0][:200]})", fix=fix
+        ) from error

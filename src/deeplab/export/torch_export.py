@@ -6,9 +6,8 @@ from pathlib import Path
 
 import torch
 
-from deeplab.errors import UserError
 from deeplab.export.program import traced
-from deeplab.export.target import Job, Target
+from deeplab.export.target import Job, Target, converting
 from deeplab.prediction.artefacts.description import KEY, PHOTO, Description
 
 
@@ -18,7 +17,7 @@ def write_torch_export(job: Job, path: Path) -> Description:
     Raises:
         UserError: torch cannot write this model.
     """
-    try:
+    with converting("PyTorch's own file", fix="--to onnx"):
         program = traced(job.program)
         (photo,) = (node for node in program.graph.nodes if node.name == PHOTO)
         # a map of one position is a special case in torch's programs, which they refuse
@@ -26,14 +25,6 @@ def write_torch_export(job: Job, path: Path) -> Description:
         taken = job.description.input.model_copy(update={"smallest": tuple(least)})
         description = job.description.model_copy(update={"input": taken})
         torch.export.save(program, path, extra_files={KEY: description.to_json()})
-    except OSError:
-        raise
-    except Exception as error:
-        told = str(error).strip().splitlines()[-1:] or [""]
-        raise UserError(
-            f"PyTorch cannot write this model as .pt2 ({type(error).__name__}: {told[0][:200]})",
-            fix="--to onnx",
-        ) from error
     return description
 
 

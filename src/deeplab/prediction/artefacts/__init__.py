@@ -38,6 +38,8 @@ READERS: dict[str, Callable[[Path], Artefact]] = {
     ".tflite": open_litert,
     ".pte": open_executorch,
 }
+# Core ML's, which only Apple's systems run
+UNREAD = ".mlpackage"
 # probabilities below round to no other label, and have a logarithm
 LEAST = 1e-30
 
@@ -57,7 +59,7 @@ def artefact_path(model: str | os.PathLike[str]) -> Path | None:
     if isinstance(model, str) and (model in EMBEDDED or model.startswith(HUB)):
         return None
     path = Path(model)
-    if path.suffix in READERS and path.is_file():
+    if (path.suffix in READERS and path.is_file()) or (path.suffix == UNREAD and path.is_dir()):
         return path
     report = path / REPORT_NAME
     if not report.is_file():
@@ -76,6 +78,12 @@ def open_artefact(path: Path) -> Artefact:
     Raises:
         UserError: the runtime is not installed (the extra is named), or the file is not readable or not one of ours.
     """
+    if path.suffix == UNREAD:
+        raise UserError(
+            "Core ML's packages run on Apple's systems alone, as example.py beside it does",
+            fix="give the model that it was exported from, or export it to another target",
+            file=path,
+        )
     if path.suffix not in READERS:
         raise UserError(f"no runtime here reads {path.suffix}", allowed=", ".join(READERS), file=path)
     if not path.is_file():
