@@ -17,6 +17,7 @@ from deeplab.data.selection import selected
 from deeplab.data.source import Survey
 from deeplab.data.storage import RECOGNISED, Storage
 from deeplab.errors import UserError
+from deeplab.imaging.bands import Bands
 from deeplab.system.cache import cache_folder
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def open_source(root: str | Path, split: str, storage: Storage = RECOGNISED) -> 
     """As `survey`, which see, but the classes must be known.
 
     Raises:
-        UserError: as `survey`; also if nothing names the classes, or two have one name.
+        UserError: as `survey`; also if nothing names the classes or one of them, or two have one name.
     """
     found = survey(root, split, storage)
     if not found.classes:
@@ -78,6 +79,10 @@ def open_source(root: str | Path, split: str, storage: Storage = RECOGNISED) -> 
                 "write one class name a line, value 0 first (often background), or give the names "
                 "(data.names=[background, cat])"
             ),
+        )
+    if "" in found.classes:
+        raise UserError(
+            f"{found.origin} has a class without a name, number {found.classes.index('')}", fix="name it"
         )
     twice = [name for name, count in Counter(found.classes).items() if count > 1]
     if twice:
@@ -98,28 +103,38 @@ def split_names(root: str | Path, *, layout: str = "auto") -> tuple[str, ...]:
 
 
 def open_split(
-    data: DataRecipe, split: str, *, transform: Transform | None = None, seed: int = 0
+    data: DataRecipe,
+    split: str,
+    *,
+    transform: Transform | None = None,
+    seed: int = 0,
+    bands: Bands | None = None,
 ) -> SegmentationDataset:
     """The photos and masks of one split, with the recipe's classes; with a transform, kept decoded if it says so.
+
+    Photos are read as 8-bit RGB, or as `bands` says.
 
     Raises:
         UserError: as `open_complete` and `deeplab.data.selection.selected`.
     """
     from deeplab.data.dataset import SegmentationDataset
 
-    source = selected(open_complete(data.root, split, data.storage), data.classes, other=data.other)
+    whole = open_complete(data.root, split, data.storage, bands)
+    source = selected(whole, data.classes, other=data.other)
     kept = None
     if data.keep_decoded and transform is not None:
         # whatever changes the labels of an unchanged file
         about = data.model_dump_json(
             include={"layout", "labels", "names", "values", "classes", "other", "drawn_on", "line_width"}
         )
-        kept = DecodedFiles(cache_folder() / "decoded", f"{__version__} {about}")
+        kept = DecodedFiles(cache_folder() / "decoded", f"{__version__} {about}{bands or ''}")
     return SegmentationDataset(source, transform=transform, seed=seed, kept=kept)
 
 
-def open_complete(root: str | Path, split: str, storage: Storage = RECOGNISED) -> Survey:
-    """As `open_source`, which see; a split that lacks files or is empty is refused.
+def open_complete(
+    root: str | Path, split: str, storage: Storage = RECOGNISED, bands: Bands | None = None
+) -> Survey:
+    """As `open_source`, which see; a split that lacks files or is empty is refused. `bands`: how photos are read.
 
     Raises:
         UserError: as `open_source`; also if a file of the split is missing, an annotation belongs to nothing, or the
@@ -155,7 +170,7 @@ def open_complete(root: str | Path, split: str, storage: Storage = RECOGNISED) -
                 "fifth into val)"
             ),
         )
-    return source
+    return replace(source, bands=bands)
 
 
 def resolve(data: DataRecipe) -> DataRecipe:
@@ -171,6 +186,17 @@ def resolve(data: DataRecipe) -> DataRecipe:
     # layouts that know their classes take no names
     names = source.classes if "names" in LAYOUTS[layout].takes else ()
     classes = selected(source, data.classes, other=data.other).classes
+    if not data.classes and data.val in LAYOUTS[layout].splits(Path(data.root)):
+        # their order does not matter; a class of one split alone would be ignored in the other, or never be seen
+        measured = open_source(data.root, data.val, replace(data.storage, layout=layout))
+        other = sorted(set(classes) ^ set(measured.classes))
+        if other:
+            raise UserError(
+                f"{source.origin} of {data.train} and {measured.origin} of {data.val} have other classes: "
+                f"{', '.join(other[:MISSING_SHOWN])}{', ...' if len(other) > MISSING_SHOWN else ''} not in both",
+                fix="list the same classes in both, or choose some that both have: data.classes",
+                file=data.root,
+            )
     if len(classes) < 2:
         raise UserError(f"{data.root} has one class only, {classes}", fix="two are needed, add 'background'")
     return data.model_copy(update={"layout": layout, "names": names, "classes": classes})

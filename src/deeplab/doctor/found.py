@@ -102,24 +102,34 @@ def find(root: Path, expected: Expected) -> Found:
     classes = resolve_classes(
         said.classes, said.origin, given.names, expected.num_classes, expected.ignore_label
     )
+    differing = {name for found in surveys.values() for name in set(found.classes) ^ set(said.classes)}
+    if differing:
+        what = f"The splits list other classes: {', '.join(sorted(differing))} not in all of them"
+        classes = replace(
+            classes, problems=(*classes.problems, (what, "List the same classes in every split."))
+        )
     if classes.names != said.classes:
         storage = replace(storage, names=classes.names)
         surveys = _surveyed(root, splits, storage)
-    surveys = {
-        split: selected(found, expected.keep, other=expected.other) for split, found in surveys.items()
-    }
+    # classes are joined by their names: another split may number them in another order
+    keep = expected.keep or (() if differing else next(iter(surveys.values())).classes)
+    surveys = {split: selected(found, keep, other=expected.other) for split, found in surveys.items()}
     if expected.keep:
         classes = replace(classes, names=expected.keep)
     secret = [name for name, found in surveys.items() if name == "test" and _without_masks(found)]
     unlisted = len(frozenset.intersection(*(found.unlisted for found in surveys.values())))
     unlisted += sum(len(surveys.pop(name).unpaired) for name in secret)
     reader, allowed = _reader(surveys, storage.drawn_on)
+    pairs = tuple(pair for split, found in surveys.items() for pair in _pairs(split, found))
+    # splits may share a folder of photos
+    taken = {pair.photo for pair in pairs}
+    beside = dict.fromkeys(path for found in surveys.values() for path in found.unannotated)
     return Found(
         splits,
         bool(expected.train or expected.val),
         storage,
         classes,
-        tuple(pair for split, found in surveys.items() for pair in _pairs(split, found)),
+        pairs,
         reader,
         reader.decode if isinstance(reader, FileReader) else None,
         allowed,
@@ -127,7 +137,7 @@ def find(root: Path, expected: Expected) -> Found:
         tuple(dict.fromkeys(path for found in surveys.values() for path in found.double)),
         tuple(dict.fromkeys(text for found in surveys.values() for text in found.stray)),
         tuple(dict.fromkeys(text for found in surveys.values() for text in found.bad)),
-        tuple(dict.fromkeys(path for found in surveys.values() for path in found.unannotated)),
+        tuple(path for path in beside if path not in taken),
         unlisted,
     )
 

@@ -23,7 +23,7 @@ from deeplab.data.layouts import splits as by_name
 from deeplab.data.layouts.coco import file_for, file_of, photo_folder
 from deeplab.data.layouts.painting import as_written, class_name, mentions, read_json
 from deeplab.data.source import ignore_label_of, label_type
-from deeplab.data.stored import Item, StoredSplit, joined
+from deeplab.data.stored import Item, StoredSplit, joined, left_over
 from deeplab.errors import UserError
 
 LOOKS_FOR = (
@@ -115,6 +115,7 @@ def survey(root: Path, split: str) -> StoredSplit:
             *(f"{item.mask}, which {path} asks for" for item in items if not isfile(item.mask)),
         ),
         stray=stray,
+        unannotated=left_over((item.photo for item in items), (image["file_name"] for image in images)),
         unlisted=frozenset(entries).difference(chosen),
         read=_Segments(by_sample, len(names)),
     )

@@ -75,7 +75,7 @@ def _read(path: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Names of the classes, and the class of each label."""
     with as_written(path):
         entries = read_json(path)["labels"]
-        names = [class_name(entry["readable"]) for entry in entries]
+        names = [class_name(entry["readable"]) or entry["name"] for entry in entries]
         evaluated = [number for number, entry in enumerate(entries) if entry.get("evaluate", True)]
         twice = {name for name, count in Counter(names[number] for number in evaluated).items() if count > 1}
         # two labels may read alike, and have names of their own
