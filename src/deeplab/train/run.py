@@ -113,7 +113,13 @@ def train(
 def training_set(recipe: Recipe) -> SegmentationDataset:
     """The training split under the recipe's augmentation of single photos."""
     transform = train_transform(recipe.augment, classes=recipe.data.classes, pixels=recipe.model.pixels)
-    return open_split(recipe.data, recipe.data.train, transform=transform, seed=recipe.seed)
+    return open_split(
+        recipe.data,
+        recipe.data.train,
+        transform=transform,
+        seed=recipe.seed,
+        bands=recipe.model.pixels.read_as(),
+    )
 
 
 def _train(
@@ -126,7 +132,8 @@ def _train(
     tensorboard: bool,
 ) -> ConfusionMatrix:
     refuse_beyond_memory(recipe, world)
-    dataset, validation = training_set(recipe), open_split(recipe.data, recipe.data.val)
+    dataset = training_set(recipe)
+    validation = open_split(recipe.data, recipe.data.val, bands=recipe.model.pixels.read_as())
     from_main(lambda: _look_first(recipe, dataset, validation, watcher), world)
     # what every checkpoint says beside its tensors
     kept: dict[str, Any] = {
