@@ -125,6 +125,39 @@ def onnx(folder: Path) -> str:
     return "a photo labelled by --engine onnxruntime"
 
 
+def geo(folder: Path) -> str:
+    """A scene labelled window by window."""
+    _scene(folder / "scene.tif", crs="EPSG:32633", transform=_affine())
+    _deeplab("predict", folder / "scene.tif", "-o", folder / "out", "--window", 64, 64, "--polygons", "gpkg")
+    assert (folder / "out" / "scene_labels.gpkg").exists()
+    return "a GeoTIFF labelled in windows, with polygons"
+
+
+def slides(folder: Path) -> str:
+    """A slide labelled window by window."""
+    _scene(folder / "slide.svs", crs=None, transform=_affine())
+    _deeplab("predict", folder / "slide.svs", "-o", folder / "out", "--window", 64, 64)
+    assert (folder / "out" / "slide_labels.tif").exists()
+    return "a slide labelled in windows"
+
+
+def video(folder: Path) -> str:
+    """A clip labelled picture by picture."""
+    import av
+    import numpy as np
+
+    with av.open(str(folder / "clip.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+        for level in range(5):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 96, 3), 40 * level, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    _deeplab("predict", folder / "clip.mp4", "-o", folder / "out")
+    assert (folder / "out" / "clip_overlay.mp4").exists()
+    return "a clip labelled picture by picture"
+
+
 def serve(folder: Path) -> str:
     """A photo over HTTP."""
     from support.servers import command
@@ -234,8 +267,8 @@ def test_page(folder: Path) -> str:
 FEATURES = {
     feature.__name__.replace("_", "-"): feature
     for feature in (
-        tflite, hub, keras, tiff, download, timm, openvino, int8, onnx, serve, litert, executorch, coreml, sbd,
-        webdataset, tensorboard, train, demo, test, test_page,
+        tflite, hub, keras, tiff, download, timm, openvino, int8, onnx, serve, litert, executorch, coreml, geo, slides,
+        video, sbd, webdataset, tensorboard, train, demo, test, test_page,
     )
 }  # fmt: skip
 
@@ -272,6 +305,28 @@ def _photo(path: Path) -> Path:
 
     photo(path, (65, 97))
     return path
+
+
+def _scene(path: Path, **place: object) -> None:
+    import numpy as np
+    import rasterio
+
+    profile = {
+        "driver": "GTiff",
+        "height": 130,
+        "width": 160,
+        "count": 3,
+        "dtype": "uint8",
+        "photometric": "rgb",
+    }
+    with rasterio.open(path, "w", tiled=True, blockxsize=64, blockysize=64, **profile, **place) as file:
+        file.write(np.random.default_rng(0).integers(0, 256, (3, 130, 160), dtype=np.uint8))
+
+
+def _affine() -> object:
+    import rasterio
+
+    return rasterio.Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
 
 
 def _predict(folder: Path, *options: object) -> None:

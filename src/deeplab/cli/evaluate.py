@@ -112,6 +112,7 @@ def evaluate(
             "flip": how.flip,
             "window": passes.window,
             "overlap": passes.overlap if passes.window else None,
+            "seams": how.seams if passes.window else None,
             "engine": predictor.engine,
             "precision": how.precision,
             "threshold": how.threshold,

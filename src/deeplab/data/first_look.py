@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -43,7 +42,7 @@ class Look(NamedTuple):
     unlabelled: tuple[str, ...]
 
 
-def look_at(source: Source, *, photos: bool = False, on_sample: Callable[[], None] = lambda: None) -> Look:
+def look_at(source: Source, *, photos: bool = False) -> Look:
     """Read the samples, for `PAIR_SECONDS` with their photos, else for `LABEL_SECONDS`.
 
     Raises:
@@ -70,7 +69,6 @@ def look_at(source: Source, *, photos: bool = False, on_sample: Callable[[], Non
             for index, counts in zip(part, pool.map(histogram, part), strict=True):
                 pixels += counts
                 unlabelled += [] if any(counts[:IGNORE_LABEL]) else [index]
-                on_sample()
             samples += len(part)
             if time.monotonic() > end:
                 break

@@ -22,8 +22,9 @@ from deeplab.prediction.labelling import AS_IT_IS, AUTO, INT8, TORCH, Labelling
 from deeplab.prediction.network import Network
 from deeplab.prediction.runtimes import engine_network
 from deeplab.prediction.runtimes.program import RuntimeNetwork
-from deeplab.prediction.sliding import predict_in_windows
+from deeplab.prediction.sliding import predict_in_windows, slide
 from deeplab.prediction.strips import Labelled, confidence_of, predict_whole
+from deeplab.prediction.windows import Sliding
 from deeplab.system.device import pick_device
 
 
@@ -79,7 +80,8 @@ class Predictor:
         if how.threshold is not None:
             model = _at_threshold(model, how.threshold)
         # auto changes no label of several passes: other engines take resized photos rounded
-        engine = TORCH if how.engine == AUTO and how.precision != INT8 and not how.one_pass else how.engine
+        torch_only = not how.one_pass or how.seams != "blend"
+        engine = TORCH if how.engine == AUTO and how.precision != INT8 and torch_only else how.engine
         if model.config.pixels.bands:
             if how.engine not in (AUTO, TORCH) or how.precision == INT8:
                 raise UserError(
@@ -117,7 +119,7 @@ class Predictor:
         """uint8 [H, W], uint16 above 256 classes, on the CPU, of a photo as `photo` gives it."""
         how = self.how
         if how.one_pass and how.window is None and how.crf is None:
-            return predict_labels(self.network, self._images(photo))["semantic"][0].cpu()
+            return predict_labels(self.network, self.images(photo))["semantic"][0].cpu()
         return self.label(photo).labels.to(label_dtype(self.network.config.num_classes))
 
     def label(self, photo: np.ndarray, *, confidence: bool = False) -> Labelled:
@@ -131,8 +133,10 @@ class Predictor:
         if how.crf is not None:
             labels, marginals = self.probabilities_of(photo)
             return Labelled(labels, confidence_of(marginals, labels) if confidence else None)
-        label = predict_whole if how.window is None else partial(predict_in_windows, window=how.window)
-        images = self._images(photo)
+        label = predict_whole
+        if how.window is not None:
+            label = partial(predict_in_windows, window=how.window, seams=how.seams)
+        images = self.images(photo)
         return label(self.network, images, scales=how.scales, flip=how.flip, confidence=confidence).cpu()
 
     def probabilities_of(self, photo: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
@@ -147,18 +151,29 @@ class Predictor:
         how = self.how
         if how.window is not None:
             raise UserError("windows keep no probabilities of the whole photo", fix="leave out the window")
-        passed = predict(self.network, self._images(photo), scales=how.scales, flip=how.flip)["semantic"]
+        passed = predict(self.network, self.images(photo), scales=how.scales, flip=how.flip)["semantic"]
         labels, found = passed.labels[0].cpu(), passed.probabilities[0].float().cpu()
         if how.crf is None:
             return labels, found
         marginals = dense_crf(found, photo, parameters=how.crf)
         return marginals.argmax(0), marginals
 
+    def sliding(self, size: tuple[int, int]) -> Sliding:
+        """The way in windows through a photo of this height and width, which is not held whole; of the usual size
+        where `how` names none.
+
+        Raises:
+            UserError: see `deeplab.prediction.sliding.slide`.
+        """
+        how = self.how
+        return slide(self.network, size, window=how.window, seams=how.seams, scales=how.scales, flip=how.flip)
+
     def logits_of(self, photo: np.ndarray) -> torch.Tensor:
         """float32 [C, h, w] on the CPU, of one pass on the network's own grid."""
-        return self.network.low_resolution_logits(self._images(photo))["semantic"][0].float().cpu()
+        return self.network.low_resolution_logits(self.images(photo))["semantic"][0].float().cpu()
 
-    def _images(self, photo: np.ndarray) -> torch.Tensor:
+    def images(self, photo: np.ndarray) -> torch.Tensor:
+        """A photo, as `photo` gives it, as the network takes it: [1, channels, H, W] on its device."""
         if photo.dtype == np.uint16:
             # of which torch computes little
             photo = photo.astype(np.float32)

@@ -162,7 +162,7 @@ class LabelsPredictor(Predictor):
 
     def labels_of(self, photo: np.ndarray) -> torch.Tensor:
         """See `Predictor.labels_of`."""
-        found = self._run(self._images(photo))["semantic"][0]
+        found = self._run(self.images(photo))["semantic"][0]
         return found.to(torch.uint16) if found.dtype == torch.int32 else found
 
     def label(self, photo: np.ndarray, *, confidence: bool = False) -> Labelled:
