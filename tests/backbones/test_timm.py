@@ -12,7 +12,7 @@ import torch
 from support.torch_comparison import peer
 
 from deeplab.backbones.timm_features import TimmFeatures
-from deeplab.config import ASPPConfig, DecoderConfig, DeepLabConfig, TimmConfig, backbone_config
+from deeplab.config import ASPPConfig, DecoderConfig, DeepLabConfig, PixelConfig, TimmConfig, backbone_config
 from deeplab.errors import UserError
 from deeplab.model.network import DeepLab
 from deeplab.train.loop import batch_loss
@@ -31,8 +31,10 @@ NAMES = ["resnet18", "mobilenetv3_small_050", "convnext_atto"]
 
 def build(name: str, **changes: object) -> DeepLab:
     torch.manual_seed(0)
+    backbone = backbone_config(f"timm:{name}", **changes)
     config = DeepLabConfig(
-        backbone=backbone_config(f"timm:{name}", **changes),
+        backbone=backbone,
+        pixels=PixelConfig().for_channels(backbone.in_channels),
         context=ASPPConfig(rates=(6, 12), channels=8),
         decoder=DecoderConfig(channels=8, low_level_channels=4),
         num_classes=3,

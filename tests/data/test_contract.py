@@ -251,6 +251,34 @@ def test_photos_that_nothing_annotates_are_counted(name: str, tmp_path: Path) ->
         assert checked.passed and finding.files == ("images/extra.jpg",)
 
 
+MOVED = {
+    "coco": ("annotations/instances_train.json", "[[4, 0, 8, 0, 8, 8, 4, 8]]", "[[14, 0, 18, 0, 18, 8, 14, 8]]"),
+    "cvat": ("annotations.xml", "4,0;8,0;8,8;4,8", "4,-9;8,-9;8,-1;4,-1"),
+    "labelme": ("train/a.json", "[[4, 0], [8, 0], [8, 8], [4, 8]]", "[[40, 0], [80, 0], [80, 80], [40, 80]]"),
+    "label-studio": ("export.json", "[[50.0, 0.0], [100.0, 0.0], [100.0, 100.0]", "[[150, 0], [200, 0], [200, 99]"),
+    "yolo": ("labels/train/a.txt", "0.5 0 1 0 1 1 0.5 1", "4 0 8 0 8 8 4 8"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_outlines_outside_of_their_photo_are_counted(name: str, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    SETS[name](root)
+    file, old, new = MOVED[name]
+    # Label Studio's last point is the one that stays
+    content = (root / file).read_text().replace(", [50.0, 100.0]", "") if name == "label-studio" else ""
+    content = (content or (root / file).read_text()).replace(old, new, 1)
+    (root / file).write_text(content)
+    (finding,) = [each for each in check_data(root, workers=1).findings if each.code == "annotation-bad"]
+    assert len(finding.files) == 1 and finding.severity == "warning"
+    assert "it lies outside of the photo" in finding.files[0] or (
+        name == "yolo" and "no shares" in finding.files[0]
+    )
+    split = find(root, Expected()).splits["train"]
+    with pytest.warns(UserWarning, match="1 annotations paint nothing"):
+        by_training(root, split)
+
+
 NAMELESS = {
     "cvat-masks": ("labelmap.txt", "cat:", ":"),
     "roboflow": ("train/_classes.csv", "cat", ""),
@@ -446,7 +474,7 @@ def shown(source: Source) -> list[str]:
 
 def test_photos_that_a_layout_cannot_tell_apart_are_refused(tmp_path: Path) -> None:
     root = tmp_path / "data"
-    for name in ("images", "voc", "camvid", "roboflow", "cvat-masks", "coco-stuff", "ade20k"):
+    for name in ("images", "voc", "camvid", "roboflow", "cvat-masks", "coco-stuff", "ade20k", "yolo"):
         SETS[name](root / name)
         split = find(root / name, Expected()).splits["train"]
         first = Path(open_split(DataRecipe(root=root / name), split).source.files(0)[0])

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from deeplab.evaluation.boundaries import Boundaries
     from deeplab.evaluation.instance_iou import InstanceIoU
     from deeplab.evaluation.report.scores import Scores
+    from deeplab.imaging.bands import Bands
     from deeplab.prediction.predictor import Predictor
     from deeplab.system.processes import World
 
@@ -87,7 +88,7 @@ def evaluate(
     with join_processes(how.device) as world:
         predictor = open_predictor(model, replace(how, device=str(world.device)))
         spec = predictor.labels
-        dataset = open_labelled(root, split, stored, spec)
+        dataset = open_labelled(root, split, stored, spec, predictor.network.config.pixels.read_as())
         from_main(lambda: warn_of_labels(dataset.source, look_at(dataset.source), split, scored=True), world)
         other = _counts_of(against, dataset, spec)
         scores = _zero(spec, worst=worst if output else 0, calibration=reliability)
@@ -120,12 +121,17 @@ def evaluate(
         _write(scores, spec, output, title=title, settings=settings, intervals=intervals)
 
 
-def open_labelled(root: Path, split: str, stored: StoredData, spec: LabelSpec) -> SegmentationDataset:
-    """A split whose masks show the model's classes; classes that it does not have are its background, or ignored."""
+def open_labelled(
+    root: Path, split: str, stored: StoredData, spec: LabelSpec, bands: Bands | None = None
+) -> SegmentationDataset:
+    """A split whose masks show the model's classes; classes that it does not have are its background, or ignored.
+
+    Photos are read as `bands` says, as 8-bit RGB if it is None.
+    """
     from deeplab.data.dataset import SegmentationDataset
     from deeplab.data.selection import selected
 
-    source = stored.whole(root, split)
+    source = stored.whole(root, split, bands)
     known = spec.classes
     if not set(known) <= set(source.classes):
         raise UserError(

@@ -127,7 +127,6 @@ def predict(
 def _predict_all(segmenter: Segmenter, photos: dict[Path, str], output: Path) -> list[dict[str, Any]]:
     """Entries of the index, of photos by the names of their results."""
     from deeplab.cli.tables import photo_progress
-    from deeplab.imaging.photos import as_photo
     from deeplab.system.pipeline import pipelined
 
     def save(place: tuple[Path, str], result: Segmentation) -> Made:
@@ -135,7 +134,9 @@ def _predict_all(segmenter: Segmenter, photos: dict[Path, str], output: Path) ->
         return _entry(result, labels, overlay), _found(result)
 
     entries = []
-    done = pipelined(photos.items(), read=lambda place: as_photo(place[0]), compute=segmenter, write=save)
+    done = pipelined(
+        photos.items(), read=lambda place: segmenter.predictor.photo(place[0]), compute=segmenter, write=save
+    )
     with photo_progress(len(photos), "predicting") as progress, closing(done):
         for photo, outcome in zip(photos, done, strict=True):
             entry: dict[str, Any] = {"photo": str(photo)}

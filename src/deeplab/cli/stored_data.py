@@ -11,6 +11,7 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from deeplab.data.source import Survey
     from deeplab.data.storage import Storage
+    from deeplab.imaging.bands import Bands
 
 
 @Parameter(name="*")
@@ -58,11 +59,11 @@ class StoredData:
 
         return selected(self.whole(root, split), self.keep, other=self.other)
 
-    def whole(self, root: Path, split: str) -> Survey:
-        """A split that is whole, with all its classes; see `deeplab.data.opening.open_complete`."""
+    def whole(self, root: Path, split: str, bands: Bands | None = None) -> Survey:
+        """A split that is whole, with all its classes, its photos read as `bands` says; see `open_complete`."""
         from deeplab.data.opening import open_complete
 
-        return open_complete(root, split, self.storage)
+        return open_complete(root, split, self.storage, bands)
 
     @property
     def storage(self) -> Storage:

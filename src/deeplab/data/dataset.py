@@ -65,12 +65,12 @@ class SegmentationDataset(Dataset[Sample]):
         index = range(len(self))[index]
         image, label = self.load(index)
         if self.transform is None:
-            return to_tensors(image, label)
+            return to_tensors(image, label, rounded=image.dtype == np.uint8)
         taught = () if self.teachers is None else (self.teachers.of(self.source.files(index)[0]),)
         return self.transform(image, label, np.random.default_rng([self.seed, index, draw]), *taught)
 
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Sample `index` as decoded: (image uint8 [H, W, 3], label uint8 [H, W])."""
+        """Sample `index` as decoded: (image as `Source.photo` gives it, label uint8 [H, W])."""
         if self.kept is None:
             return self._decode(index)
         return self.kept.fetch(self.source.files(index), lambda: self._decode(index))

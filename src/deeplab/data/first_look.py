@@ -1,7 +1,7 @@
 """A look at a split before anything is computed on it: whether its labels say something, and its files can be read.
 
 Its cost is bounded: samples are taken all over the split, in an order that is the same each time, until all are seen
-or the time is up.
+or the time is up; what lies elsewhere is not fetched for it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -43,7 +42,7 @@ class Look(NamedTuple):
     unlabelled: tuple[str, ...]
 
 
-def look_at(source: Source, *, photos: bool = False, on_sample: Callable[[], None] = lambda: None) -> Look:
+def look_at(source: Source, *, photos: bool = False) -> Look:
     """Read the samples, for `PAIR_SECONDS` with their photos, else for `LABEL_SECONDS`.
 
     Raises:
@@ -60,7 +59,8 @@ def look_at(source: Source, *, photos: bool = False, on_sample: Callable[[], Non
         return Image.fromarray(label).histogram()
 
     end = time.monotonic() + (PAIR_SECONDS if photos else LABEL_SECONDS)
-    order = np.random.default_rng(0).permutation(len(source)).tolist()
+    every = np.random.default_rng(0).permutation(len(source)).tolist()
+    order = [index for index in every if source.at_hand(index)]
     pixels, samples = np.zeros(256, np.int64), 0
     unlabelled: list[int] = []
     # decoders let other threads run meanwhile
@@ -70,7 +70,6 @@ def look_at(source: Source, *, photos: bool = False, on_sample: Callable[[], Non
             for index, counts in zip(part, pool.map(histogram, part), strict=True):
                 pixels += counts
                 unlabelled += [] if any(counts[:IGNORE_LABEL]) else [index]
-                on_sample()
             samples += len(part)
             if time.monotonic() > end:
                 break

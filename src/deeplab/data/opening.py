@@ -17,6 +17,7 @@ from deeplab.data.selection import selected
 from deeplab.data.source import Survey
 from deeplab.data.storage import RECOGNISED, Storage
 from deeplab.errors import UserError
+from deeplab.imaging.bands import Bands
 from deeplab.system.cache import cache_folder
 
 if TYPE_CHECKING:
@@ -102,28 +103,38 @@ def split_names(root: str | Path, *, layout: str = "auto") -> tuple[str, ...]:
 
 
 def open_split(
-    data: DataRecipe, split: str, *, transform: Transform | None = None, seed: int = 0
+    data: DataRecipe,
+    split: str,
+    *,
+    transform: Transform | None = None,
+    seed: int = 0,
+    bands: Bands | None = None,
 ) -> SegmentationDataset:
     """The photos and masks of one split, with the recipe's classes; with a transform, kept decoded if it says so.
+
+    Photos are read as 8-bit RGB, or as `bands` says.
 
     Raises:
         UserError: as `open_complete` and `deeplab.data.selection.selected`.
     """
     from deeplab.data.dataset import SegmentationDataset
 
-    source = selected(open_complete(data.root, split, data.storage), data.classes, other=data.other)
+    whole = open_complete(data.root, split, data.storage, bands)
+    source = selected(whole, data.classes, other=data.other)
     kept = None
     if data.keep_decoded and transform is not None:
         # whatever changes the labels of an unchanged file
         about = data.model_dump_json(
             include={"layout", "labels", "names", "values", "classes", "other", "drawn_on", "line_width"}
         )
-        kept = DecodedFiles(cache_folder() / "decoded", f"{__version__} {about}")
+        kept = DecodedFiles(cache_folder() / "decoded", f"{__version__} {about}{bands or ''}")
     return SegmentationDataset(source, transform=transform, seed=seed, kept=kept)
 
 
-def open_complete(root: str | Path, split: str, storage: Storage = RECOGNISED) -> Survey:
-    """As `open_source`, which see; a split that lacks files or is empty is refused.
+def open_complete(
+    root: str | Path, split: str, storage: Storage = RECOGNISED, bands: Bands | None = None
+) -> Survey:
+    """As `open_source`, which see; a split that lacks files or is empty is refused. `bands`: how photos are read.
 
     Raises:
         UserError: as `open_source`; also if a file of the split is missing, an annotation belongs to nothing, or the
@@ -159,7 +170,7 @@ def open_complete(root: str | Path, split: str, storage: Storage = RECOGNISED) -
                 "fifth into val)"
             ),
         )
-    return source
+    return replace(source, bands=bands)
 
 
 def resolve(data: DataRecipe) -> DataRecipe:

@@ -17,6 +17,7 @@ import numpy as np
 
 from deeplab.data.upright import DrawnOn, Stored, turned_upright
 from deeplab.errors import UserError
+from deeplab.imaging.bands import Bands
 
 IGNORE_LABEL = 255
 WIDE_IGNORE_LABEL = 65_535
@@ -56,8 +57,12 @@ class Source(Protocol):
         """Photo and mask as a user would name them: a path, or SHARD:NUMBER; nothing is read or fetched."""
         ...
 
+    def at_hand(self, index: int) -> bool:
+        """Whether the sample lies on this machine, and reading it fetches nothing."""
+        ...
+
     def photo(self, index: int) -> np.ndarray:
-        """uint8 [H, W, 3] RGB, upright.
+        """uint8 [H, W, 3] RGB, upright; or the bands that were asked for, [H, W, bands].
 
         Raises:
             UserError: names the file.
@@ -96,6 +101,7 @@ class Survey:
         unannotated: photos that lie there and that nothing annotates; they are left out.
         unlisted: names that lie there and are not of this split.
         drawn_on: which photo the labels were drawn on; see `deeplab.data.upright.turned_upright`.
+        bands: how photos are to be read; None for 8-bit RGB.
     """
 
     classes: tuple[str, ...]
@@ -108,6 +114,7 @@ class Survey:
     unannotated: tuple[Path, ...] = ()
     unlisted: frozenset[str] = frozenset()
     drawn_on: DrawnOn = "auto"
+    bands: Bands | None = None
 
     @property
     def ignore_label(self) -> int:
@@ -124,6 +131,10 @@ class Survey:
     def files(self, index: int) -> tuple[str, str]:
         """See `Source`."""
         raise NotImplementedError
+
+    def at_hand(self, index: int) -> bool:
+        """See `Source`."""
+        return True
 
     def photo(self, index: int) -> np.ndarray:
         """See `Source`."""

@@ -56,7 +56,7 @@ class StoredSplit(Survey):
 
     def photo(self, index: int) -> np.ndarray:
         """See `Source`."""
-        return read_photo(self.items[index].photo)
+        return read_photo(self.items[index].photo, self.bands)
 
     def drawn(self, index: int) -> np.ndarray:
         """See `Survey`."""

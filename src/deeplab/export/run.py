@@ -94,6 +94,11 @@ def export_model(
         UserError: what does not go together, an extra that is not installed, or the folder cannot be written.
         GateError: the file is wrong.
     """
+    if model.config.pixels.bands:
+        raise UserError(
+            f"this model reads the bands {', '.join(model.config.pixels.bands)}, and exported ones take 8-bit RGB",
+            fix="use it as it is, with predict, eval or Segmenter",
+        )
     target = checked(to, precision=precision, sizes=sizes, largest=largest, calibration=calibration)
     if layout != "plain" and to != ONNX.name:
         raise UserError(f"--layout {layout} goes with --to onnx, not {to}", fix="leave --layout away")

@@ -38,6 +38,9 @@ class Predictor:
         how: passes, window and CRF; what it says of engine, precision, device and stride is `of`'s to heed.
         engine: what computes the network.
         output_stride: of the network.
+
+    Raises:
+        UserError: a CRF for photos of more than 8 bits.
     """
 
     def __init__(
@@ -50,6 +53,12 @@ class Predictor:
         engine: str = TORCH,
         output_stride: int,
     ) -> None:
+        if how.crf is not None and network.config.pixels.values != "uint8":
+            raise UserError(
+                "the CRF's sigma_beta is in steps of 8 bits, and this model reads "
+                f"{network.config.pixels.values}",
+                fix="leave out the CRF",
+            )
         self.network, self.labels, self.device, self.how = network, labels, device, how
         self.engine, self.output_stride = engine, output_stride
 
@@ -73,6 +82,14 @@ class Predictor:
         # auto changes no label of several passes: other engines take resized photos rounded
         torch_only = not how.one_pass or how.seams != "blend"
         engine = TORCH if how.engine == AUTO and how.precision != INT8 and torch_only else how.engine
+        if model.config.pixels.bands:
+            if how.engine not in (AUTO, TORCH) or how.precision == INT8:
+                raise UserError(
+                    f"engine {how.engine} is given 8-bit RGB photos, and this model reads the bands "
+                    f"{', '.join(model.config.pixels.bands)}",
+                    fix=f"engine {TORCH}, without int8",
+                )
+            engine = TORCH
         if engine != TORCH:
             source = _at_stride(folded(model).eval(), how.output_stride)
             found = engine_network(
@@ -91,15 +108,15 @@ class Predictor:
         return cls(ready, model.labels, device=device, how=how, output_stride=ready.output_stride)
 
     def photo(self, image: PhotoLike) -> np.ndarray:
-        """A photo as the model takes it: uint8 [H, W, 3] RGB.
+        """A photo as the model takes it: uint8 [H, W, 3] RGB, or the bands that it reads, [H, W, bands].
 
         Raises:
             UserError: it cannot be read, or is not what the model is for; it names the file.
         """
-        return as_photo(image)
+        return as_photo(image, self.network.config.pixels.read_as())
 
     def labels_of(self, photo: np.ndarray) -> torch.Tensor:
-        """uint8 [H, W], uint16 above 256 classes, on the CPU, of a photo, uint8 [H, W, channels]."""
+        """uint8 [H, W], uint16 above 256 classes, on the CPU, of a photo as `photo` gives it."""
         how = self.how
         if how.one_pass and how.window is None and how.crf is None:
             return predict_labels(self.network, self.images(photo))["semantic"][0].cpu()
@@ -109,7 +126,7 @@ class Predictor:
         """Labels and, if asked for, the probability of each, on the CPU.
 
         Args:
-            photo: uint8 [H, W, channels].
+            photo: see `photo`.
             confidence: they take as long as the labels or longer.
         """
         how = self.how
@@ -157,6 +174,9 @@ class Predictor:
 
     def images(self, photo: np.ndarray) -> torch.Tensor:
         """A photo, as `photo` gives it, as the network takes it: [1, channels, H, W] on its device."""
+        if photo.dtype == np.uint16:
+            # of which torch computes little
+            photo = photo.astype(np.float32)
         return torch.from_numpy(photo).permute(2, 0, 1)[None].to(self.device)
 
 

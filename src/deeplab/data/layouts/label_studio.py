@@ -189,13 +189,16 @@ def _regions(results: list[Task], size: Size, file: Path, *, photo: str) -> list
     ]
 
 
+PERCENT = (100, 100)
+
+
 def _fault(result: Task) -> str:
     value, kind = result["value"], result["type"]
     if not _label(result):
         return "it has no label"
     if kind == "brushlabels" and not value.get("rle"):
         return "its brush is empty"
-    return outline_fault(value.get("points")) if kind == "polygonlabels" else ""
+    return outline_fault(value.get("points"), PERCENT) if kind == "polygonlabels" else ""
 
 
 def _cover(result: Task, *, size: Size, file: Path) -> Window:

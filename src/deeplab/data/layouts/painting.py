@@ -26,6 +26,9 @@ from deeplab.errors import UserError
 LEAST_POINTS = 3
 NO_NUMBER = "a coordinate is missing or no number"
 TOO_FEW = f"it has fewer than {LEAST_POINTS} points"
+OUTSIDE = "it lies outside of the photo"
+NO_SIZE = (0, 0)
+"""Of a photo whose size is not known yet."""
 BACKGROUND = "background"
 BACKGROUND_NAMES = frozenset({BACKGROUND, "_background_", "__background__"})
 IGNORE_NAMES = frozenset({"ignore", "ignored", "__ignore__", "_ignore_", "void"})
@@ -153,8 +156,8 @@ def unpainted(regions: Iterable[Region], file: Path) -> tuple[str, ...]:
     return tuple(f"{region.place} in {file}: {region.fault}" for region in regions if region.fault)
 
 
-def outline_fault(points: Any) -> str:
-    """Why an outline [(x, y), ...] encloses nothing; empty if it may."""
+def outline_fault(points: Any, size: tuple[int, int] = NO_SIZE) -> str:
+    """Why an outline [(x, y), ...] encloses nothing of a photo of `size`, height and width; empty if it may."""
     if not points:
         return "it has no points"
     try:
@@ -163,7 +166,14 @@ def outline_fault(points: Any) -> str:
             return NO_NUMBER
     except (TypeError, OverflowError):
         return NO_NUMBER
-    return "" if len(points) >= LEAST_POINTS else TOO_FEW
+    if len(points) < LEAST_POINTS:
+        return TOO_FEW
+    return OUTSIDE if min(size) > 0 and _is_outside(points, size) else ""
+
+
+def _is_outside(points: Any, size: tuple[int, int]) -> bool:
+    x, y = zip(*points, strict=True)
+    return max(x) < 0 or min(x) > size[1] or max(y) < 0 or min(y) > size[0]
 
 
 def read_json(path: Path) -> Any:

@@ -11,6 +11,7 @@ lie on top. Classes: background, then the names. Source: Ultralytics' documentat
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -83,6 +84,12 @@ def survey(root: Path, split: str) -> StoredSplit:
     entries = dict(zip(sample_names(plain_name(file) for file in photos), photos.values(), strict=True))
     notes = {name: _note(photo) for name, photo in entries.items()}
     items, missing = joined(entries, entries, notes)
+    shared = Counter(photo.with_suffix("") for photo in photos.values())
+    # of a.jpg and a.png no one knows which of them a.txt belongs to
+    double = [
+        item.photo for item in items if item.mask != item.photo and shared[item.photo.with_suffix("")] > 1
+    ]
+    items = tuple(item for item in items if item.photo not in double)
     texts = {file for folder in folders for file in visible(_labels_of(folder), "**/*.txt")}
     alone = sorted(texts.difference(notes.values()))
     bad, stray, drawn = list[str](), list[str](), 0
@@ -100,7 +107,12 @@ def survey(root: Path, split: str) -> StoredSplit:
         classes=classes.classes,
         origin=path.name,
         items=items,
-        missing=(*missing, *(f"photo of {file}" for file in alone)),
+        missing=(
+            *missing,
+            *(f"photo of {file}" for file in alone),
+            *(f"labels of {photo} (several photos differ by their suffix alone)" for photo in double),
+        ),
+        double=tuple(double),
         stray=tuple(stray),
         bad=tuple(bad),
         read=Painter(_Pictures(names), classes, largest_first=True),

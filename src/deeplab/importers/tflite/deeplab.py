@@ -119,14 +119,15 @@ def _config(network: Network, found: Found) -> DeepLabConfig:
             f"the backbone's strides multiply to {output_stride}; known output strides: 4, 8, 16, 32"
         )
     heads = [found.convs[path] for path in HEADS if path in found.convs]
+    backbone = _backbone(found)
     return DeepLabConfig(
-        backbone=_backbone(found),
+        backbone=backbone,
         context=_context(network, found, output_stride),
         decoder=_decoder(found),
         num_classes=len(convs[CLASSIFIER].kernel),
         output_stride=output_stride,
         resize=_resize_rule(found),
-        pixels=network.pixels or PixelConfig(),
+        pixels=(network.pixels or PixelConfig()).for_channels(backbone.in_channels),
         folded=True,
         bounded=any(conv.clip == CLIPS["relu6"] for conv in heads),
     )

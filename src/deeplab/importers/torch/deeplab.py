@@ -171,7 +171,7 @@ def _facts(config: DeepLabConfig) -> dict[str, str]:
         "output stride": str(config.output_stride),
         "image pyramid": ", ".join(f"{scale:g}" for scale in config.image_pyramid),
         "resize rule": config.resize,
-        "input": f"({pixels.channels} pixel - {pixels.mean}) / {pixels.std}",
+        "input": f"({'stored' if pixels.bands else pixels.channels} pixel - {pixels.mean}) / {pixels.std}",
     }
 
 
