@@ -154,7 +154,8 @@ def killed(folder: Path, options: argparse.Namespace, words: Sequence[object]) -
     left = [path.name for path in pieces.iterdir() if path.name.startswith(".")]
     return (
         f"{options.kill_side} x {options.kill_side}, killed {times} times, every {options.kill_after:g} s: "
-        f"{seconds:.0f} s in all against {straight:.0f} s in one piece; equal: {equal(whole, pieces)}; left over: {left}"
+        f"{seconds:.0f} s in all against {straight:.0f} s in one piece; equal: {equal(whole, pieces)}; "
+        f"left over: {left}"
     )
 
 
