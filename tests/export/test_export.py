@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -20,13 +21,14 @@ from deeplab.config import ASPPConfig, DeepLabConfig, backbone_config
 from deeplab.config.labels import LabelSpec
 from deeplab.errors import UserError
 from deeplab.export import run as export_run
-from deeplab.export.gate import GateError, drawn_photo, gate_photos, verdict
+from deeplab.export.gate import GateError, drawn_photo, fitted, gate_photos, verdict
 from deeplab.export.run import TARGETS, export_model
-from deeplab.export.target import Job
+from deeplab.export.target import Job, converting
 from deeplab.model.network import DeepLab
 from deeplab.prediction.artefacts import artefact_path, open_artefact
-from deeplab.prediction.artefacts.description import Description
+from deeplab.prediction.artefacts.description import Description, PhotoInput
 from deeplab.prediction.segmenter import Segmenter
+from deeplab.system.writing import whole_folder
 
 torch.set_num_threads(1)
 
@@ -382,6 +384,24 @@ def test_a_full_disk_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_full_disk_that_a_library_calls_otherwise_is_the_same_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    used = shutil.disk_usage(tmp_path)
+    for free, sentence in (
+        (4096, r"out: cannot be written \(the disk is full\)"),
+        (used.free, r"cannot be converted to Core ML \(RuntimeError: stream error\)"),
+    ):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: used._replace(free=free))
+        with (
+            pytest.raises(UserError, match=sentence),
+            whole_folder(tmp_path / "out") as beside,
+            converting("Core ML", beside / "small.mlpackage"),
+        ):
+            raise RuntimeError("stream error")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("to", list(TARGETS))
 def test_an_absent_library_names_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, to: str) -> None:
     target = TARGETS[to]
@@ -433,6 +453,30 @@ def test_eval_of_an_export_is_that_of_the_model(
     assert before == after and float(before) > 0
     code, out, err = deeplab("eval", squares, "-m", tmp_path / "out", *data)
     assert code == 0 and after in out, err
+
+
+def test_a_file_of_one_size_is_evaluated_at_it_before_and_after(
+    squares: Path, squares_model: Path, tmp_path: Path, deeplab: Callable[..., tuple[int, str, str]]
+) -> None:
+    needs("litert")
+    words = ("export", squares_model, "--to", "litert", "--size", 41, 49, "-o", tmp_path / "out")
+    code, out, err = deeplab(*words, "--eval", squares, "--split", "train", "--classes", *CLASSES)
+    # the table wraps its title
+    assert code == 0 and "3 photos" in out, err
+    before, after = (
+        line.split("│")[2].strip() for line in out.splitlines() if "before" in line or "after" in line
+    )
+    assert before == after and float(before) > 0
+
+
+def test_masks_go_with_photos_to_the_size_that_is_taken() -> None:
+    mask = np.array([[0, 1], [2, 255]], np.uint8)
+    taken = PhotoInput(channels=3, sizes=((4, 6),))
+    photo, labels = fitted(picture((2, 2)), mask, taken)
+    assert photo.shape == (4, 6, 3)
+    np.testing.assert_array_equal(labels, mask.repeat(2, 0).repeat(3, 1))
+    anything = PhotoInput(channels=3)
+    assert fitted(photo, labels, anything)[1] is labels
 
 
 def test_triton_finds_the_file_by_its_inputs_and_outputs(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from deeplab.cli.stored_data import StoredData
 from deeplab.errors import UserError
 
 if TYPE_CHECKING:
+    from deeplab.export.run import Exported
     from deeplab.model.network import DeepLab
 
 Many = Parameter(consume_multiple=True, negative="")
@@ -156,7 +157,7 @@ def export(
     if to == "onnx":
         print(f"for TensorRT, not run here: {trtexec(about, made.path.name)}")
     if proof.evaluate is not None:
-        _show_scores(source, made.path, proof.evaluate, proof.split, StoredData(classes=proof.classes))
+        _show_scores(source, made, proof.evaluate, proof.split, StoredData(classes=proof.classes))
     return 0
 
 
@@ -196,23 +197,24 @@ def _show(parity: dict[str, Any] | None) -> None:
             print(f"{name}: {value:.4f}")
 
 
-def _show_scores(model: DeepLab, path: Path, root: Path, split: str, stored: StoredData) -> None:
+def _show_scores(model: DeepLab, made: Exported, root: Path, split: str, stored: StoredData) -> None:
+    """Mean IoU before and after; both on photos of a size that the file takes."""
     from rich.table import Table
 
     from deeplab.cli.evaluate import open_labelled
     from deeplab.cli.tables import photo_progress, print_table
     from deeplab.evaluation.photo_by_photo import evaluate
+    from deeplab.export.gate import fitted
     from deeplab.prediction.artefacts import open_predictor
     from deeplab.prediction.predictor import Predictor
 
     dataset = open_labelled(root, split, stored, model.labels)
-    table = Table("mean IoU", f"{split}, {len(dataset)} photos")
-    for name, predictor in {"before": Predictor.of(model), "after": open_predictor(path)}.items():
-
-        def samples() -> Any:
-            return (dataset.load(index) for index in range(len(dataset)))
-
+    taken = made.description.input
+    sizes = f" at {taken.said()}" if taken.sizes else ""
+    table = Table("mean IoU", f"{split}, {len(dataset)} photos{sizes}")
+    for name, predictor in {"before": Predictor.of(model), "after": open_predictor(made.path)}.items():
+        samples = (fitted(*dataset.load(index), taken) for index in range(len(dataset)))
         with photo_progress(len(dataset), name) as progress:
-            confusion = evaluate(predictor, samples(), on_photo=progress.advance)
+            confusion = evaluate(predictor, samples, on_photo=progress.advance)
         table.add_row(name, f"{confusion.mean_iou():.4f}")
     print_table(table)

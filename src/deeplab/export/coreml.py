@@ -52,7 +52,7 @@ def write_coreml(job: Job, path: Path) -> Description:
         )
     taken = job.description.input.model_copy(update={"layout": "image"})
     description = job.description.model_copy(update={"input": taken})
-    with converting("Core ML"), tempfile.TemporaryDirectory() as folder:
+    with converting("Core ML", path), tempfile.TemporaryDirectory() as folder:
         _save(_converted(tools, job, folder), description, path)
     _refuse_another_form(tools, description, path)
     return description

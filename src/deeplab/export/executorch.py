@@ -40,7 +40,7 @@ def write_executorch(job: Job, path: Path) -> Description:
     sides = {
         axis: torch.export.Dim.AUTO(min=SMALLEST, max=most) for axis, most in enumerate(largest, start=1)
     }
-    with converting("ExecuTorch"):
+    with converting("ExecuTorch", path):
         exported = torch.export.export(job.program.eval(), (example,), dynamic_shapes=(sides,))
         if description.precision == "int8":
             photos = [resized(photo, taken.nearest(photo.shape[:2])) for photo in job.calibration]

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from deeplab.model.network import DeepLab
-from deeplab.prediction.artefacts.description import Artefact, Description, Output, Side
+from deeplab.prediction.artefacts.description import Artefact, Description, Output, PhotoInput, Side
 
 # one pixel, odd and even, wide, even and odd, even; none of them traced
 SIZES: tuple[Side, ...] = ((1, 1), (97, 130), (33, 257), (194, 151), (128, 160))
@@ -228,6 +228,15 @@ def _results(
             )
         found[name] = torch.from_numpy(np.ascontiguousarray(result))
     return found
+
+
+def fitted(photo: np.ndarray, labels: np.ndarray, taken: PhotoInput) -> tuple[np.ndarray, np.ndarray]:
+    """A photo, uint8 [H, W, channels], and its mask, uint8 [H, W], at the nearest size that an export takes."""
+    size = taken.nearest(photo.shape[:2])
+    if size == photo.shape[:2]:
+        return photo, labels
+    mask = Image.fromarray(labels).resize((size[1], size[0]), Image.Resampling.NEAREST)
+    return resized(photo, size), np.asarray(mask)
 
 
 def _fitting(size: tuple[int, ...]) -> Side:

@@ -28,7 +28,7 @@ def write_litert(job: Job, path: Path) -> Description:
     converter = require("litert_torch", extra=EXTRA)
     (size,) = job.description.input.sizes
     example = torch.zeros((1, *size, job.program.model.config.backbone.in_channels), dtype=torch.uint8)
-    with converting("LiteRT"):
+    with converting("LiteRT", path):
         converter.convert(_without_expand(job.program, size), (example,)).export(os.fspath(path))
         if job.description.precision == "int8":
             photos = [resized(photo, size) for photo in job.calibration]

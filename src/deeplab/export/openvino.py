@@ -24,7 +24,7 @@ def write_openvino(job: Job, path: Path) -> Description:
     try:
         # its reader of torch's programs knows fewer operators than that of ONNX
         source.write_bytes(converted(job.program, opset=job.opset).SerializeToString())
-        with converting("OpenVINO"):
+        with converting("OpenVINO", path):
             network = runtime.convert_model(os.fspath(source))
             if job.description.precision == "int8":
                 runtime.save_model(network, os.fspath(plain), compress_to_fp16=False)

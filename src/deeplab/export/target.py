@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
+import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -17,6 +20,9 @@ import torch
 from deeplab.errors import UserError
 from deeplab.export.program import PhotoProgram
 from deeplab.prediction.artefacts.description import Description
+
+# bytes: what a library could not write may be a block larger than what it could
+NEARLY_FULL = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -88,11 +94,12 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def converting(to: str, *, fix: str = "") -> Iterator[None]:
-    """Silence for a converter; what it raises becomes a sentence.
+def converting(to: str, path: Path, *, fix: str = "") -> Iterator[None]:
+    """Silence for a converter that writes `path`; what it raises becomes a sentence.
 
     Raises:
-        UserError: the model cannot be converted. Errors of the disk pass.
+        UserError: the model cannot be converted.
+        OSError: the file cannot be written, also where a library says so in words of its own.
     """
     try:
         with quiet(), torch.no_grad():
@@ -100,6 +107,8 @@ def converting(to: str, *, fix: str = "") -> Iterator[None]:
     except (OSError, UserError):
         raise
     except Exception as error:
+        if shutil.disk_usage(path.parent).free < NEARLY_FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         told = str(error).strip().splitlines()[-1:] or [""]
         raise UserError(
             f"this model cannot be converted to {to} ({type(error).__name__}: {told[0][:200]})", fix=fix

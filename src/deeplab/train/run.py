@@ -22,6 +22,7 @@ from deeplab.system.processes import World, from_main, join_processes, own_devic
 from deeplab.system.processor import has_bfloat16
 from deeplab.train.batches import UpdateSampler, load_batches
 from deeplab.train.failures import explained, refuse_beyond_memory, save_batch
+from deeplab.train.fake_quantising import fake_quantise
 from deeplab.train.keeper import SILENT, Keeper, Watcher
 from deeplab.train.learner import (
     IMITATED,
@@ -285,6 +286,12 @@ def _updates(
         saved = save_batch(keeper.folder / f"batch-{step}.safetensors", parts)
         return f"{files}; as it was after augmentation, saved in {saved}"
 
+    def before_step(step: int) -> None:
+        announce_progress(learner.model, step, settings.steps)
+        after = settings.fake_quantise_after
+        if after is not None and step == max(after, first_step):
+            fake_quantise(learner.model)
+
     train_steps(
         make_objective(learner, settings, recipe.loss, world, distil=recipe.distil),
         load_batches(samples, sampler, workers=recipe.workers, device=world.device),
@@ -298,7 +305,7 @@ def _updates(
         scaler=learner.scaler,
         world=world,
         channels_last=settings.channels_last,
-        before_step=lambda step: announce_progress(learner.model, step, settings.steps),
+        before_step=before_step,
         on_step=keeper.after_step,
         describe=describe,
     )
