@@ -78,6 +78,10 @@ def label_scene(
         if mask is not None and not mask.any() and not all_of_it:
             return None
         values = scene.read(*place)
+        pixels = predictor.network.config.pixels
+        if mask is not None and pixels.bands and values.shape[2] == len(pixels.bands):
+            # what stands for no data may be out of any range; the mean says nothing
+            values[~mask] = np.asarray(pixels.mean).astype(values.dtype)
         try:
             return predictor.images(predictor.photo(values))
         except UserError as error:
