@@ -290,6 +290,36 @@ def test_what_a_model_cannot_take_is_named(
     assert not (tmp_path / "out" / "scene_labels.tif").exists()
 
 
+def test_a_model_of_bands_labels_scenes_of_them(deeplab, tmp_path: Path) -> None:
+    """No data is out of the range that the model takes, and says nothing to the windows that see it."""
+    torch.manual_seed(3)
+    pixels = {
+        "bands": ["vv", "vh"],
+        "values": "float32",
+        "range": [-50, 10],
+        "mean": [-12.0, -18.0],
+        "std": [4.0, 4.0],
+    }
+    backbone = {"name": "mobilenet_v2", "width": 0.25, "in_channels": 2}
+    config = {"backbone": backbone, "context": {"channels": 8}, "num_classes": 3, "pixels": pixels}
+    DeepLab(DeepLabConfig.model_validate(config)).save_pretrained(tmp_path / "model")
+    stored = values(2).astype(np.float32) / -20
+    stored[:60] = -9999
+    stored[70:75, 90:99] = -9999
+    path = write(tmp_path / "radar.tif", stored, nodata=-9999, **GROUND)
+    words = ("-m", tmp_path / "model", "-o", tmp_path / "out", "--window", 64, 64)
+    code, _, err = deeplab("predict", path, *words)
+    assert code == 0, err
+    found = labelled(tmp_path / "out" / "radar_labels.tif")
+    assert ((found == 255) == (stored[..., 0] == -9999)).all()
+    with Image.open(tmp_path / "out" / "radar_overlay.png") as overlay:
+        assert overlay.width == SIZE[1]
+    stored[100, 100, 1] = 700
+    write(path, stored, nodata=-9999, **GROUND)
+    code, _, err = deeplab("predict", path, *words)
+    assert code == 1 and "holds" in err and "allowed: -50 to 10" in err
+
+
 def test_bands_are_chosen_and_transparency_is_a_mask(deeplab, squares_model, tmp_path: Path) -> None:
     five, rgb = values(5), values(5)[..., [2, 0, 4]]
     words = ("-m", squares_model, "-o", tmp_path / "out", "--window", 64, 64)

@@ -68,7 +68,7 @@ def predict_scene(
     labels = label_preview(target, OVERVIEW).astype(np.int64)
     labels[labels >= len(spec.classes)] = spec.ignore_label
     overlay = draw_overlay(
-        viewable(np.nan_to_num(seen)),
+        np.ascontiguousarray(viewable(np.nan_to_num(seen))),
         labels,
         class_names=spec.classes,
         palette=np.array(spec.palette, np.uint8),

@@ -79,9 +79,9 @@ def label_scene(
         if mask is not None and not mask.any() and not all_of_it:
             return None
         values = scene.read(*place)
-        if mask is not None and wanted is not None:
-            # what stands where there is no data may be any value, and is no pixel's that counts
-            values[~mask] = 0 if wanted.range is None else wanted.range[0]
+        if mask is not None and wanted is not None and values.shape[2] == len(wanted.names):
+            # what stands for no data may be out of any range; the mean says nothing
+            values[~mask] = np.asarray(predictor.network.config.pixels.mean).astype(values.dtype)
         try:
             return predictor.images(predictor.photo(values))
         except UserError as error:
