@@ -1,6 +1,6 @@
 """What the seams between windows cost: against the labels of the whole picture, and in mean IoU on labelled pictures.
 
-    python benchmarks/seams.py DATA [--model animals] [--across 4] [--pictures 4] [--exact-side 4000]
+    python benchmarks/seams.py DATA [--model animals] [--across 4] [--pictures 4] [--windows 640 1280] [--exact-side N]
 
 Labelled pictures larger than a window are made of a data set's photos, so many across and down, each picture of others;
 a street's photos make a row of streets, and photos of animals a meadow. Each way of labelling is measured on the same
@@ -12,8 +12,10 @@ half a gigabyte a megapixel. Prints Markdown.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -28,18 +30,11 @@ from deeplab.prediction.labelling import Labelling
 from deeplab.prediction.predictor import Predictor
 from deeplab.prediction.strips import predict_whole
 from deeplab.prediction.tiles import Tiles
-from deeplab.prediction.windows import Window, assembled
+from deeplab.prediction.windows import Seams, Window, assembled
 from deeplab.system.memory import keep_freed_memory
 
-WAYS: dict[str, tuple[str, Window | None]] = {
-    "whole": ("blend", None),
-    "blend, 1280, overlap 0.2": ("blend", Window(1280, 1280, overlap=0.2)),
-    "shared, 1280, overlap 0.2": ("shared", Window(1280, 1280, overlap=0.2)),
-    "blend, 640, overlap 0.2": ("blend", Window(640, 640, overlap=0.2)),
-    "shared, 640, overlap 0.2": ("shared", Window(640, 640, overlap=0.2)),
-    "blend, 640, overlap 0.5": ("blend", Window(640, 640, overlap=0.5)),
-    "shared, 640, overlap 0.5": ("shared", Window(640, 640, overlap=0.5)),
-}
+OVERLAPS: tuple[float, ...] = (0.2, 0.5)
+SEAMS: tuple[Seams, ...] = ("blend", "shared")
 
 
 @dataclass
@@ -60,6 +55,8 @@ def main() -> None:
     parser.add_argument("--model", default="animals")
     parser.add_argument("--across", type=int, default=4, help="photos a row and a column of a picture")
     parser.add_argument("--pictures", type=int, default=4)
+    parser.add_argument("--windows", type=int, nargs="*", default=[640, 1280], help="sides")
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--exact-side", type=int, default=0)
     options = parser.parse_args()
     keep_freed_memory()
@@ -67,10 +64,11 @@ def main() -> None:
     print(f"{about['processor']}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
     model = load(options.model)
     dataset = open_labelled(options.data, "val", RECOGNISED, model.labels)
-    predictor = Predictor.of(model, Labelling(device="cpu"))
+    predictor = Predictor.of(model, Labelling(device=options.device))
     pictures = min(options.pictures, max(1, len(dataset) // options.across**2))
     if pictures:
-        print(ways(predictor, dataset, across=options.across, pictures=pictures), flush=True)
+        table = ways(predictor, dataset, across=options.across, pictures=pictures, sides=options.windows)
+        print(table, flush=True)
     if options.exact_side:
         print(exact(predictor, dataset, side=options.exact_side), flush=True)
 
@@ -88,17 +86,20 @@ def mosaic(dataset: object, *, first: int, down: int, across: int) -> tuple[np.n
     return photo, labels
 
 
-def ways(predictor: Predictor, dataset: object, *, across: int, pictures: int) -> str:
-    """A table."""
+def ways(predictor: Predictor, dataset: object, *, across: int, pictures: int, sides: list[int]) -> str:
+    """A table; each way is said on the error stream as it is done."""
+    all_ways: dict[str, tuple[Seams, Window | None]] = {"whole": ("blend", None)}
+    for side, overlap, seams in product(sides, OVERLAPS, SEAMS):
+        all_ways[f"{seams}, {side}, overlap {overlap:g}"] = seams, Window(side, side, overlap=overlap)
     classes, ignored = predictor.network.config.num_classes, predictor.labels.ignore_label
-    found = {way: Measured(ConfusionMatrix(classes, ignore_label=ignored)) for way in WAYS}
+    found = {way: Measured(ConfusionMatrix(classes, ignore_label=ignored)) for way in all_ways}
     sizes = []
     for number in range(pictures):
         photo, labels = mosaic(dataset, first=number * across**2, down=across, across=across)
         sizes.append(f"{labels.shape[1]} x {labels.shape[0]}")
         whole: np.ndarray | None = None
-        for way, (seams, window) in WAYS.items():
-            predictor.how = Labelling(window=window, seams=seams, device="cpu")  # type: ignore[arg-type]
+        for way, (seams, window) in all_ways.items():
+            predictor.how = Labelling(window=window, seams=seams)
             began = time.perf_counter()
             got = predictor.label(photo).labels.numpy()
             found[way].seconds += time.perf_counter() - began
@@ -106,6 +107,8 @@ def ways(predictor: Predictor, dataset: object, *, across: int, pictures: int) -
             whole = got if whole is None else whole
             found[way].differing.append(float((got != whole).mean()))
             found[way].confusion.update(labels, got)
+            iou, differs = 100 * found[way].confusion.mean_iou(), 100 * found[way].differing[-1]
+            print(f"{number + 1}: {way}: {iou:.2f}, {differs:.2f} % differ", file=sys.stderr, flush=True)
     lines = [
         f"{pictures} pictures, {', '.join(sizes)}\n",
         "| way | mean IoU | differs from whole | seconds a megapixel |",

@@ -194,6 +194,13 @@ def coreml(folder: Path) -> str:
     return _exported(folder, "--to", "coreml", "--size", 65, 97)
 
 
+def ray(folder: Path) -> str:
+    """A cluster of this machine."""
+    _deeplab("predict", _photo(folder / "a.png"), "-o", folder / "out", "--cluster", "ray", "--workers", 1)
+    assert (folder / "out" / "labels-00000.tar").exists()
+    return "a photo labelled on a Ray cluster of one process"
+
+
 def sbd(folder: Path) -> str:
     """VOC's train_aug from SBD's MATLAB files."""
     import numpy as np
@@ -270,7 +277,7 @@ FEATURES = {
     feature.__name__.replace("_", "-"): feature
     for feature in (
         tflite, hub, keras, tiff, download, timm, openvino, int8, onnx, serve, litert, executorch, coreml, geo, slides,
-        video, sbd, webdataset, tensorboard, train, demo, test, test_page,
+        video, ray, sbd, webdataset, tensorboard, train, demo, test, test_page,
     )
 }  # fmt: skip
 

@@ -186,6 +186,17 @@ def test_damaged_tiffs_are_named(content: bytes, tmp_path: Path) -> None:
             read(tmp_path / "a.tif")
 
 
+def test_more_than_memory_may_hold_is_refused_by_the_header(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_tiff(tmp_path / "a.tif", WIDE)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 33)
+    with pytest.raises(UserError, match=r"a\.tif: 9 x 6 pixels of 5 bands are too many"):
+        read_stored(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 34)
+    assert read_stored(path).shape == (6, 9, 5)
+
+
 def test_a_person_sees_the_first_bands_stretched() -> None:
     rgb = INFRARED[..., :3]
     assert viewable(rgb) is rgb

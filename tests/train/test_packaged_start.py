@@ -154,7 +154,7 @@ def test_packaged_weights_start_a_model_of_bands(
     report = start_from(model, "imagenet-vgg16")
     assert report["layers filled"] == 13
     assert report["differs"][0].endswith(
-        "Infrared start from the mean over these; blue, green are dropped; all times 3/2"
+        "it takes the mean over all of them for Infrared and the weights of equal names, all times 3/2"
     )
     layers = [layer for stage in model.backbone.stages for layer in stage]
     first = weights[0][0] * np.array([57.375, 57.12, 58.395], "f")[:, None, None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from deeplab.cli.cluster import ClusterOptions, predict_on_cluster
 from deeplab.cli.labelling import ONE_PASS, USUAL, Passes, Runtime, labelling
 from deeplab.cli.scenes import SceneOptions, predict_scene
 from deeplab.cli.videos import VideoOptions, predict_video
@@ -22,9 +23,11 @@ from deeplab.system.writing import write_whole
 if TYPE_CHECKING:
     from deeplab.prediction.segmenter import Segmentation, Segmenter
 
+# a line of the index, and what was found, in words
+Made = tuple[dict[str, Any], str]
 INDEX_NAME = "predictions.json"
 SPELL_OUT = 20
-ALL_BANDS, EVERY_PICTURE = SceneOptions(), VideoOptions()
+ALL_BANDS, EVERY_PICTURE, ALONE = SceneOptions(), VideoOptions(), ClusterOptions()
 
 
 def predict(
@@ -35,6 +38,7 @@ def predict(
     runtime: Runtime = USUAL,
     scenes: SceneOptions = ALL_BANDS,
     videos: VideoOptions = EVERY_PICTURE,
+    many: ClusterOptions = ALONE,
 ) -> int:
     """Label every pixel of photos: files, folders, globs.
 
@@ -71,8 +75,14 @@ def predict(
     photos = [photo for photo in find_photos(files) if not _inside(photo, output)] if files else []
     if not photos and not cameras:
         raise UserError(f"all photos found lie inside the output folder {output}; give another with -o")
-    keep_freed_memory()
     how = labelling(runtime, passes)
+    if many.cluster is not None:
+        if cameras:
+            raise UserError(
+                f"{cameras[0]} is a camera, and a cluster labels photos", fix="leave out --cluster"
+            )
+        return predict_on_cluster(photos, output, model=model, how=how, options=many)
+    keep_freed_memory()
     segmenter = Segmenter(model, how)
     device = segmenter.predictor.device
     if how.precision == "bfloat16" and not has_bfloat16(device):
@@ -82,25 +92,19 @@ def predict(
             file=sys.stderr,
         )
     names = dict(zip(photos, unique_names(photos), strict=True))
-    clips = [photo for photo in photos if photo.suffix.lower() in VIDEO_SUFFIXES]
-    large = [photo for photo in photos if photo not in clips and is_scene(photo)]
-    small = {photo: names[photo] for photo in photos if photo not in clips and photo not in large}
+    large: list[tuple[str, Callable[..., Made]]] = []
+    small = {}
+    for photo, name in names.items():
+        if photo.suffix.lower() in VIDEO_SUFFIXES:
+            large.append((str(photo), partial(predict_video, source=str(photo), name=name, options=videos)))
+        elif is_scene(photo):
+            large.append((str(photo), partial(predict_scene, path=photo, name=name, options=scenes)))
+        else:
+            small[photo] = name
+    for each in cameras:
+        large.append((each, partial(predict_video, source=each, name=camera_name(each), options=videos)))
     entries = _predict_all(segmenter, small, output)
-    one_by_one = [
-        *(
-            (str(scene), partial(predict_scene, path=scene, name=names[scene], options=scenes))
-            for scene in large
-        ),
-        *(
-            (str(clip), partial(predict_video, source=str(clip), name=names[clip], options=videos))
-            for clip in clips
-        ),
-        *(
-            (each, partial(predict_video, source=each, name=camera_name(each), options=videos))
-            for each in cameras
-        ),
-    ]
-    for place, work in one_by_one:
+    for place, work in large:
         entry: dict[str, Any] = {"photo": place}
         try:
             written, found = work(segmenter.predictor, output=output)
@@ -125,7 +129,7 @@ def _predict_all(segmenter: Segmenter, photos: dict[Path, str], output: Path) ->
     from deeplab.cli.tables import photo_progress
     from deeplab.system.pipeline import pipelined
 
-    def save(place: tuple[Path, str], result: Segmentation) -> tuple[dict[str, Any], str]:
+    def save(place: tuple[Path, str], result: Segmentation) -> Made:
         labels, overlay = result.save(output, name=place[1])
         return _entry(result, labels, overlay), _found(result)
 

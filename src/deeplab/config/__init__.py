@@ -421,7 +421,7 @@ class PixelConfig(Strict):
         if len(self.mean) != len(names) or len(self.std) != len(names):
             raise ValueError(
                 f"mean and std have {len(self.mean)} and {len(self.std)} values for the channels {', '.join(names)}; "
-                "give one each, as deeplab data check measures them"
+                "give one each, or name a photo's bands (pixels.bands); deeplab data check measures them"
             )
         if min(self.std) <= 0:
             raise ValueError(f"std is {self.std}, and every channel's is above 0")

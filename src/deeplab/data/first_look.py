@@ -1,7 +1,7 @@
 """A look at a split before anything is computed on it: whether its labels say something, and its files can be read.
 
 Its cost is bounded: samples are taken all over the split, in an order that is the same each time, until all are seen
-or the time is up.
+or the time is up; what lies elsewhere is not fetched for it.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def look_at(source: Source, *, photos: bool = False) -> Look:
         return Image.fromarray(label).histogram()
 
     end = time.monotonic() + (PAIR_SECONDS if photos else LABEL_SECONDS)
-    order = np.random.default_rng(0).permutation(len(source)).tolist()
+    every = np.random.default_rng(0).permutation(len(source)).tolist()
+    order = [index for index in every if source.at_hand(index)]
     pixels, samples = np.zeros(256, np.int64), 0
     unlabelled: list[int] = []
     # decoders let other threads run meanwhile

@@ -35,6 +35,10 @@ class Selected(Survey):
         """See `Source`."""
         return self.whole.files(index)
 
+    def at_hand(self, index: int) -> bool:
+        """See `Source`."""
+        return self.whole.at_hand(index)
+
     def photo(self, index: int) -> np.ndarray:
         """See `Source`."""
         return self.whole.photo(index)

@@ -57,6 +57,10 @@ class Source(Protocol):
         """Photo and mask as a user would name them: a path, or SHARD:NUMBER; nothing is read or fetched."""
         ...
 
+    def at_hand(self, index: int) -> bool:
+        """Whether the sample lies on this machine, and reading it fetches nothing."""
+        ...
+
     def photo(self, index: int) -> np.ndarray:
         """uint8 [H, W, 3] RGB, upright; or the bands that were asked for, [H, W, bands].
 
@@ -127,6 +131,10 @@ class Survey:
     def files(self, index: int) -> tuple[str, str]:
         """See `Source`."""
         raise NotImplementedError
+
+    def at_hand(self, index: int) -> bool:
+        """See `Source`."""
+        return True
 
     def photo(self, index: int) -> np.ndarray:
         """See `Source`."""

@@ -32,6 +32,8 @@ WIDTH, LENGTH, BITS, PHOTOMETRIC, ORIENTATION, SAMPLES, EXTRA, FORMAT = 256, 257
 # TIFF's types of whole numbers, as struct names them
 WHOLE = {1: "B", 3: "H", 4: "L", 16: "Q"}
 MOST_TAGS = 4096
+# what is read at once, in Pillow's MAX_IMAGE_PIXELS: pixels as Pillow has it, and values of all bands
+MOST_PIXELS, MOST_VALUES = 2, 8
 # samples that a TIFF's photometric interpretations say the meaning of; what is beyond them is something else
 COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
 ALPHA = ((1,), (2,))
@@ -184,6 +186,7 @@ def viewable(photo: np.ndarray) -> np.ndarray:
         return photo
     shown = photo[..., :3] if photo.shape[2] >= 3 else photo[..., :1]
     if photo.dtype != np.uint8:
+        shown = np.nan_to_num(shown)
         # a hundred thousand pixels tell the percentiles
         step = max(1, math.isqrt(shown.shape[0] * shown.shape[1] // 100_000))
         low, high = np.percentile(shown[::step, ::step], (2, 98), axis=(0, 1)).astype(np.float32)
@@ -220,8 +223,12 @@ def _by_tifffile(source: SOURCE, wanted: Bands | None, name: str) -> np.ndarray:
         side = dict(zip(series.axes, series.shape, strict=True))
         count = side[other] if other else 1
         # a header may say anything
-        if side["Y"] * side["X"] > 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
-            raise UserError(f"{side['X']} x {side['Y']} pixels are too many to be read at once", fix="cut it")
+        pixels, most = side["Y"] * side["X"], Image.MAX_IMAGE_PIXELS or math.inf
+        if pixels > MOST_PIXELS * most or pixels * count > MOST_VALUES * most:
+            raise UserError(
+                f"{side['X']} x {side['Y']} pixels of {count} bands are too many to be read at once",
+                fix="cut it into smaller photos",
+            )
         _check_kind(count, series.dtype, wanted, name)
         try:
             stack = series.asarray()

@@ -23,6 +23,7 @@ MOST_PHOTO_PIXELS = 64_000_000
 WIDTH, HEIGHT, GEO_TAGS = 256, 257, (33550, 34264, 34735, 42113)
 BIG_TIFF = (b"II+\0", b"MM\0+")
 TIFF = (b"II*\0", b"MM\0*", *BIG_TIFF)
+TIFF_SUFFIXES = frozenset({".tif", ".tiff", ".gtiff", ".tf8", ".btf"})
 SLIDE_SUFFIXES = frozenset(
     {".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm", ".czi"}
 )
@@ -72,8 +73,9 @@ class Place(NamedTuple):
 
 def is_scene(path: Path) -> bool:
     """Whether a file is read part by part: slides, and TIFFs that lie on the ground or are too large for a photo."""
-    if path.suffix.lower() in SLIDE_SUFFIXES:
-        return True
+    suffix = path.suffix.lower()
+    if suffix not in TIFF_SUFFIXES:
+        return suffix in SLIDE_SUFFIXES
     try:
         with path.open("rb") as file:
             header = file.read(16)

@@ -53,10 +53,10 @@ class Predictor:
         engine: str = TORCH,
         output_stride: int,
     ) -> None:
-        values = network.config.pixels.values
-        if how.crf is not None and values != "uint8":
+        if how.crf is not None and network.config.pixels.values != "uint8":
             raise UserError(
-                f"the CRF's sigma_beta is in steps of 8 bits, and this model reads {values}",
+                "the CRF's sigma_beta is in steps of 8 bits, and this model reads "
+                f"{network.config.pixels.values}",
                 fix="leave out the CRF",
             )
         self.network, self.labels, self.device, self.how = network, labels, device, how

@@ -41,14 +41,13 @@ def told(ours: PixelConfig, theirs: PixelConfig) -> str:
     here, there = ([name.lower() for name in each.names] for each in (ours, theirs))
     new = [name for name in ours.names if name.lower() not in there]
     dropped = [name for name in theirs.names if name.lower() not in here]
-    parts = [f"{', '.join(new)} start from the mean over these"] if new else []
-    parts += [f"{', '.join(dropped)} are dropped"] if dropped else []
-    return "; ".join(
-        [
-            f"the first convolution was trained on {', '.join(theirs.names)} and is to read {', '.join(ours.names)}",
-            *parts,
-            f"all times {len(there)}/{len(here)}",
-        ]
+    changes = [f"the mean over all of them for {', '.join(new)}"] if new else []
+    # which otherwise count in that mean
+    changes += [f"nothing of {', '.join(dropped)}"] if dropped and not new else []
+    changes += ["the weights of equal names"] if set(here) & set(there) else []
+    return (
+        f"the first convolution was trained on {', '.join(theirs.names)} and is to read {', '.join(ours.names)}: "
+        f"it takes {' and '.join(changes)}, all times {len(there)}/{len(here)}"
     )
 
 

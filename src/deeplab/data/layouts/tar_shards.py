@@ -87,6 +87,10 @@ class ShardedSplit(Survey):
         url, number = self._place(index)
         return f"{url}:{number}", f"{url}:{number} (mask)"
 
+    def at_hand(self, index: int) -> bool:
+        """See `Source`."""
+        return "://" not in self._place(index)[0]
+
     def photo(self, index: int) -> np.ndarray:
         """See `Source`."""
         url, pair = self._pair(index)
