@@ -1,4 +1,4 @@
-"""Mutants of good files, given to every reader of weights, configs and recipes: python tests/fuzz.py [READER ...]
+"""Mutants of good files, given to everything that reads: python tests/fuzz.py [READER ...]
 
 Each must end in success or in one UserError that names its file, within 10 seconds and 2 GB. A reader runs in a
 process of its own, so that one that ends or hangs is seen too. What went wrong is kept in fuzz-found/READER/, and the
@@ -31,6 +31,7 @@ import numpy as np
 import torch
 import yaml
 from safetensors.torch import save as safetensors
+from support import hostile_data
 
 from deeplab.config import ASPPConfig, DecoderConfig, DeepLabConfig, backbone_config
 from deeplab.crf.config import crf_parameters
@@ -96,9 +97,11 @@ def words(data: bytes, chance: Random) -> bytes:
     kind = chance.random()
     if kind < 0.1:
         return binary(data, chance)
-    if kind < 0.7:
-        as_json = data[:1] in b"{["
-        values = json.loads(data) if as_json else yaml.safe_load(data)
+    as_json = data[:1] in b"{["
+    values = (
+        json.loads(data) if as_json else yaml.safe_load(data) if b": " in data and data[:1] != b"<" else None
+    )
+    if kind < 0.7 and isinstance(values, dict | list):
         for _ in range(chance.choice((1, 1, 2))):
             values = elsewhere(values, values, chance)
         return (json.dumps(values) if as_json else yaml.safe_dump(values)).encode(errors="surrogatepass")
@@ -437,9 +440,11 @@ TARGETS: dict[str, Target] = {
     "keras, its config": Target(rezipped(keras_zip(), "config.json", "w.keras"), import_weights),
     "keras, its weights": Target(rezipped(keras_zip(), "weights.h5", "w.keras"), import_weights),
     "tfrecord": Target(records, read_records),
+    **{name: Target(make, read) for name, (make, read, _) in hostile_data.TARGETS.items()},
 }  # fmt: skip
 TEXTUAL = {
     "own config.json", "own model", "recipe", "crf parameters", "cell", "keras, its config", "safetensors, its header",
+    *(name for name, (_, _, textual) in hostile_data.TARGETS.items() if textual),
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,15 @@ def test_a_broken_photo_is_reported_skipped_and_makes_exit_code_1(
     assert "error" in entries["broken.jpg"]
     assert "shares" in entries["good.png"]
     assert not list((tmp_path / "out").glob("broken*"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere all names are Unicode")
+def test_names_that_are_no_utf8_are_in_the_index(deeplab, model_folder: Path, tmp_path: Path) -> None:
+    path = photo(tmp_path / "in" / os.fsdecode(b"a\xff.png"))
+    code, out, err = deeplab("predict", tmp_path / "in", "-m", model_folder, "-o", tmp_path / "out")
+    assert code == 0 and "1 photos labelled" in out, err
+    (entry,) = json.loads((tmp_path / "out" / "predictions.json").read_text(encoding="utf-8"))
+    assert entry["photo"] == str(path) and (tmp_path / "out" / entry["labels"]).is_file()
 
 
 def test_a_second_run_does_not_label_its_own_results(deeplab, model_folder: Path, tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def test_mistakes_are_told(squares: Path, tmp_path: Path) -> None:
         train(taught_by(squares, folder), tmp_path / "b", device="cpu")
     write_map(folder / "photo0.npz", np.zeros((2, 2, 2)))
     with pytest.raises(
-        UserError, match=r"photo0.npz holds float16 of the shape \(2, 2, 2\); allowed: .*\(3, h, w\)"
+        UserError, match=r"photo0.npz: holds float16 of the shape \(2, 2, 2\); allowed: .*\(3, h, w\)"
     ):
         train(taught_by(squares, folder, steps=1), tmp_path / "c", device="cpu")
     (folder / "photo0.npz").write_bytes(b"PK")

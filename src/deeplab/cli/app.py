@@ -5,6 +5,7 @@ Subcommands are import paths: `deeplab --help` must not wait for torch.
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 
@@ -52,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: words after `deeplab`; None takes the process's own.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # names of files may be no UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
         result = app(words, result_action="return_value")

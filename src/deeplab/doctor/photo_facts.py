@@ -17,6 +17,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from deeplab.data.upright import SIDEWAYS, stored_as
+from deeplab.errors import UserError
+from deeplab.imaging.pictures import opened_picture
 
 THUMB_SIDE = 16
 HASH_BYTES = 16
@@ -63,7 +65,7 @@ def photo_facts(path: Path) -> PhotoFacts:
         with warnings.catch_warnings():
             # Odd metadata warn; the decoder's errors are what matters here.
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
+            with opened_picture(path) as image:
                 return _facts(image, file_bytes=os.stat(path).st_size)
     # Damaged files make the decoders raise nearly anything: OSError, SyntaxError, struct.error, zlib.error.
     except Exception as error:
@@ -81,6 +83,8 @@ def why_unreadable(path: Path, error: Exception) -> str:
         return "HEIC, which Pillow cannot read"
     if isinstance(error, Image.DecompressionBombError):
         return f"too many pixels to be read safely ({error})"
+    if isinstance(error, UserError):
+        return error.what
     if isinstance(error, UnidentifiedImageError):
         return "not a picture"
     return f"damaged or cut off ({error})"

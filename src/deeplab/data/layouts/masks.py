@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from deeplab.data.source import IGNORE_LABEL
 from deeplab.data.stored import Item
 from deeplab.errors import UserError
 from deeplab.imaging.label_maps import read_label_map
+from deeplab.imaging.pictures import bands, opened_picture
 
 NO_CLASS = -1
 JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".jpe"})
@@ -27,8 +27,9 @@ def read_mask(path: Path) -> np.ndarray:
     """
     if path.suffix.lower() in JPEG_SUFFIXES:
         raise UserError(
-            f"{path} is a JPEG, whose compression changes values near every edge",
+            "this is a JPEG, whose compression changes values near every edge",
             fix="export the mask as PNG",
+            file=path,
         )
     values = read_label_map(path)
     if values.dtype == np.uint8:
@@ -70,9 +71,10 @@ class IndexMasks:
         if labels.min() == NO_CLASS:
             row, column = np.argwhere(labels == NO_CLASS)[0]
             raise UserError(
-                f"{item.mask}: value {stored[row, column]} at row {row}, column {column} is no class",
+                f"value {stored[row, column]} at row {row}, column {column} is no class",
                 allowed=self.allowed,
                 fix="correct the mask",
+                file=item.mask,
             )
         return labels.astype(np.uint8)
 
@@ -105,27 +107,41 @@ class Painted:
         Raises:
             UserError: unreadable, or a colour that is no class's.
         """
-        rgb = _read_colours(item.mask).astype(np.int32)
-        codes = rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
-        found, position = np.unique(codes, return_inverse=True)
+        rgb = _read_colours(item.mask)
         known = {r << 16 | g << 8 | b: index for (r, g, b), index in self.colours.items()}
-        for code in found.tolist():
-            if code not in known:
-                row, column = np.argwhere(codes == code)[0]
+        labels = np.empty(rgb.shape[:2], np.uint8)
+        for start, end in bands(rgb.shape[1], rgb.shape[0]):
+            red, green, blue = (rgb[start:end, :, channel].astype(np.int32) for channel in range(3))
+            codes = red << 16 | green << 8 | blue
+            found = classes_of(codes, known)
+            if found.min() == NO_CLASS:
+                row, column = np.argwhere(found == NO_CLASS)[0]
                 raise UserError(
-                    f"{item.mask}: colour {(code >> 16, code >> 8 & 255, code & 255)} at row {row}, column "
-                    f"{column} is no class of {self.source}",
+                    f"colour {tuple(rgb[start + row, column].tolist())} at row {start + row}, column {column} is no "
+                    f"class of {self.source}",
                     fix="add its line there, or export the mask without smoothing",
+                    file=item.mask,
                 )
-        return np.array([known[code] for code in found.tolist()], np.uint8)[position].reshape(codes.shape)
+            labels[start:end] = found
+        return labels
+
+
+def classes_of(values: np.ndarray, known: Mapping[int, int]) -> np.ndarray:
+    """int16 of the same shape: the class of each value, -1 for a value that has none."""
+    keys = np.array(sorted(known), values.dtype)
+    places = np.minimum(np.searchsorted(keys, values), len(keys) - 1)
+    classes = np.array([known[key] for key in keys.tolist()], np.int16)
+    return np.where(keys[places] == values, classes[places], np.int16(NO_CLASS))
 
 
 def _read_colours(path: Path) -> np.ndarray:
     try:
-        with Image.open(path) as image:
-            return np.array(image.convert("RGB"))
+        with opened_picture(path) as image:
+            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    except UserError as error:
+        raise error.within(path) from error.__cause__
     # Damaged files make the decoders raise nearly anything: OSError, SyntaxError, struct.error, zlib.error.
     except Exception as error:
         raise UserError(
-            f"{path} cannot be read as a colour mask ({error})", fix="replace the file"
+            f"cannot be read as a colour mask ({error})", fix="replace the file", file=path
         ) from error
