@@ -7,6 +7,8 @@ import os
 from types import ModuleType
 
 DISTRIBUTION = "deeplab-segmentation"
+# workers of whatever kind, each with memory of its own
+MOST_PROCESSES = 256
 
 
 class UserError(ValueError):
@@ -37,6 +39,19 @@ class UserError(ValueError):
         """The same mistake, in `file` where it names none."""
         own = file if self.file is None else self.file
         return UserError(self.what, allowed=self.allowed, fix=self.fix, file=own)
+
+
+def refuse_outside(lowest: float, highest: float, **settings: float) -> None:
+    """See that each setting is a number in these bounds, before anything starts.
+
+    Raises:
+        UserError: one is not; it is called by its name, `_` for a space and `__` for an option's hyphens.
+    """
+    for name, value in settings.items():
+        if not lowest <= value <= highest:
+            raise UserError(
+                f"{name.replace('__', '--').replace('_', ' ')} is {value}", allowed=f"{lowest} to {highest}"
+            )
 
 
 def require(module: str, *, extra: str) -> ModuleType:

@@ -171,10 +171,10 @@ def test_mistakes_are_told(squares: Path, tmp_path: Path) -> None:
     ):
         train(taught_by(squares, folder, steps=1), tmp_path / "c", device="cpu")
     (folder / "photo0.npz").write_bytes(b"PK")
-    with pytest.raises(UserError, match=r"photo0.npz cannot be read as a teacher's map"):
+    with pytest.raises(UserError, match=r"photo0.npz: cannot be read as a teacher's map"):
         train(taught_by(squares, folder, steps=1), tmp_path / "d", device="cpu")
     (folder / "classes.json").write_text("{}")
-    with pytest.raises(UserError, match=r"classes.json is no list of class names"):
+    with pytest.raises(UserError, match=r"classes.json: is no list of class names"):
         train(taught_by(squares, folder, steps=1), tmp_path / "e", device="cpu")
     with pytest.raises(ValueError, match=r"not turned or pasted; leave out augment.rotate"):
         taught_by(squares, folder, augment={"rotate": 5})

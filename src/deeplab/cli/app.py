@@ -15,6 +15,7 @@ from deeplab import __version__
 from deeplab.cli.crf import crf
 from deeplab.cli.data import data
 from deeplab.errors import UserError
+from deeplab.system.memory import ran_out_of_memory
 
 app = App(
     name="deeplab",
@@ -61,6 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result = app(words, result_action="return_value")
     except UserError as error:
         print(f"deeplab: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        print(
+            "deeplab: memory ran out; fix: smaller photos, --window, fewer --scales or a smaller batch",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         print("deeplab: stopped", file=sys.stderr)

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from deeplab.crf import CRFConfig
-from deeplab.errors import UserError
+from deeplab.errors import UserError, refuse_outside
 from deeplab.imaging.photos import PhotoLike
 from deeplab.prediction.sliding import Window
 
 Precision = Literal["float32", "bfloat16", "int8"]
+# each is a pass over the photo, of which 8 makes 64 times the pixels
+MOST_SCALES, LARGEST_SCALE = 16, 8
 AUTO, TORCH, INT8 = "auto", "torch", "int8"
 
 
@@ -32,8 +34,8 @@ class Labelling:
         calibration: for int8, some dozens of photos like those that the model will see.
 
     Raises:
-        UserError: a scale that is not positive, no such precision, a CRF together with windows, or int8 with
-            PyTorch or without photos to calibrate with.
+        UserError: a scale that is not positive, or beyond reason, no such precision, a CRF together with windows, or
+            int8 with PyTorch or without photos to calibrate with.
     """
 
     scales: tuple[float, ...] = (1.0,)
@@ -51,6 +53,9 @@ class Labelling:
         object.__setattr__(self, "calibration", tuple(self.calibration))
         if not self.scales or min(self.scales) <= 0:
             raise UserError(f"scales {self.scales}: give positive factors, like 0.75 1 1.25")
+        refuse_outside(1, MOST_SCALES, number_of_scales=len(self.scales))
+        for scale in self.scales:
+            refuse_outside(1 / LARGEST_SCALE, LARGEST_SCALE, a_scale=scale)
         if self.precision not in get_args(Precision):
             raise UserError(f"precision {self.precision!r}; allowed are {', '.join(get_args(Precision))}")
         if self.crf is not None and self.window is not None:

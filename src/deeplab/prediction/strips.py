@@ -15,7 +15,7 @@ import torch
 from deeplab.config import ResizeRule
 from deeplab.layers.resize import resize_bilinear
 from deeplab.native.upsample_argmax import axis, upsample_argmax
-from deeplab.prediction.inference import image_size, passes, predict
+from deeplab.prediction.inference import finite, image_size, passes, predict
 from deeplab.prediction.network import Network
 
 STRIP_BYTES = 16 << 20
@@ -55,7 +55,7 @@ def predict_whole(
         return Labelled(labels, confidence_of(found.probabilities[0], labels) if confidence else None)
     size = image_size(image)
     if scales == (1.0,) and not flip:
-        logits = network.low_resolution_logits(image)["semantic"].float()
+        logits = finite(network.low_resolution_logits(image))["semantic"].float()
         labels = upsample_argmax(logits, size, network.config.resize)[0].long()
         return Labelled(labels, _confidence(logits, labels, network.config.resize) if confidence else None)
     passed = [logits["semantic"] for logits in passes(network, image, scales=scales, flip=flip)]
