@@ -45,13 +45,13 @@ def refuse_outside(lowest: float, highest: float, **settings: float) -> None:
     """See that each setting is a number in these bounds, before anything starts.
 
     Raises:
-        UserError: one is not; it is called by its name, `_` for a space and `__` for an option's hyphens.
+        UserError: one is not; it is called by its name, `_` for a space; `__` begins an option of the command.
     """
     for name, value in settings.items():
         if not lowest <= value <= highest:
-            raise UserError(
-                f"{name.replace('__', '--').replace('_', ' ')} is {value}", allowed=f"{lowest} to {highest}"
-            )
+            option = name.startswith("__")
+            called = f"--{name[2:].replace('_', '-')}" if option else name.replace("_", " ")
+            raise UserError(f"{called} is {value}", allowed=f"{lowest} to {highest}")
 
 
 def require(module: str, *, extra: str) -> ModuleType:

@@ -144,6 +144,47 @@ def test_mistakes_get_one_message_and_exit_code_2(
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("predict", "x.png", "--window", 1, 1), "window 1 x 1"),
+        (("predict", "x.png", "--scales", 100), "a scale is 100.0; allowed: 0.125 to 8"),
+        (("predict", "x.png", "--scales", "nan"), "a scale is nan"),
+        (("predict", "x.png", "--scales", *[1] * 40), "number of scales is 40"),
+        (("eval", "data", "--bootstrap", 10**9), "--bootstrap is 1000000000"),
+        (("eval", "data", "--boundaries", "--widths", 10**9), "--widths is 1000000000"),
+        (("serve", "--queue", 0), "queue is 0"),
+        (("serve", "--queue", 10**9), "queue is 1000000000"),
+        (("serve", "--workers", 100_000), "workers is 100000; allowed: 1 to 256"),
+        (("serve", "--port", 99_999), "port is 99999"),
+        (("serve", "--deadline", "nan"), "deadline is nan"),
+        (("data", "tfrecord", "data", "out", "--shards", 10**9), "--shards is 1000000000"),
+        (("data", "webdataset", "data", "out", "--samples", 0), "--samples is 0"),
+        (("data", "check", "data", "--workers", -4), "--workers is -4"),
+        (("data", "check", "data", "--num-classes", 10**9), "--num-classes is 1000000000"),
+        (("crf", "search", "data", "-o", "x.json", "--grid", 1000), "--grid is 1000"),
+        (("export", "animals", "--to", "onnx", "-o", "out", "--size", -5, 5), "--size is -5"),
+        (("train", "own-photos", "-o", "out", "data.root=.", "workers=100000"), "workers = 100000"),
+        (
+            ("train", "own-photos", "-o", "out", "data.root=.", "optimise.batch_size=1000000000"),
+            "batch_size = 10",
+        ),
+        (("train", "own-photos", "-o", "out", "data.root=.", "seed=-1"), "seed = -1"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_settings_beyond_reason_are_refused_first(
+    deeplab, words: tuple, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if words[0] == "serve":
+        pytest.importorskip("fastapi", reason="the extra serve is not installed")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.png").write_bytes(b"no picture: nothing is opened yet")
+    code, _, err = deeplab(*words)
+    assert code == 2 and said in err and "Traceback" not in err
+    assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
+
+
 def test_unique_names() -> None:
     paths = [Path("a/cat.jpg"), Path("b/cat.jpg"), Path("b/dog.jpg"), Path("b/dog.png")]
     assert unique_names(paths) == ["a_cat_jpg", "b_cat_jpg", "dog_jpg", "dog_png"]

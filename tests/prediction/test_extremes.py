@@ -106,7 +106,7 @@ def test_outputs_that_are_no_numbers_are_no_labels(value: float, how: dict) -> N
     found = predictor_of(Broken(network(), value), **how)
     with torch.inference_mode():
         for ask in (found.labels_of, found.label):
-            with pytest.raises(UserError, match="NaN or infinity .* labels would mean nothing"):
+            with pytest.raises(UserError, match=r"NaN or infinity .* labels would mean nothing"):
                 ask(picture(40, 48))
     with torch.inference_mode(), pytest.raises(UserError, match="NaN or infinity"):
         found.logits_of(picture(40, 48))

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from deeplab.cli.labelling import CALIBRATION_PHOTOS, spread
 from deeplab.cli.stored_data import StoredData
-from deeplab.errors import UserError
+from deeplab.errors import UserError, refuse_outside
 
 if TYPE_CHECKING:
     from deeplab.model.network import DeepLab
@@ -88,6 +88,8 @@ def export(
     from deeplab.imaging.photos import find_photos, read_photo
     from deeplab.model.checkpoint import load
 
+    for side in (*size, *(max_size or ())):
+        refuse_outside(1, 1 << 16, __size=side)
     sizes = _pairs(size)
     found = spread(find_photos(calibration), CALIBRATION_PHOTOS) if calibration else []
     # before the model is loaded: what cannot be is said at once
