@@ -559,20 +559,21 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--count", type=int, default=COUNT, help="mutants a reader")
     parser.add_argument("--minutes", type=float, default=60.0, help="stop after this long")
+    parser.add_argument("--markdown", action="store_true", help="print a table for docs/robustness.md")
     options = parser.parse_args()
+    row = "{:32}{:>8}{:>9}{:>9}{:>7}{:>9}"
+    if options.markdown:
+        row = "| {} | {} | {} | {} | {} | {} |"
     until, wrong = time.monotonic() + 60 * options.minutes, 0
-    print(f"{'reader':32}{'inputs':>8}{'success':>9}{'refused':>9}{'wrong':>7}{'seconds':>9}")
+    print(row.format("reader", "inputs", "success", "refused", "wrong", "seconds"))
+    if options.markdown:
+        print(row.format("---", *["---:"] * 5))
     for name in options.readers:
         began = time.monotonic()
         found = run(name, options.seed, options.count, until)
-        cells = [
-            found.total(),
-            found["success"],
-            found["refused"],
-            found["wrong"],
-            round(time.monotonic() - began),
-        ]
-        print(f"{name:32}" + "{:8}{:9}{:9}{:7}{:9}".format(*cells), flush=True)
+        seconds = round(time.monotonic() - began)
+        cells = found.total(), found["success"], found["refused"], found["wrong"], seconds
+        print(row.format(name, *cells), flush=True)
         wrong += found["wrong"]
     sys.exit(1 if wrong else 0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,23 @@ def test_numbers_of_classes(classes: int, tmp_path: Path) -> None:
     labels, _ = found.save(tmp_path, name="a")
     with Image.open(labels) as stored:
         np.testing.assert_array_equal(np.array(stored), found.labels)
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino", "onnxruntime"])
+@pytest.mark.parametrize("how", [{}, {"scales": (0.75, 1.25), "flip": True}, {"window": Window(48, 48)}])
+def test_the_same_photo_has_the_same_bits(engine: str, how: dict) -> None:
+    """Whenever, of whichever predictor, and in whatever thread."""
+    if engine != "torch":
+        pytest.importorskip(engine)
+    photo, found = picture(97, 129), []
+    for _ in range(2):
+        predictor = Predictor.of(network(), Labelling(engine=engine, device="cpu", **how))
+        with ThreadPoolExecutor(2) as threads:
+            found += [each.label(photo, confidence=True) for each in (predictor, predictor)]
+            found += threads.map(lambda made: made.label(photo, confidence=True), (predictor, predictor))
+    for other in found[1:]:
+        assert torch.equal(other.labels, found[0].labels)
+        assert other.confidence is not None and torch.equal(other.confidence, found[0].confidence)
 
 
 class Broken(torch.nn.Module):
