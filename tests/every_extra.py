@@ -73,6 +73,21 @@ def keras(folder: Path) -> str:
     return f"an .h5 file imported, {report.variables} variables"
 
 
+def tiff(folder: Path) -> str:
+    """Photos of several bands."""
+    import numpy as np
+    import tifffile
+
+    from deeplab.imaging.bands import Bands
+    from deeplab.imaging.photos import read_photo
+
+    stored = np.random.default_rng(0).integers(0, 65536, (65, 97, 4), dtype=np.uint16)
+    tifffile.imwrite(folder / "a.tif", stored, photometric="rgb", compression="lzw")
+    found = read_photo(folder / "a.tif", Bands(("red", "green", "blue", "infrared"), "uint16"))
+    assert (found == stored).all()
+    return "four bands of 16 bits read from an LZW TIFF"
+
+
 def download(folder: Path) -> str:
     """Weights by address."""
     from deeplab.system.download import fetch
@@ -108,6 +123,82 @@ def onnx(folder: Path) -> str:
     """The engine of that name."""
     _predict(folder, "--engine", "onnxruntime")
     return "a photo labelled by --engine onnxruntime"
+
+
+def geo(folder: Path) -> str:
+    """A scene labelled window by window."""
+    _scene(folder / "scene.tif", crs="EPSG:32633", transform=_affine())
+    _deeplab("predict", folder / "scene.tif", "-o", folder / "out", "--window", 64, 64, "--polygons", "gpkg")
+    assert (folder / "out" / "scene_labels.gpkg").exists()
+    return "a GeoTIFF labelled in windows, with polygons"
+
+
+def slides(folder: Path) -> str:
+    """A slide labelled window by window."""
+    _scene(folder / "slide.svs", crs=None, transform=_affine())
+    _deeplab("predict", folder / "slide.svs", "-o", folder / "out", "--window", 64, 64)
+    assert (folder / "out" / "slide_labels.tif").exists()
+    return "a slide labelled in windows"
+
+
+def video(folder: Path) -> str:
+    """A clip labelled picture by picture."""
+    import av
+    import numpy as np
+
+    with av.open(str(folder / "clip.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = 64, 96, "yuv420p"
+        for level in range(5):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 96, 3), 40 * level, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    _deeplab("predict", folder / "clip.mp4", "-o", folder / "out")
+    assert (folder / "out" / "clip_overlay.mp4").exists()
+    return "a clip labelled picture by picture"
+
+
+def serve(folder: Path) -> str:
+    """A photo over HTTP."""
+    from support.servers import command
+
+    _small_model().save_pretrained(folder / "model")
+    with command("-m", folder / "model", log=folder / "log") as (_, client):
+        assert client.segment(_photo(folder / "photo.png").read_bytes()).status == 200
+    return "a photo labelled over HTTP"
+
+
+def _exported(folder: Path, *options: object) -> str:
+    """Exported, and labelled with by predict where the target's runtime is."""
+    _small_model().save_pretrained(folder / "model")
+    _deeplab("export", folder / "model", *options, "-o", folder / "exported")
+    target = str(options[1])
+    if target == "coreml":
+        return "a model exported for Core ML, which only Apple's systems run"
+    _predict(folder, "--model", folder / "exported")
+    return f"a photo labelled with a model exported by --to {target}"
+
+
+def litert(folder: Path) -> str:
+    """Export to it."""
+    return _exported(folder, "--to", "litert", "--size", 65, 97)
+
+
+def executorch(folder: Path) -> str:
+    """Export to it."""
+    return _exported(folder, "--to", "executorch", "--max-size", 97, 130)
+
+
+def coreml(folder: Path) -> str:
+    """Export to it."""
+    return _exported(folder, "--to", "coreml", "--size", 65, 97)
+
+
+def ray(folder: Path) -> str:
+    """A cluster of this machine."""
+    _deeplab("predict", _photo(folder / "a.png"), "-o", folder / "out", "--cluster", "ray", "--workers", 1)
+    assert (folder / "out" / "labels-00000.tar").exists()
+    return "a photo labelled on a Ray cluster of one process"
 
 
 def sbd(folder: Path) -> str:
@@ -171,10 +262,20 @@ def test(folder: Path) -> str:
     return "tests/test_errors.py passed"
 
 
+def test_page(folder: Path) -> str:
+    """What drives a browser, without one."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        assert driver.chromium.name == "chromium"
+    return "the browser's driver started and stopped; `make test-page` brings a browser"
+
+
 FEATURES = {
-    feature.__name__: feature
+    feature.__name__.replace("_", "-"): feature
     for feature in (
-        tflite, hub, keras, download, timm, openvino, int8, onnx, sbd, webdataset, tensorboard, train, demo, test
+        tflite, hub, keras, tiff, download, timm, openvino, int8, onnx, serve, litert, executorch, coreml, geo, slides,
+        video, ray, sbd, webdataset, tensorboard, train, demo, test, test_page,
     )
 }  # fmt: skip
 
@@ -211,6 +312,28 @@ def _photo(path: Path) -> Path:
 
     photo(path, (65, 97))
     return path
+
+
+def _scene(path: Path, **place: object) -> None:
+    import numpy as np
+    import rasterio
+
+    profile = {
+        "driver": "GTiff",
+        "height": 130,
+        "width": 160,
+        "count": 3,
+        "dtype": "uint8",
+        "photometric": "rgb",
+    }
+    with rasterio.open(path, "w", tiled=True, blockxsize=64, blockysize=64, **profile, **place) as file:
+        file.write(np.random.default_rng(0).integers(0, 256, (3, 130, 160), dtype=np.uint8))
+
+
+def _affine() -> object:
+    import rasterio
+
+    return rasterio.Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)
 
 
 def _predict(folder: Path, *options: object) -> None:

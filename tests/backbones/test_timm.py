@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +12,7 @@ import torch
 from support.torch_comparison import peer
 
 from deeplab.backbones.timm_features import TimmFeatures
-from deeplab.config import ASPPConfig, DecoderConfig, DeepLabConfig, TimmConfig, backbone_config
+from deeplab.config import ASPPConfig, DecoderConfig, DeepLabConfig, PixelConfig, TimmConfig, backbone_config
 from deeplab.errors import UserError
 from deeplab.model.network import DeepLab
 from deeplab.train.loop import batch_loss
@@ -30,8 +31,10 @@ NAMES = ["resnet18", "mobilenetv3_small_050", "convnext_atto"]
 
 def build(name: str, **changes: object) -> DeepLab:
     torch.manual_seed(0)
+    backbone = backbone_config(f"timm:{name}", **changes)
     config = DeepLabConfig(
-        backbone=backbone_config(f"timm:{name}", **changes),
+        backbone=backbone,
+        pixels=PixelConfig().for_channels(backbone.in_channels),
         context=ASPPConfig(rates=(6, 12), channels=8),
         decoder=DecoderConfig(channels=8, low_level_channels=4),
         num_classes=3,
@@ -123,3 +126,11 @@ def test_an_unreachable_output_stride_leaves_the_model_as_it_was() -> None:
 def test_folded_models_are_refused() -> None:
     with pytest.raises(UserError, match="folded"):
         DeepLab(DeepLabConfig(backbone=backbone_config("timm:resnet18"), num_classes=2, folded=True))
+
+
+@needs_timm
+def test_timm_is_imported_beside_a_torchvision_of_another_torch() -> None:
+    """In a process of its own, where nothing has defined operators: torchvision from the index is for CUDA."""
+    program = "from deeplab.backbones.timm_features import _timm; _timm(); print(_timm().__name__)"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert ran.stdout.strip() == "timm", ran.stderr

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from deeplab.config import ASPPConfig, DecoderConfig, DeepLabConfig, backbone_config, parse_config
+from deeplab.config import (
+    ASPPConfig,
+    DecoderConfig,
+    DeepLabConfig,
+    PixelConfig,
+    backbone_config,
+    parse_config,
+)
 from deeplab.errors import UserError, require
 from deeplab.train.recipe import FOLDER, read_recipe
 
@@ -20,6 +27,13 @@ def test_json_round_trip_is_equal() -> None:
         decoder=DecoderConfig(strides=(8, 4)),
         num_classes=21,
         extra_outputs={"direction": 2},
+        pixels=PixelConfig(
+            bands=("red", "infrared", "depth"),
+            values="uint16",
+            range=(0, 16383),
+            mean=(1, 2, 3),
+            std=(4, 5, 6),
+        ),
     )
     assert parse_config(DeepLabConfig, config.to_json(), "test") == config
 
@@ -57,6 +71,33 @@ def test_json_round_trip_is_equal() -> None:
         ({"name": "vgg16"}, {"output_stride": 12}, "output_stride = 12"),
         ({"name": "vgg16"}, {"contxt": {}}, "did you mean 'context'"),
         ({"name": "vgg16"}, {"context": {"chanels": 1}}, "did you mean 'channels'"),
+        (
+            {"name": "vgg16", "in_channels": 4},
+            {},
+            "in_channels is 4, and pixels has the 3 channels red, green, blue; set .* or pixels.bands to the names",
+        ),
+        (
+            {"name": "vgg16"},
+            {"pixels": {"bands": ["a"], "mean": [0], "std": [1]}},
+            "in_channels is 3.*channels a;",
+        ),
+        (
+            {"name": "vgg16"},
+            {"pixels": {"bands": ["a", "b", "c"]}},
+            "a mean and std of their own: deeplab data check",
+        ),
+        (
+            {"name": "vgg16"},
+            {"pixels": {"mean": [1.0]}},
+            "mean and std have 1 and 3 values for the channels red",
+        ),
+        ({"name": "vgg16"}, {"pixels": {"std": [1, 0, 1]}}, "every channel's is above 0"),
+        ({"name": "vgg16"}, {"pixels": {"values": "uint16"}}, "values and range go with bands"),
+        (
+            {"name": "vgg16"},
+            {"pixels": {"bands": ["a", "b", "a"], "mean": [0, 0, 0], "std": [1, 1, 1]}},
+            "two bands have one name",
+        ),
     ],
 )
 def test_what_does_not_fit_is_explained(backbone: dict, more: dict, message: str) -> None:

@@ -615,6 +615,16 @@ def test_yolo_boxes_and_classes_that_are_not_listed(tmp_path):
         open_source(tmp_path, "train")
 
 
+def test_yolo_outlines_in_pixels_are_no_shares(tmp_path):
+    yolo(tmp_path, f"0 {SQUARE}", "1 0 0 1.000001 0 1 1", "1 0 0 40 0 40 40")
+    source = open_source(tmp_path, "train")
+    (told,) = source.bad
+    assert told.startswith("line 3 (class 1) in ") and "no shares of the photo's sides, 0 to 1" in told
+    yolo(tmp_path, "1 0 0 40 0 40 40")
+    with pytest.raises(UserError, match=r"data.yaml: has no usable outline .first: line 1"):
+        open_source(tmp_path, "train")
+
+
 def test_yolo_files_without_a_partner(tmp_path):
     yolo(tmp_path, f"0 {SQUARE}")
     photo(tmp_path / "images/train/b.jpg", (2, 4))

@@ -200,6 +200,113 @@ def test_annotations_of_photos_or_classes_that_are_not_listed(tmp_path: Path) ->
         )
 
 
+def test_splits_are_joined_by_the_names_of_classes(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    SETS["coco"](root)
+    path = root / "annotations/instances_val.json"
+    content = json.loads(path.read_text())
+    cat, dog = content["categories"]
+    before = by_training(root, "train")
+
+    def write(*categories: dict[str, object]) -> None:
+        path.write_text(json.dumps({**content, "categories": categories}))
+
+    # dog is the first class there
+    write({**cat, "id": 11}, dog)
+    dataset = open_split(resolve(DataRecipe(root=root)), "val")
+    assert seen_in(dataset, before.classes).pixels == before.pixels
+    checked = check_data(root, workers=1)
+    assert checked.passed and [counts.pixels.tolist() for counts in checked.counts] == [before.pixels] * 2
+    # a class of one split alone
+    write({**cat, "name": "bird"}, dog)
+    with pytest.raises(
+        UserError,
+        match=r"json of train and instances_val.json of val have other classes: bird, cat not in both",
+    ):
+        resolve(DataRecipe(root=root))
+    (finding,) = [finding for finding in check_data(root, workers=1).findings if finding.severity == "error"]
+    assert finding.code == "class-list" and "bird, cat not in all of them" in finding.what
+    chosen = resolve(DataRecipe(root=root, classes=("background", "dog")))
+    assert seen_in(open_split(chosen, "val"), chosen.classes).pixels == [64, 64]
+
+
+@pytest.mark.parametrize("name", ["coco", "coco-panoptic", "cvat", "label-studio", "via", "labelme"])
+def test_photos_that_nothing_annotates_are_counted(name: str, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    SETS[name](root)
+    split = find(root, Expected()).splits["train"]
+    first = Path(open_split(DataRecipe(root=root), split).source.files(0)[0])
+    for other in ("extra.jpg", "._extra.jpg", "extra.txt"):
+        photo(first.with_name("new.png"), (SIDE, SIDE), seed=7)
+        first.with_name("new.png").rename(first.with_name(other))
+    checked = check_data(root, workers=1)
+    (finding,) = [finding for finding in checked.findings if finding.code == "photo-unannotated"]
+    assert checked.passed and finding.files == (first.with_name("extra.jpg").relative_to(root).as_posix(),)
+    # photos of a split of its own in one folder with the others are annotated
+    if name == "coco":
+        for file in [*root.glob("images/*/*")]:
+            file.rename(root / "images" / file.name)
+        checked = check_data(root, workers=1)
+        (finding,) = [finding for finding in checked.findings if finding.code == "photo-unannotated"]
+        assert checked.passed and finding.files == ("images/extra.jpg",)
+
+
+MOVED = {
+    "coco": ("annotations/instances_train.json", "[[4, 0, 8, 0, 8, 8, 4, 8]]", "[[14, 0, 18, 0, 18, 8, 14, 8]]"),
+    "cvat": ("annotations.xml", "4,0;8,0;8,8;4,8", "4,-9;8,-9;8,-1;4,-1"),
+    "labelme": ("train/a.json", "[[4, 0], [8, 0], [8, 8], [4, 8]]", "[[40, 0], [80, 0], [80, 80], [40, 80]]"),
+    "label-studio": ("export.json", "[[50.0, 0.0], [100.0, 0.0], [100.0, 100.0]", "[[150, 0], [200, 0], [200, 99]"),
+    "yolo": ("labels/train/a.txt", "0.5 0 1 0 1 1 0.5 1", "4 0 8 0 8 8 4 8"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_outlines_outside_of_their_photo_are_counted(name: str, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    SETS[name](root)
+    file, old, new = MOVED[name]
+    # Label Studio's last point is the one that stays
+    content = (root / file).read_text().replace(", [50.0, 100.0]", "") if name == "label-studio" else ""
+    content = (content or (root / file).read_text()).replace(old, new, 1)
+    (root / file).write_text(content)
+    (finding,) = [each for each in check_data(root, workers=1).findings if each.code == "annotation-bad"]
+    assert len(finding.files) == 1 and finding.severity == "warning"
+    assert "it lies outside of the photo" in finding.files[0] or (
+        name == "yolo" and "no shares" in finding.files[0]
+    )
+    split = find(root, Expected()).splits["train"]
+    with pytest.warns(UserWarning, match="1 annotations paint nothing"):
+        by_training(root, split)
+
+
+NAMELESS = {
+    "cvat-masks": ("labelmap.txt", "cat:", ":"),
+    "roboflow": ("train/_classes.csv", "cat", ""),
+    "coco-panoptic": ("annotations/panoptic_train2017.json", '"cat"', "null"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMELESS)
+def test_classes_without_a_name_are_refused(name: str, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    SETS[name](root)
+    file, old, new = NAMELESS[name]
+    (root / file).write_text((root / file).read_text().replace(old, new))
+    split = find(root, Expected()).splits["train"]
+    said = refusal(lambda: by_training(root, split))
+    assert said is not None and said.endswith("has a class without a name, number 1; fix: name it")
+    assert not check_data(root, workers=1).passed
+
+
+def test_text_between_the_photos_of_an_xml_is_none_of_it(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    SETS["cvat"](root)
+    before = by_training(root, "train")
+    file = root / "annotations.xml"
+    file.write_text(file.read_text().replace("</image>", "</image> and &gt; so on"))
+    assert by_training(root, "train") == before
+
+
 def test_classes_listed_twice_are_refused(tmp_path: Path) -> None:
     root = tmp_path / "data"
     SETS["images"](root)
@@ -367,7 +474,7 @@ def shown(source: Source) -> list[str]:
 
 def test_photos_that_a_layout_cannot_tell_apart_are_refused(tmp_path: Path) -> None:
     root = tmp_path / "data"
-    for name in ("images", "voc", "camvid", "roboflow", "cvat-masks", "coco-stuff", "ade20k"):
+    for name in ("images", "voc", "camvid", "roboflow", "cvat-masks", "coco-stuff", "ade20k", "yolo"):
         SETS[name](root / name)
         split = find(root / name, Expected()).splits["train"]
         first = Path(open_split(DataRecipe(root=root / name), split).source.files(0)[0])

@@ -11,7 +11,8 @@ from support.shared_folder import shared
 from deeplab.data.dataset import SegmentationDataset
 from deeplab.data.layouts import recognise
 from deeplab.data.layouts.cityscapes import export_predictions, to_label_ids
-from deeplab.data.opening import open_source, split_names
+from deeplab.data.opening import open_source, open_split, split_names
+from deeplab.data.recipe import DataRecipe
 from deeplab.data.storage import Storage
 from deeplab.errors import UserError
 
@@ -272,4 +273,124 @@ def test_sixteen_bit_masks_are_read_where_they_fit(tmp_path):
     assert source.label(0).dtype == np.uint8 and source.label(0).tolist() == [[0, 1]]
     Image.fromarray(np.array([[0, 256]], np.uint16)).save(tmp_path / "masks/a.png")
     with pytest.raises(UserError, match=r"a\.png: value 256 at row 0, column 1"):
+        source.label(0)
+
+
+def ade20k_photo(root, name, values, *, objects=()):
+    """A photo of the full ADE20K, its objects by R / 10 * 256 + G, and its JSON."""
+    place = root / f"images/ADE/training/urban/street/{name}"
+    numbers = np.array(values)
+    photo(place.with_name(f"{name}.jpg"), numbers.shape)
+    rgb = np.stack([numbers // 256 * 10, numbers % 256, np.full(numbers.shape, 9)], axis=-1)
+    colours(place.with_name(f"{name}_seg.png"), rgb)
+    entries = [{"name": word, "name_ndx": number} for number, word in objects]
+    text(
+        place.with_name(f"{name}.json"),
+        json.dumps({"annotation": {"filename": f"{name}.jpg", "object": entries}}),
+    )
+    return place.with_name(f"{name}_seg.png")
+
+
+def test_the_full_ade20k_has_more_objects_than_a_model_and_gives_those_chosen(tmp_path):
+    ade20k_photo(tmp_path, "ADE_train_1", [[0, 1, 2978, 300]])
+    text(tmp_path / "objects.txt", "".join(f"object{number}\n" for number in range(1, 3689)))
+    assert recognise(tmp_path) == "ade20k-full" and split_names(tmp_path) == ("train",)
+    source = open_source(tmp_path, "train")
+    assert len(source.classes) == 3688 and source.label(0).tolist() == [[65535, 0, 2977, 299]]
+    with pytest.raises(UserError, match=r"3688 classes .objects.txt.; allowed: at most 255.*data.classes"):
+        open_split(DataRecipe(root=tmp_path), "train")
+    chosen = open_split(DataRecipe(root=tmp_path, classes=("object2978", "object1")), "train")
+    assert chosen.load(0)[1].tolist() == [[255, 1, 0, 255]]
+
+
+def test_the_full_ade20k_names_objects_by_its_jsons_where_there_is_no_list(tmp_path):
+    ade20k_photo(tmp_path, "ADE_train_1", [[0, 1]], objects=[(1, "wall")])
+    ade20k_photo(tmp_path, "ADE_train_2", [[5, 4]], objects=[(5, "sky"), (4, "sky"), (5, "sky")])
+    source = open_source(tmp_path, "train")
+    # the same word for two objects is no name of a class
+    assert source.classes == ("wall", "2", "3", "sky 4", "sky 5")
+    assert [source.label(index).tolist() for index in range(2)] == [[[255, 0]], [[4, 3]]]
+
+
+@pytest.mark.parametrize("colour", [(10, 0, 0), (15, 1, 0)])
+def test_the_full_ade20k_refuses_what_is_no_object(tmp_path, colour):
+    mask = ade20k_photo(tmp_path, "ADE_train_1", [[1, 2]])
+    text(tmp_path / "objects.txt", "wall\nsky\n")
+    colours(mask, [[(0, 1, 0), colour]])
+    with pytest.raises(
+        UserError, match=rf"ADE_train_1_seg.png: colour \({colour[0]}, {colour[1]}, 0\) at row 0, column 1"
+    ):
+        open_source(tmp_path, "train").label(0)
+
+
+def test_mapillary_takes_the_version_that_is_asked_for_and_tells_names_apart(tmp_path):
+    labels = [
+        {"name": "object--sign--front", "readable": "Sign", "evaluate": True, "color": [0, 0, 0]},
+        {"name": "object--sign--back", "readable": "Sign", "evaluate": True, "color": [1, 1, 1]},
+        {"name": "void--unlabeled", "readable": "Unlabeled", "evaluate": False, "color": [0, 0, 0]},
+    ]
+    text(tmp_path / "config_v2.0.json", json.dumps({"labels": labels}))
+    text(tmp_path / "config_v1.2.json", json.dumps({"labels": labels[1:]}))
+    photo(tmp_path / "validation/images/a.jpg", (1, 3))
+    grey(tmp_path / "validation/v2.0/labels/a.png", [[2, 0, 1]])
+    mask = Image.fromarray(np.array([[0, 1, 0]], np.uint8))
+    # as they come, with the colours of the configuration as their palette
+    mask.putpalette([1, 1, 1, 0, 0, 0])
+    (tmp_path / "validation/v1.2/labels").mkdir(parents=True)
+    mask.save(tmp_path / "validation/v1.2/labels/a.png")
+    assert recognise(tmp_path) == "mapillary" and split_names(tmp_path) == ("val",)
+    source = open_source(tmp_path, "val")
+    assert source.classes == ("object--sign--front", "object--sign--back")
+    assert source.label(0).tolist() == [[255, 0, 1]]
+    older = open_source(tmp_path, "validation", Storage(labels="v1.2"))
+    assert older.classes == ("Sign",) and older.label(0).tolist() == [[0, 255, 0]]
+    with pytest.raises(UserError, match=r"no config_v3.json; allowed: v1.2, v2.0"):
+        open_source(tmp_path, "val", Storage(labels="v3"))
+
+
+def test_mapillary_in_its_older_folders(tmp_path):
+    labels = [
+        {"name": "nature--sky", "readable": "Sky"},
+        {"name": "void--ground", "readable": "Ground", "evaluate": False},
+    ]
+    text(tmp_path / "config.json", json.dumps({"labels": labels, "version": "1.1"}))
+    for split in ("training", "testing"):
+        photo(tmp_path / f"{split}/images/a.jpg", (1, 2))
+    grey(tmp_path / "training/labels/a.png", [[1, 0]])
+    assert open_source(tmp_path, "train").label(0).tolist() == [[255, 0]]
+    test = open_source(tmp_path, "test")
+    assert len(test) == 0 and len(test.unpaired) == 1
+
+
+def test_loveda_ignores_no_data_and_tells_towns_from_the_country(tmp_path):
+    for area, value in (("Urban", 2), ("Rural", 7)):
+        photo(tmp_path / f"Train/{area}/images_png/0.png", (1, 3), seed=value)
+        grey(tmp_path / f"Train/{area}/masks_png/0.png", [[0, 1, value]])
+    photo(tmp_path / "Test/Urban/images_png/9.png", (1, 3))
+    assert recognise(tmp_path) == "loveda" and split_names(tmp_path) == ("train", "test")
+    source = open_source(tmp_path, "train")
+    assert [source.name(index) for index in range(2)] == ["Rural/0", "Urban/0"]
+    assert [source.label(index).tolist() for index in range(2)] == [[[255, 0, 6]], [[255, 0, 1]]]
+    grey(tmp_path / "Train/Rural/masks_png/0.png", [[0, 8, 1]])
+    with pytest.raises(
+        UserError, match=r"value 8 at row 0, column 1 is no class; allowed: 0 .no data. and 1\.\.7"
+    ):
+        source.label(0)
+
+
+def test_suim_reads_eight_colours_and_no_others(tmp_path):
+    shades = [(0, 0, 0), (0, 0, 255), (0, 255, 0), (0, 255, 255), (255, 0, 0), (255, 0, 255), (255, 255, 0)]
+    for folder in ("train_val", "TEST"):
+        photo(tmp_path / f"{folder}/images/a.jpg", (1, 8))
+        colours(tmp_path / f"{folder}/masks/a.bmp", [[*shades, (255, 255, 255)]])
+    colours(tmp_path / "TEST/masks/RI/a.bmp", [[(0, 0, 0)] * 8])
+    assert recognise(tmp_path) == "suim" and split_names(tmp_path) == ("train", "val", "test")
+    for split in ("all", "test"):
+        source = open_source(tmp_path, split)
+        assert len(source) == 1 and source.label(0).tolist() == [[*range(8)]]
+    assert source.classes[1] == "human divers" and source.classes[7] == "sea-floor and rocks"
+    colours(tmp_path / "TEST/masks/a.bmp", [[*shades, (255, 250, 255)]])
+    with pytest.raises(
+        UserError, match=r"colour \(255, 250, 255\) at row 0, column 7 is no class of SUIM's eight colours"
+    ):
         source.label(0)

@@ -1,10 +1,17 @@
 """From a recipe's words to an open split: recognition, options, completeness, resolved values."""
 
+import json
 import pickle
 
+import numpy as np
 import pytest
+from PIL import Image
 from support.data_folders import grey, photo, text
 
+from deeplab.cli.data import convert
+from deeplab.cli.evaluate import open_labelled
+from deeplab.cli.stored_data import RECOGNISED, StoredData
+from deeplab.config.labels import LabelSpec
 from deeplab.data.layouts import LAYOUTS, recognise
 from deeplab.data.opening import open_source, open_split, resolve
 from deeplab.data.recipe import DataRecipe
@@ -93,6 +100,84 @@ def test_classes_beyond_what_masks_have_values_for_are_refused_alike(plain, deep
     if classes == 255:
         assert len(open_source(plain, "train").classes) == 255 and "255 classes" not in err
         return
-    with pytest.raises(UserError, match=f"{classes} classes .classes.txt.; allowed: at most 255"):
-        open_source(plain, "train")
+    for see in (resolve, lambda recipe: open_split(recipe, "train")):
+        with pytest.raises(UserError, match=f"{classes} classes .classes.txt.; allowed: at most 255"):
+            see(DataRecipe(root=plain))
     assert code == 2 and f"{classes} classes (classes.txt); allowed: at most 255" in err
+
+
+def coco_of_many(root):
+    """300 categories and background, of which photo a shows the last and the 255th, each on a half."""
+    categories = [{"id": number + 1, "name": f"k{number}"} for number in range(300)]
+    halves = {300: [0, 0, 2, 0, 2, 2, 0, 2], 255: [2, 0, 4, 0, 4, 2, 2, 2]}
+    drawn = [{"image_id": 1, "category_id": kind, "segmentation": [ring]} for kind, ring in halves.items()]
+    for split in ("train", "val"):
+        images = [{"id": 1, "file_name": "a.png", "height": 2, "width": 4}]
+        content = {"images": images, "annotations": drawn, "categories": categories}
+        text(root / f"annotations/instances_{split}.json", json.dumps(content))
+        photo(root / f"{split}/a.png", (2, 4), seed=len(split))
+
+
+def masks_of_many(root):
+    """The same with masks of 16 bits, and the last pixel ignored."""
+    for split in ("train", "val"):
+        photo(root / f"images/{split}/a.png", (2, 4), seed=len(split))
+        (root / f"masks/{split}").mkdir(parents=True)
+        values = np.array([[300, 300, 255, 255], [300, 300, 255, 65535]], np.uint16)
+        Image.fromarray(values).save(root / f"masks/{split}/a.png")
+    text(root / "classes.txt", "background\n" + "".join(f"k{number}\n" for number in range(300)))
+
+
+@pytest.mark.parametrize("make", [coco_of_many, masks_of_many])
+@pytest.mark.parametrize(("other", "rest"), [("background", 0), ("ignore", 255)])
+def test_a_choice_of_many_classes_works_everywhere(tmp_path, deeplab, make, other, rest):
+    root, keep = tmp_path / "data", ("background", "k299")
+    make(root)
+    last = 255 if make is masks_of_many else rest
+    expected = [[1, 1, rest, rest], [1, 1, rest, last]]
+    recipe = resolve(DataRecipe(root=root, classes=keep, other=other))
+    assert open_split(recipe, "train").load(0)[1].tolist() == expected
+    model = LabelSpec.named(keep if other == "background" else ("k299", "k0"))
+    seen = open_labelled(root, "train", RECOGNISED, model).load(0)[1]
+    one, others = (1, 0) if other == "background" else (0, 255)
+    assert seen.tolist() == [[one, one, others, others], [one, one, others, 255 if last == 255 else others]]
+    convert(root, tmp_path / "plain", stored=StoredData(keep=keep, other=other))
+    assert (tmp_path / "plain/classes.txt").read_text() == "background\nk299\n"
+    assert np.array(Image.open(tmp_path / "plain/masks/train/a.png")).tolist() == expected
+    chosen = ("--keep", *keep, "--other", other)
+    code, out, err = deeplab("data", "check", root, "-o", tmp_path / "check", *chosen)
+    report = json.loads((tmp_path / "check/check.json").read_text())
+    assert report["classes"] == [*keep] and report["splits"][0]["pixels"] == [
+        sum(row.count(index) for row in expected) for index in range(2)
+    ]
+    assert code == (other == "ignore"), (out, err)
+
+
+@pytest.mark.parametrize("layout", ["images", "voc"])
+def test_masks_of_black_and_white_are_two_classes_where_their_values_are_given(tmp_path, deeplab, layout):
+    root, masks = tmp_path / "data", {"images": "masks", "voc": "SegmentationClass"}[layout]
+    for name in ("a", "b"):
+        photo(
+            root / {"images": "images", "voc": "JPEGImages"}[layout] / f"{name}.png", (1, 3), seed=ord(name)
+        )
+        grey(root / masks / f"{name}.png", [[0, 255, 255]])
+    text(root / "classes.txt", "ground\nbox\n")
+    text(root / "train.txt", "a\n")
+    text(root / "val.txt", "b\n")
+    recipe = DataRecipe(root=root, values=(0, 255))
+    assert open_split(resolve(recipe), "train").load(0)[1].tolist() == [[0, 1, 1]]
+    code, out, _ = deeplab("data", "check", root, "-o", tmp_path / "check")
+    assert code == 1 and "mask-binary" in out and "data.values=[0,255]" in out
+    code, out, _ = deeplab("data", "check", root, "-o", tmp_path / "check", "--values", 0, 255)
+    report = json.loads((tmp_path / "check/check.json").read_text())
+    assert code == 0 and report["splits"][0]["pixels"] == [1, 2] and not report["findings"], out
+    code, *_ = deeplab("data", "convert", root, tmp_path / "plain", "--values", 0, 255)
+    assert code == 0 and np.array(Image.open(tmp_path / "plain/masks/train/a.png")).tolist() == [[0, 1, 1]]
+    grey(root / masks / "a.png", [[0, 7, 255]])
+    with pytest.raises(
+        UserError, match=r"a\.png: value 7 at row 0, column 1 is no class; allowed: 0, 255; fix"
+    ):
+        open_split(recipe, "train").load(0)
+    for values, message in (((0, 1, 2), "for 2 classes"), ((0, 0), "each another"), ((0, 256), r"0\.\.255")):
+        with pytest.raises(UserError, match=message):
+            open_source(root, "train", Storage(values=values))

@@ -13,7 +13,7 @@ from deeplab.data.dataset import SegmentationDataset
 from deeplab.data.layouts.masks import read_mask
 from deeplab.data.opening import open_complete
 from deeplab.data.sampling import TrainSampler
-from deeplab.data.selection import select_classes
+from deeplab.data.selection import select_classes, selected
 from deeplab.data.storage import Storage
 from deeplab.errors import UserError
 from deeplab.imaging.palettes import VOC_CLASSES
@@ -23,8 +23,9 @@ needs_animals = pytest.mark.skipif(not ANIMALS.is_dir(), reason=f"labelled photo
 KEEP = ("background", "cat", "cow", "dog", "horse", "sheep", "person")
 
 
-def voc(root, split, *, labels=None, **options):
-    return SegmentationDataset(open_complete(root, split, Storage(layout="voc", labels=labels)), **options)
+def voc(root, split, *, labels=None, keep=(), **options):
+    whole = open_complete(root, split, Storage(layout="voc", labels=labels))
+    return SegmentationDataset(selected(whole, keep), **options)
 
 
 def write_mask(path, values):
@@ -86,8 +87,8 @@ def test_sample_without_transform(root):
         np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), np.asarray(photo))
 
 
-def test_label_map_renumbers(root):
-    dataset = voc(root, "train", label_map=select_classes(VOC_CLASSES, ("background", "dog")))
+def test_chosen_classes_are_renumbered(root):
+    dataset = voc(root, "train", keep=("background", "dog"))
     assert dataset[1][1][:, 3].tolist() == [0, 0, 255, 1, 255, 255]
 
 
@@ -175,7 +176,7 @@ def test_colour_and_broken_masks_are_refused(root):
 
 @needs_animals
 def test_real_photos():
-    dataset = voc(ANIMALS, "train_aug", label_map=select_classes(VOC_CLASSES, KEEP))
+    dataset = voc(ANIMALS, "train_aug", keep=KEEP)
     assert len(dataset) == 3131 and len(voc(ANIMALS, "val")) == 223
     image, label = dataset[0]
     assert image.shape[1:] == label.shape

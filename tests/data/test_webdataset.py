@@ -13,6 +13,7 @@ from PIL import Image
 from support.data_folders import grey, photo, text
 
 from deeplab.cli.app import main
+from deeplab.data.first_look import look_at
 from deeplab.data.layouts import recognise
 from deeplab.data.layouts.tar_shards import local_file, pairs_in
 from deeplab.data.opening import open_source, split_names
@@ -97,6 +98,8 @@ def test_remote_shards_come_when_they_are_needed(shards, tmp_path, monkeypatch):
         text(tmp_path / "remote/classes.txt", "background\ncat\ndog\n")
         source = open_source(tmp_path / "remote", "train")
         assert len(source) == 3 and source.files(1)[0] == f"{base}/train-000000.tar:1" and not asked
+        # nor for a look at the start of a run
+        assert look_at(source, photos=True).samples == 0 and not asked
         assert source.name(2) == "c" and set(asked) == {"/train-000001.tar"}
         check_samples(source)
         assert len(asked) == 2

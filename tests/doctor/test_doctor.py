@@ -7,11 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from broken_datasets import FAULTS, NAMES, TRAIN, labels, make_broken, make_healthy
 from PIL import Image
+from support.banded_photos import scene, write_folder, write_tiff
 
+from deeplab.config import PixelConfig
 from deeplab.data.storage import Storage
 from deeplab.doctor.findings import Finding
+from deeplab.doctor.report import write_report
 from deeplab.doctor.run import Checked, Expected, check_data
 from deeplab.errors import UserError
 
@@ -152,9 +156,7 @@ def test_values_decide_how_many_classes_where_nobody_says(tmp_path: Path) -> Non
     ("kind", "code", "words"),
     [("dark", "photo-dark", "levels of 256"), ("band", "photo-band", "transparency"), ("wide", "", "")],
 )
-def test_photos_that_are_read_otherwise_than_one_thinks(
-    kind: str, code: str, words: str, tmp_path: Path
-) -> None:
+def test_photos_that_8_bit_rgb_would_spoil(kind: str, code: str, words: str, tmp_path: Path) -> None:
     make_healthy(tmp_path)
     path = next(path for path in sorted((tmp_path / "images").iterdir()) if path.stem == TRAIN[0])
     with Image.open(path) as held:
@@ -170,5 +172,55 @@ def test_photos_that_are_read_otherwise_than_one_thinks(
     found = by_code(check_data(tmp_path))
     assert set(found) == ({code} if code else set())
     if code:
-        assert found[code].severity == "warning" and path.stem in found[code].files[0]
+        # the other photos are RGB, and training refuses this one beside them
+        assert found[code].severity == "error" and path.stem in found[code].files[0]
         assert words in text_of(found[code])
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "measured"),
+    [
+        ("thermal", "photo-dark", "bands: [band 1]\n    values: uint16\n    range: [0, 16383]"),
+        ("infrared", "photo-bands", "values: uint16\n    range: [0, 8191]"),
+        ("float", "photo-bands", "values: float32\n    range: [-2, 2]"),
+    ],
+)
+def test_photos_of_bands_are_measured_for_the_model_that_reads_them(
+    kind: str, code: str, measured: str, tmp_path: Path
+) -> None:
+    root = write_folder(tmp_path / "data", kind)
+    checked = check_data(root)
+    assert checked.passed and set(by_code(checked)) == {code}
+    assert by_code(checked)[code].count == 9
+    written = write_report(checked, tmp_path / "out")
+    assert tmp_path / "out" / "overlays.png" in written
+    assert measured in (tmp_path / "out" / "pixels.yaml").read_text()
+    assert checked.pixels is not None
+    values = yaml.safe_load((tmp_path / "out" / "pixels.yaml").read_text())["model"]
+    assert PixelConfig.model_validate(values["pixels"]) == checked.pixels
+    trained_on = np.stack([scene(kind, seed)[0].astype(np.float64) for seed in range(6)])
+    np.testing.assert_allclose(checked.pixels.mean, trained_on.mean((0, 1, 2)), rtol=1e-4)
+    np.testing.assert_allclose(checked.pixels.std, trained_on.std((0, 1, 2)), rtol=1e-3)
+
+
+def test_photos_unlike_the_rest_are_errors(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, "infrared")
+    write_tiff(root / "images/p2.tif", scene("infrared", 2)[0][..., :3], photometric="rgb")
+    (root / "images/p4.tif").unlink()
+    Image.fromarray(np.zeros((48, 48, 3), np.uint8)).save(root / "images/p4.png")
+    found = by_code(check_data(root))
+    assert set(found) == {"photo-bands", "photo-differs"}
+    assert found["photo-differs"].files == ("images/p2.tif", "images/p4.png")
+    assert "the rest, which hold 4 bands of uint16" in found["photo-differs"].what
+    assert "images/p2.tif holds 3 bands of uint16" in found["photo-differs"].details[0]
+    assert found["photo-differs"].details[1] == "images/p4.png is 8-bit grey or RGB"
+
+
+def test_floats_without_a_value_are_named(tmp_path: Path) -> None:
+    root = write_folder(tmp_path, "float")
+    stored = scene("float", 1)[0]
+    stored[3, 4, 1] = np.nan
+    write_tiff(root / "images/p1.tif", stored)
+    found = by_code(check_data(root))
+    assert found["photo-unreadable"].files == ("images/p1.tif",)
+    assert "holds NaN or infinity" in found["photo-unreadable"].details[0]

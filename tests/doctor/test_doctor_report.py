@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from support.shared_folder import shared
 
 from deeplab.cli.app import main
+from deeplab.data.layouts import LAYOUTS
 from deeplab.doctor import inspect
 from deeplab.doctor.class_list import colours_of
 from deeplab.doctor.class_pixels import ClassPixels
@@ -169,7 +171,7 @@ def test_command_on_broken_data_exits_1_and_clears_an_earlier_report(check, tmp_
     fault = make_broken(tmp_path / "mine", "black_and_white")
     code, out, _ = check("mine", "-o", "report")
     assert code == 1 and "FAILED: 1 error, no warnings" in out
-    assert fault.code in out and "Fix: Make 255 the index 1" in " ".join(out.split())
+    assert fault.code in out and "Fix: Read them as two classes" in " ".join(out.split())
     assert {path.name for path in (tmp_path / "report").iterdir()} == {"check.json", "problems.png"}
     report = json.loads((tmp_path / "report" / "check.json").read_text())
     assert not report["passed"] and report["findings"][0]["files"] == list(fault.files)
@@ -235,3 +237,19 @@ def test_copies_of_real_photos_are_recognised_and_others_are_not(tmp_path: Path)
         for other in items:
             if other is not item:
                 assert bits(other, again) > MAX_BITS or thumb_difference(other, again) > MAX_LEVELS
+
+
+@pytest.mark.parametrize("name", ["images", "coco", "yolo", "tfrecord"])
+def test_the_page_shows_what_is_said_of_each_layout(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    from doctor_table import BEGIN, END, FAULTS, PAGE, row
+
+    made = PAGE.read_text(encoding="utf-8").split(BEGIN)[1].split(END)[0].splitlines()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cells, wrong = row(name, tmp_path / "set")
+    assert wrong == [] and f"| {name} | {' | '.join(cells)} |" in made
+    assert f"| layout | {' | '.join(FAULTS)} |" in made
+    assert f"| {name} | {LAYOUTS[name].looks_for} |" in made

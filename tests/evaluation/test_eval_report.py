@@ -210,7 +210,7 @@ def test_masks_that_are_all_ignored_measure_nothing(deeplab, models, data: Path,
     code, out, err = deeplab(
         "eval", tmp_path / "data", "-m", models[0], "--classes", *CLASSES, "-o", tmp_path / "out"
     )
-    assert code == 2 and "has no labelled pixel" in err and "mean IoU" not in out
+    assert code == 2 and "no pixel is labelled" in err and "mean IoU" not in out
     assert not (tmp_path / "out").exists()
 
 

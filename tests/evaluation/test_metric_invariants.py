@@ -20,7 +20,7 @@ from deeplab.evaluation.panoptic import PanopticQuality, ParsingCovering
 from deeplab.evaluation.photo_by_photo import Result
 from deeplab.evaluation.report.scores import Scores
 from deeplab.evaluation.report.summary import summarise
-from deeplab.prediction.sliding import Labelled
+from deeplab.prediction.strips import Labelled
 
 CLASSES, VOID = 4, 255
 NAMES = tuple("abcd")

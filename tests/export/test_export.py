@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -23,13 +24,14 @@ from deeplab.config import ASPPConfig, DeepLabConfig, backbone_config
 from deeplab.config.labels import LabelSpec
 from deeplab.errors import UserError
 from deeplab.export import run as export_run
-from deeplab.export.gate import GateError, drawn_photo, gate_photos, verdict
+from deeplab.export.gate import GateError, drawn_photo, fitted, gate_photos, verdict
 from deeplab.export.run import TARGETS, export_model
-from deeplab.export.target import Job
+from deeplab.export.target import Job, converting
 from deeplab.model.network import DeepLab
 from deeplab.prediction.artefacts import artefact_path, open_artefact
-from deeplab.prediction.artefacts.description import Description
+from deeplab.prediction.artefacts.description import Description, PhotoInput
 from deeplab.prediction.segmenter import Segmenter
+from deeplab.system.writing import whole_folder
 
 torch.set_num_threads(1)
 
@@ -311,18 +313,28 @@ def test_int8_is_judged_by_each_photo_and_by_all(exported: Export) -> None:
 # --- int8
 
 
-@pytest.mark.parametrize("to", ["onnx", "openvino"])
+@pytest.mark.parametrize("to", ["onnx", "openvino", "litert", "executorch"])
 def test_int8_is_compared_on_photos_that_it_was_not_calibrated_on(to: str, tmp_path: Path) -> None:
     needs(to)
     if to == "openvino":
         pytest.importorskip("nncf")
     photos = [picture((64 + index, 81), seed=index) for index in range(6)]
+    sizing = {"litert": {"sizes": [(64, 81)]}, "executorch": {"largest": (96, 97)}}.get(to, {})
     made = export_model(
-        small_model(), to, tmp_path / "out", name="small", precision="int8", calibration=photos, allow=True
+        small_model(),
+        to,
+        tmp_path / "out",
+        name="small",
+        precision="int8",
+        calibration=photos,
+        allow=True,
+        **sizing,
     )
-    plain = export_model(small_model(), to, tmp_path / "plain", name="small", output="labels")
-    sizes = [tuple(each["size"]) for each in made.description.parity["photos"]]
-    assert sizes == [(64, 81), (68, 81)] and made.description.calibration is not None
+    plain = export_model(small_model(), to, tmp_path / "plain", name="small", **sizing)
+    sizes = {tuple(each["size"]) for each in made.description.parity["photos"]}
+    # of one size photos are resized
+    assert sizes == ({(64, 81)} if to == "litert" else {(64, 81), (68, 81)})
+    assert made.description.calibration is not None
     assert made.megabytes < 0.6 * plain.megabytes
     assert made.description.parity["agreement"] > 0.7
     again = Segmenter(tmp_path / "out")(photos[0]).labels
@@ -341,6 +353,10 @@ def test_int8_is_compared_on_photos_that_it_was_not_calibrated_on(to: str, tmp_p
         ({"to": "onnx", "sizes": [(65, 65)]}, "takes photos of any size; fix: leave --size away"),
         ({"to": "onnx", "largest": (65, 65)}, "has no largest photo; fix: leave --max-size away"),
         ({"to": "onnx", "opset": 17}, "opset 17; allowed: 18 to 23"),
+        (
+            {"to": "onnx", "layout": "hf"},
+            "of a model's logits alone, and labels of semantic .* --output logits",
+        ),
     ],
 )
 def test_wrong_uses_are_answered_in_a_sentence(tmp_path: Path, options: dict, sentence: str) -> None:
@@ -368,6 +384,24 @@ def test_a_full_disk_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setitem(TARGETS, "onnx", replace(TARGETS["onnx"], write=full))
     with pytest.raises(UserError, match=r"out: cannot be written \(the disk is full\)"):
         export_model(small_model(), "onnx", tmp_path / "out", name="small")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_that_a_library_calls_otherwise_is_the_same_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    used = shutil.disk_usage(tmp_path)
+    for free, sentence in (
+        (4096, r"out: cannot be written \(the disk is full\)"),
+        (used.free, r"cannot be converted to Core ML \(RuntimeError: stream error\)"),
+    ):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: used._replace(free=free))
+        with (
+            pytest.raises(UserError, match=sentence),
+            whole_folder(tmp_path / "out") as beside,
+            converting("Core ML", beside / "small.mlpackage"),
+        ):
+            raise RuntimeError("stream error")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -476,6 +510,30 @@ def test_eval_of_an_export_is_that_of_the_model(
     assert code == 0 and after in out, err
 
 
+def test_a_file_of_one_size_is_evaluated_at_it_before_and_after(
+    squares: Path, squares_model: Path, tmp_path: Path, deeplab: Callable[..., tuple[int, str, str]]
+) -> None:
+    needs("litert")
+    words = ("export", squares_model, "--to", "litert", "--size", 41, 49, "-o", tmp_path / "out")
+    code, out, err = deeplab(*words, "--eval", squares, "--split", "train", "--classes", *CLASSES)
+    # the table wraps its title
+    assert code == 0 and "3 photos" in out, err
+    before, after = (
+        line.split("│")[2].strip() for line in out.splitlines() if "before" in line or "after" in line
+    )
+    assert before == after and float(before) > 0
+
+
+def test_masks_go_with_photos_to_the_size_that_is_taken() -> None:
+    mask = np.array([[0, 1], [2, 255]], np.uint8)
+    taken = PhotoInput(channels=3, sizes=((4, 6),))
+    photo, labels = fitted(picture((2, 2)), mask, taken)
+    assert photo.shape == (4, 6, 3)
+    np.testing.assert_array_equal(labels, mask.repeat(2, 0).repeat(3, 1))
+    anything = PhotoInput(channels=3)
+    assert fitted(photo, labels, anything)[1] is labels
+
+
 def test_triton_finds_the_file_by_its_inputs_and_outputs(tmp_path: Path) -> None:
     needs("onnx")
     export_model(small_model(), "onnx", tmp_path / "out", name="small", layout="triton")
@@ -487,6 +545,86 @@ def test_triton_finds_the_file_by_its_inputs_and_outputs(tmp_path: Path) -> None
     with pytest.raises(UserError, match="--layout triton goes with --to onnx, not openvino"):
         needs("openvino")
         export_model(small_model(), "openvino", tmp_path / "other", name="small", layout="triton")
+
+
+def test_transformers_js_and_optimum_get_floats_and_logits(tmp_path: Path) -> None:
+    needs("onnx")
+    model = small_model()
+    export_model(model, "onnx", tmp_path / "out", name="small", output="logits", layout="hf")
+    place = tmp_path / "out" / "hf"
+    session = pytest.importorskip("onnxruntime").InferenceSession(place / "onnx" / "model.onnx")
+    (taken,), (given,) = session.get_inputs(), session.get_outputs()
+    assert (taken.name, taken.type, taken.shape) == (
+        "pixel_values",
+        "tensor(float)",
+        ["batch", 3, "height", "width"],
+    )
+    assert given.name == "logits"
+    steps = json.loads((place / "preprocessor_config.json").read_text())
+    assert not any(value for key, value in steps.items() if key.startswith("do_"))
+    assert list(json.loads((place / "config.json").read_text())["label2id"]) == list(model.labels.classes)
+    for size in SIZES:
+        pixels = picture(size).transpose(2, 0, 1)[None].astype(np.float32)
+        (logits,) = session.run(None, {"pixel_values": pixels})
+        assert (logits[0].argmax(0) == Segmenter(model)(picture(size)).labels).mean() >= 0.9998
+    with pytest.raises(UserError, match="--layout hf goes with --to onnx, not openvino"):
+        needs("openvino")
+        export_model(model, "openvino", tmp_path / "other", name="small", output="logits", layout="hf")
+
+
+def test_executorch_takes_any_size_up_to_the_one_it_was_planned_for(tmp_path: Path) -> None:
+    needs("executorch")
+    made = export_model(small_model(), "executorch", tmp_path / "out", name="small", largest=(140, 170))
+    ours, theirs = Segmenter(small_model()), Segmenter(tmp_path / "out")
+    # from small to large and back: nothing of one photo may stay for the next
+    for size in ((40, 161), (131, 36), (140, 170), (33, 33), (64, 81)):
+        assert (theirs(picture(size)).labels == ours(picture(size)).labels).mean() >= 0.9998
+    with pytest.raises(UserError, match=r"the photo is 141 x 64, .* any size from 33 x 33 up to 140 x 170"):
+        theirs(picture((141, 64)))
+    assert {tuple(each["size"]) for each in made.description.parity["photos"]} >= {(33, 33), (140, 170)}
+    with pytest.raises(UserError, match="--max-size 33 40 is too small for ExecuTorch; allowed: sides above"):
+        export_model(small_model(), "executorch", tmp_path / "small", name="small", largest=(33, 40))
+
+
+def test_core_ml_is_written_and_said_not_to_be_run(tmp_path: Path) -> None:
+    needs("coreml")
+    import coremltools
+
+    made = export_model(small_model(), "coreml", tmp_path / "one", name="small", sizes=[(65, 97)])
+    assert made.description.parity is None and any("not run" in note for note in made.description.notes)
+    several = [(65, 97), (64, 80)]
+    both = export_model(small_model(), "coreml", tmp_path / "two", name="small", sizes=several)
+    assert both.megabytes < 1.3 * made.megabytes, "weights are shared"
+    model = coremltools.models.MLModel(str(both.path), skip_model_load=True)
+    assert [each.name for each in model.get_spec().description.functions] == ["size_65x97", "size_64x80"]
+    assert Description.model_validate_json(model.user_defined_metadata["deeplab"]) == both.description
+    shown = json.loads(model.user_defined_metadata["com.apple.coreml.model.preview.params"])
+    assert shown["labels"] == list(small_model().labels.classes) and len(shown["colors"]) == 4
+    for place in (tmp_path / "one", made.path):
+        with pytest.raises(
+            UserError, match=r"small.mlpackage: Core ML's packages run on Apple's systems alone"
+        ):
+            Segmenter(place)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"to": "litert"}, "no sizes that follow the photo.* fix: --size HEIGHT WIDTH"),
+        ({"to": "litert", "sizes": [(9, 9), (8, 8)]}, "takes one size, 2 are given"),
+        ({"to": "coreml", "sizes": [(0, 9)]}, "size 0 x 9 cannot be; allowed: sides of 1 or more"),
+        ({"to": "executorch"}, "plans its memory for the largest photo; fix: --max-size"),
+        (
+            {"to": "executorch", "precision": "int8", "largest": (65, 65)},
+            "and 0 are given; fix: --calibration",
+        ),
+        ({"to": "torch-export", "precision": "int8"}, "no precision 'int8'; allowed: float32"),
+    ],
+)
+def test_what_a_target_cannot_be_asked_is_said_first(tmp_path: Path, options: dict, sentence: str) -> None:
+    """Also where its libraries are not installed."""
+    with pytest.raises(UserError, match=sentence):
+        export_model(small_model(), options.pop("to"), tmp_path / "out", name="small", **options)
 
 
 def test_a_target_of_stated_sizes_keeps_to_them(tmp_path: Path) -> None:

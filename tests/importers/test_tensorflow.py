@@ -295,9 +295,9 @@ def test_weights_of_one_class_become_two_and_averages_are_not_invented(tmp_path:
     arrays = recipe(options, shapes)
     index = write_checkpoint(tmp_path / "model.ckpt", arrays)
     model, report = import_weights(index, Hints(output_stride=16, threshold=0.25))
-    weight = model.classifiers["semantic"].convs[0].weight.detach()[:, :, 0, 0].numpy()
-    assert not weight[0].any()
-    np.testing.assert_array_equal(weight[1], arrays["logits/semantic/weights"][0, 0, :, 0])
+    (weight,) = model.classifiers["semantic"].convs[0].weight.detach()[:, :, 0, 0].numpy()
+    assert model.config.sigmoid == 0.25 and len(model.labels.classes) == 2
+    np.testing.assert_array_equal(weight, arrays["logits/semantic/weights"][0, 0, :, 0])
     assert any("pixels above 0.25 are class 1" in note for note in report.notes)
     with pytest.raises(UserError, match="holds no moving averages: leave --weights away"):
         import_weights(index, Hints(output_stride=16, weights="ema"))

@@ -419,6 +419,8 @@ def test_four_input_channels_are_noted(tmp_path: Path) -> None:
     wide = {**state, stem: torch.cat([state[stem], state[stem][:, :1]], 1)}
     model, report = import_weights(saved(wide, tmp_path))
     assert model.config.backbone.in_channels == 4
+    assert model.config.pixels.bands == ("band 1", "band 2", "band 3", "band 4")
+    assert model.config.pixels.mean[3] == pytest.approx(sum(model.config.pixels.mean[:3]) / 3)
     assert any("reads 4 channels, and the file does not say which" in note for note in report.notes)
     assert model.provenance["import"]["notes"] == list(report.notes)
 

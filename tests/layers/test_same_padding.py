@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 
 import numpy as np
 import pytest
@@ -17,6 +18,17 @@ def test_every_size_kernel_and_stride_follows_the_formula() -> None:
     for size, kernel, stride in itertools.product(range(1, 25), range(1, 14), range(1, 6)):
         total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
         assert same_padding(size, kernel, stride) == (total // 2, total - total // 2), (size, kernel, stride)
+
+
+def test_exported_sizes_have_no_remainders_of_negative_numbers() -> None:
+    """Which are C's in ExecuTorch and Python's here: its convolutions would pad odd sides too little."""
+    dynamic = torch.export.Dim.DYNAMIC
+    conv = AtrousConv2d(1, 1, kernel=3, stride=2).eval()
+    program = torch.export.export(
+        conv, (torch.zeros(1, 1, 9, 12),), dynamic_shapes=({2: dynamic, 3: dynamic},)
+    )
+    used = {node.target for node in program.graph.nodes}
+    assert operator.floordiv in used and not used & {operator.mod, operator.neg}
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from deeplab.config import (
     DensePredictionCellConfig,
     FullyConnectedConfig,
     NoContextConfig,
+    PixelConfig,
     PyramidBranch,
     backbone_config,
 )
@@ -274,9 +275,12 @@ def test_dense_features_subsampled_mobilenet() -> None:
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_other_channel_counts(backbone: str, channels: int) -> None:
     config = BACKBONES[backbone].model_copy(update={"in_channels": channels})
+    pixels = PixelConfig().for_channels(channels)
     stride = 8 if backbone in STRIDE_8 else 16
     model = DeepLab(
-        DeepLabConfig(backbone=config, num_classes=3, output_stride=stride, **HEADS["v3 light"])
+        DeepLabConfig(
+            backbone=config, num_classes=3, output_stride=stride, pixels=pixels, **HEADS["v3 light"]
+        )
     ).eval()
     with torch.inference_mode():
         assert model(torch.rand(1, channels, 17, 17) * 255).shape == (1, 3, 17, 17)
@@ -285,7 +289,8 @@ def test_other_channel_counts(backbone: str, channels: int) -> None:
 def test_other_channel_counts_reach_the_branch_of_the_image() -> None:
     """v1's MSc is the one head that sees the image."""
     backbone = BACKBONES["vgg16"].model_copy(update={"in_channels": 4})
-    settings = {"backbone": backbone, "num_classes": 5, **HEADS["v1 MSc"]}
+    pixels = PixelConfig().for_channels(4)
+    settings = {"backbone": backbone, "num_classes": 5, "pixels": pixels, **HEADS["v1 MSc"]}
     model = DeepLab(DeepLabConfig(**settings)).eval()
     images = torch.rand(1, 4, 17, 17) * 255
     with torch.inference_mode():

@@ -15,7 +15,7 @@ from deeplab.errors import UserError
 from deeplab.model.checkpoint import load
 from deeplab.prediction.labelling import Labelling
 from deeplab.prediction.predictor import Predictor
-from deeplab.prediction.sliding import Window
+from deeplab.prediction.windows import Window
 
 WAYS = {
     "stride": (["--output-stride", 8], {"output_stride": 8}),

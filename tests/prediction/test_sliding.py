@@ -9,8 +9,11 @@ import torch
 from deeplab import DeepLab, DeepLabConfig, LabelSpec
 from deeplab.config import ASPPConfig, backbone_config
 from deeplab.errors import UserError
+from deeplab.prediction.blended import window_starts
 from deeplab.prediction.inference import predict
-from deeplab.prediction.sliding import Window, predict_in_windows, predict_whole, window_starts
+from deeplab.prediction.sliding import predict_in_windows
+from deeplab.prediction.strips import predict_whole
+from deeplab.prediction.windows import Window
 
 
 @pytest.fixture(scope="module")

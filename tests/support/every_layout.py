@@ -12,6 +12,8 @@ import numpy as np
 from deeplab.data.layouts.ade20k import ADE20K_CLASSES
 from deeplab.data.layouts.camvid import CAMVID_CLASSES
 from deeplab.data.layouts.coco_stuff import COCO_STUFF_CLASSES
+from deeplab.data.layouts.loveda import LOVEDA_CLASSES
+from deeplab.data.layouts.suim import SUIM_CLASSES
 from deeplab.data.layouts.tar_shards import write_shards
 from deeplab.data.layouts.tfrecord import write_split
 from deeplab.data.opening import open_source
@@ -124,6 +126,55 @@ def roboflow(root: Path) -> Made:
         grey(folder / f"{name}_mask.png", halves(0, 7))
         text(folder / "_classes.csv", "Pixel Value, Class\n0, background\n3, cat\n7, dog\n")
     return Made(OWN, "background", "dog")
+
+
+def ade20k_full(root: Path) -> Made:
+    text(root / "objects.txt", "wall\nfloor, flooring\nsky\n")
+    for split, name in PAIRS:
+        scene = (
+            root
+            / "images/ADE"
+            / {"train": "training", "val": "validation"}[split]
+            / f"urban/street/ADE_{name}"
+        )
+        picture(scene.with_name(f"{scene.name}.jpg"), name)
+        colours(scene.with_name(f"{scene.name}_seg.png"), halves((0, 1, 7), (0, 3, 0)))
+        colours(scene.with_name(f"{scene.name}_parts_1.png"), halves((0, 0, 0), (0, 2, 0)))
+        text(scene.with_name(f"{scene.name}.json"), json.dumps({"annotation": {"object": []}}))
+    return Made(("wall", "floor, flooring", "sky"), "wall", "sky")
+
+
+def mapillary(root: Path) -> Made:
+    kinds = [
+        ("animal--bird", "Bird", True),
+        ("void--car-mount", "Mount", False),
+        ("nature--sky", "Sky", True),
+    ]
+    labels = [{"name": name, "readable": short, "evaluate": counts} for name, short, counts in kinds]
+    text(root / "config_v2.0.json", json.dumps({"labels": labels, "version": "2.0"}))
+    text(root / "config_v1.2.json", json.dumps({"labels": labels[::2], "version": "1.2"}))
+    for split, name in PAIRS:
+        folder = root / {"train": "training", "val": "validation"}[split]
+        picture(folder / f"images/{name}.jpg", name)
+        grey(folder / f"v2.0/labels/{name}.png", halves(0, 2))
+        grey(folder / f"v1.2/labels/{name}.png", halves(0, 1))
+    return Made(("Bird", "Sky"), "Bird", "Sky")
+
+
+def loveda(root: Path) -> Made:
+    for (split, name), area in zip(PAIRS, ("Urban", "Rural") * 2, strict=True):
+        folder = root / split.capitalize() / area
+        picture(folder / f"images_png/{name}.png", name)
+        grey(folder / f"masks_png/{name}.png", halves(1, 7))
+    return Made(LOVEDA_CLASSES, "background", "agriculture")
+
+
+def suim(root: Path) -> Made:
+    for _, name in PAIRS:
+        picture(root / f"train_val/images/{name}.jpg", name)
+        colours(root / f"train_val/masks/{name}.bmp", halves((0, 0, 0), (255, 255, 0)))
+    lists(root)
+    return Made(SUIM_CLASSES, "background", "fish and vertebrates")
 
 
 def cvat_masks(root: Path) -> Made:
@@ -269,7 +320,7 @@ SETS: dict[str, Callable[[Path], Made]] = {
     make.__name__.replace("images_", "images ").replace("_", "-"): make
     for make in (
         images, images_with_mask_in_the_name, images_side_by_side, voc, cityscapes, ade20k, camvid, coco_stuff,
-        roboflow, cvat_masks, coco, coco_panoptic, cvat, labelme, supervisely, label_studio, via, yolo,
-        tfrecord, webdataset,
+        roboflow, ade20k_full, mapillary, loveda, suim, cvat_masks, coco, coco_panoptic, cvat, labelme, supervisely,
+        label_studio, via, yolo, tfrecord, webdataset,
     )
 }  # fmt: skip

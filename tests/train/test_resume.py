@@ -22,6 +22,7 @@ from deeplab.errors import UserError
 from deeplab.model.checkpoint import load
 from deeplab.train.keeper import SILENT
 from deeplab.train.recipe import Recipe
+from deeplab.train.recipe.schedule import scheduled_rate
 from deeplab.train.run import train
 from deeplab.train.run_folder.checkpointing import BEFORE_NAME, CHECKPOINT_NAME, parse_checkpoint
 
@@ -164,6 +165,38 @@ def test_resuming_a_finished_run_changes_nothing(unbroken: Path, data: Path) -> 
     assert before == {path: path.read_bytes() for path in unbroken.rglob("*") if path.is_file()}
     result = json.loads((unbroken / "run.json").read_text())["validation"]
     assert round(found.mean_iou(), 4) == result["mean IoU"]
+
+
+def test_a_run_that_has_ended_is_extended(unbroken: Path, data: Path, tmp_path: Path) -> None:
+    folder, longer, news = tmp_path / "run", STEPS + 5, []
+    shutil.copytree(unbroken, folder)
+    before = (folder / "log.jsonl").read_text().splitlines()
+    train(
+        small_recipe(data, steps=longer),
+        folder,
+        device="cpu",
+        resume=True,
+        watcher=SILENT._replace(on_news=news.append),
+    )
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    rates = {line["step"]: line["learning_rate"] for line in log if "learning_rate" in line}
+    settings = small_recipe(data, steps=longer).optimise
+    expected = [
+        scheduled_rate(step, settings.schedule, base=settings.learning_rate, total_steps=longer)
+        for step in range(STEPS, longer)
+    ]
+    assert [rates[step] for step in range(STEPS, longer)] == pytest.approx(expected, rel=1e-3)
+    assert len(rates) == longer and expected[-1] < rates[STEPS - 1] < expected[0]
+    assert [line for line in before if "learning_rate" in line] == [
+        line for line in (folder / "log.jsonl").read_text().splitlines() if "learning_rate" in line
+    ][:STEPS]
+    (told,) = [line for line in news if line.startswith(f"extended from {STEPS} to {longer} steps")]
+    assert f"(poly) is that of {longer} steps" in told and told.endswith(f" to {expected[0]:.3g}")
+    record = json.loads((folder / "run.json").read_text())
+    assert record["extended from"] == [STEPS] and record["resumed after"] == [STEPS]
+    assert record["recipe"]["optimise"]["steps"] == longer
+    with pytest.raises(UserError, match=f"optimise.steps is {STEPS}, the run has {longer}"):
+        train(small_recipe(data), folder, device="cpu", resume=True)
 
 
 def test_best_is_the_best_validation(unbroken: Path) -> None:

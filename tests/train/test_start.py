@@ -13,6 +13,12 @@ from deeplab.importers.torch.layers import TORCH_PIXELS
 from deeplab.train.compatibility import differences, refuse_other_backbone
 from deeplab.train.start import start_from
 
+FOUR = {
+    "bands": ["red", "Green", "blue", "infrared"],
+    "values": "uint16",
+    "mean": [900.0, 800.0, 700.0, 3000.0],
+    "std": [300.0, 300.0, 300.0, 900.0],
+}
 PLAIN = {
     "backbone": {"name": "mobilenet_v2", "width": 0.25},
     "context": {"channels": 8, "rates": [6]},
@@ -68,7 +74,6 @@ def test_a_backbone_that_would_compute_something_else_is_refused(
     [
         (PLAIN, {"output_stride": 8, "context": {"channels": 8, "rates": [12]}}),
         (PLAIN, {"backbone": {"norm": {"momentum": 0.1}}}),
-        (PLAIN, {"backbone": {"in_channels": 4}}),
         (PLAIN, {"head_norm": {"momentum": 0.5}, "image_pyramid": [1.0, 0.5]}),
     ],
 )
@@ -79,6 +84,56 @@ def test_what_leaves_the_weights_their_meaning_is_free(base: dict, change: dict,
     kept = DeepLab.from_pretrained(source).state_dict()
     key = next(key for key in kept if key.endswith("norm.weight"))
     assert torch.equal(model.state_dict()[key], kept[key])
+
+
+def test_a_first_convolution_for_other_bands_is_widened_by_the_rule_and_told(tmp_path: Path) -> None:
+    source = saved({**PLAIN, "pixels": TORCH_PIXELS.model_dump()}, tmp_path)
+    model = changed(PLAIN, {"backbone": {"in_channels": 4}, "pixels": FOUR})
+    (told,) = start_from(model, source)["differs"]
+    assert told.endswith(
+        "it takes the mean over all of them for infrared and the weights of equal names, all times 3/4"
+    )
+    kept = DeepLab.from_pretrained(source)
+    given, found = kept.backbone.stem.conv.weight, model.backbone.stem.conv.weight
+    # RGB there deviates by 1 after normalising, as bands with a measured std do
+    torch.testing.assert_close(found[:, :3], given * 0.75)
+    torch.testing.assert_close(found[:, 3], given.mean(1) * 0.75)
+    # the same photo in all bands says the same
+    grey = torch.rand(1, 1, 33, 33) * 255
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (TORCH_PIXELS.mean, TORCH_PIXELS.std))
+    seen = kept.backbone.stem.conv(((grey - mean) / std).mean(1, keepdim=True).expand(-1, 3, -1, -1))
+    again = model.backbone.stem.conv(((grey - mean) / std).mean(1, keepdim=True).expand(-1, 4, -1, -1))
+    torch.testing.assert_close(again, seen, rtol=1e-4, atol=1e-5)
+    rest = kept.state_dict().keys() - {"backbone.stem.conv.weight"}
+    assert all(torch.equal(model.state_dict()[key], kept.state_dict()[key]) for key in rest)
+
+
+def test_weights_that_expect_another_spread_are_multiplied_by_it(tmp_path: Path) -> None:
+    """Caffe's networks subtract a mean and divide by nothing: their weights expect values that deviate by 58."""
+    pixels = {"mean": [104.0, 117.0, 123.0], "std": [1.0, 1.0, 1.0], "channels": "bgr"}
+    source = saved({**VGG, "pixels": pixels}, tmp_path)
+    one = {"bands": ["thermal"], "values": "uint16", "mean": [7600.0], "std": [300.0]}
+    model = changed(VGG, {"backbone": {"in_channels": 1}, "pixels": one})
+    (told,) = start_from(model, source)["differs"]
+    assert told.endswith("to read thermal: it takes the mean over all of them for thermal, all times 3/1")
+    given = next(iter(DeepLab.from_pretrained(source).backbone.parameters()))
+    spread = torch.tensor([57.375, 57.12, 58.395]).view(1, 3, 1, 1)
+    torch.testing.assert_close(next(iter(model.backbone.parameters())), (given * spread).sum(1, keepdim=True))
+
+
+def test_bands_go_on_from_bands_and_back_to_rgb(tmp_path: Path) -> None:
+    wide = {"backbone": {**PLAIN["backbone"], "in_channels": 4}, "pixels": FOUR}
+    source = saved({**PLAIN, **wide}, tmp_path)
+    same = changed(PLAIN, {"backbone": {"in_channels": 4}, "pixels": FOUR})
+    assert start_from(same, source)["differs"] == []
+    other = {**FOUR, "mean": [0.0, 0.0, 0.0, 0.0]}
+    with pytest.raises(UserError, match=r"pixels\.mean is \[0\.0"):
+        start_from(changed(PLAIN, {"backbone": {"in_channels": 4}, "pixels": other}), source)
+    plain = changed(PLAIN, {"pixels": TORCH_PIXELS.model_dump()})
+    (told,) = start_from(plain, source)["differs"]
+    assert told.endswith("it takes nothing of infrared and the weights of equal names, all times 4/3")
+    given = DeepLab.from_pretrained(source).backbone.stem.conv.weight
+    torch.testing.assert_close(plain.backbone.stem.conv.weight, given[:, :3] * 4 / 3)
 
 
 def test_large_backbones_follow_the_same_rule() -> None:

@@ -138,8 +138,28 @@ def test_starting_from_a_model_keeps_what_fits(tmp_path: Path) -> None:
         "classifiers.semantic.convs.0.bias",
         "classifiers.semantic.convs.0.weight",
     ]
+    assert report["dropped"] == report["kept random"]
     expected = load(tmp_path).state_dict()["backbone.stem.conv.weight"]
     assert torch.equal(model.state_dict()["backbone.stem.conv.weight"], expected)
+
+
+def test_what_a_start_of_other_classes_loses_is_said(squares: Path, tmp_path: Path) -> None:
+    recipe = squares_recipe(squares, steps=1, batch_size=2)
+    DeepLab(recipe.model.config(3)).save_pretrained(tmp_path / "three")
+    fewer = recipe.data.model_copy(update={"classes": recipe.data.names[:2]})
+    news: list[str] = []
+    train(
+        recipe.model_copy(update={"start": str(tmp_path / "three"), "data": fewer}),
+        tmp_path / "run",
+        device="cpu",
+        watcher=QUIET._replace(on_news=news.append),
+    )
+    (told,) = [line for line in news if "dropped" in line]
+    taken = len(load(tmp_path / "three").state_dict()) - 2
+    assert told == (
+        "the start's 2 tensors classifiers.semantic.convs.0.bias, classifiers.semantic.convs.0.weight are dropped: "
+        f"this model, of 2 classes, has none of their shapes; {taken} are taken, and 2 of its own begin random"
+    )
 
 
 def test_an_unknown_start_is_named() -> None:

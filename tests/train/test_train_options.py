@@ -14,17 +14,20 @@ from safetensors.torch import load_file
 from support.distributed_runs import gradients_of_batch, tiny_model
 from support.training_runs import make_squares, squares_recipe
 from torch import nn
+from torch.nn import functional as F
 
 from deeplab import DeepLab
 from deeplab.backbones import build_backbone
 from deeplab.config import backbone_config
 from deeplab.errors import UserError
+from deeplab.layers.conv import AtrousConv2d
 from deeplab.layers.norm import BatchNorm2d
 from deeplab.model.checkpoint import load
 from deeplab.system.processes import World
 from deeplab.train import learner, run
 from deeplab.train.ema import AveragedWeights
 from deeplab.train.failures import explained
+from deeplab.train.fake_quantising import fake_quantise, rounded_input, rounded_weight
 from deeplab.train.keeper import SILENT
 from deeplab.train.learner import announce_progress, make_learner, make_objective
 from deeplab.train.loop import Objective, StepReport, batch_loss, train_steps, update
@@ -190,6 +193,60 @@ def test_adamw_goes_on_where_it_stopped(squares: Path, tmp_path: Path) -> None:
     train(recipe, tmp_path / "broken", device="cpu", resume=True)
     ours, theirs = (load(tmp_path / name).state_dict() for name in ("broken", "unbroken"))
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_rounded_weights_and_inputs_are_those_of_int8() -> None:
+    weight = torch.tensor([[[[-6.3, 3.14, 0.0, 0.06]]], [[[63.0, -0.4, 0.6, 1.0]]]], requires_grad=True)
+    rounded = rounded_weight(weight)
+    torch.testing.assert_close(
+        rounded.detach().flatten(), torch.tensor([-6.3, 3.1, 0.0, 0.1, 63.0, 0.0, 1.0, 1.0])
+    )
+    rounded.sum().backward()
+    assert torch.equal(weight.grad, torch.ones_like(weight)), "gradients pass"
+    torch.testing.assert_close(rounded_weight(10 * weight).detach(), 10 * rounded.detach())
+    x = torch.linspace(-1, 4, 1001)
+    values = rounded_input(x)
+    assert len(values.unique()) == 256 and 0.0 in values
+    assert (values - x).abs().max() <= 5 / 255 / 2 + 1e-6
+    # what never leaves one side has 0 at its end; nothing at all stays nothing
+    assert rounded_input(x + 2).min() >= 1 - 5 / 255 and torch.equal(rounded_input(0 * x), 0 * x)
+
+
+def test_fake_quantised_convolutions_round_in_training_alone() -> None:
+    conv = AtrousConv2d(3, 4, kernel=3, bias=True)
+    x, parameter = 6 * torch.rand(1, 3, 9, 9), conv.weight
+    plain, names = conv(x).detach(), [name for name, _ in conv.named_parameters()]
+    fake_quantise(conv)
+    found = conv(x)
+    expected = F.conv2d(rounded_input(x), rounded_weight(parameter), conv.bias, padding=1)
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(found, plain, atol=1e-4)
+    found.sum().backward()
+    assert conv.weight is parameter and parameter.grad.abs().min() > 0
+    assert [name for name, _ in conv.named_parameters()] == names
+    torch.testing.assert_close(conv.eval()(x).detach(), plain)
+    with pytest.raises(RuntimeError):
+        conv.train()(x[:, :2])
+    assert conv.weight is parameter, "also where the convolution fails"
+
+
+def test_a_fake_quantised_run_goes_on_where_it_stopped(squares: Path, tmp_path: Path) -> None:
+    recipe = squares_recipe(squares, steps=4, save_every=2, fake_quantise_after=1)
+    train(recipe, tmp_path / "unbroken", device="cpu")
+    train(squares_recipe(squares, steps=4), tmp_path / "float", device="cpu")
+
+    def stop(report: StepReport) -> None:
+        if report.step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, tmp_path / "broken", device="cpu", watcher=SILENT._replace(on_step=stop))
+    train(recipe, tmp_path / "broken", device="cpu", resume=True)
+    ours, theirs, plain = (load(tmp_path / name).state_dict() for name in ("broken", "unbroken", "float"))
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    assert not all(torch.equal(value, plain[name]) for name, value in ours.items())
+    with pytest.raises(ValueError, match="which recompute cannot follow; leave one out"):
+        squares_recipe(squares, steps=1, fake_quantise_after=0, recompute=True)
 
 
 def test_an_auxiliary_head_learns_from_the_middle_and_is_gone(squares: Path, tmp_path: Path) -> None:
@@ -363,14 +420,18 @@ def test_data_without_a_label_end_in_a_sentence(tmp_path: Path) -> None:
     data = make_squares(tmp_path / "data", side=40, photos=6)
     for mask in (data / "SegmentationClass").iterdir():
         Image.fromarray(np.full((40, 40), 255, np.uint8)).save(mask)
-    with pytest.raises(UserError, match="the split val has no labelled pixel"):
+    with pytest.raises(
+        UserError,
+        match=r"train: every mask holds the ignore label 255 alone: no pixel is labelled \(4 of 4, first: .*photo0",
+    ):
         train(squares_recipe(data, steps=1, batch_size=2), tmp_path / "run", device="cpu")
 
 
 def test_a_broken_photo_met_by_a_worker_is_told_without_a_traceback(tmp_path: Path) -> None:
     data = make_squares(tmp_path / "data", side=40, photos=6)
-    for photo in (data / "JPEGImages").iterdir():
-        photo.write_bytes(b"no photo")
+    # those of train: val is read before the first step
+    for index in range(4):
+        (data / f"JPEGImages/photo{index}.png").write_bytes(b"no photo")
     with pytest.raises(UserError) as caught:
         train(squares_recipe(data, steps=2, workers=1), tmp_path / "run", device="cpu")
     assert "JPEGImages/photo" in str(caught.value) and "Traceback" not in str(caught.value)

@@ -7,6 +7,8 @@ are the same in number, name and shape, and they are handed over, not copied: an
 from __future__ import annotations
 
 from collections.abc import Collection
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -18,6 +20,8 @@ from deeplab.errors import UserError, require
 
 NOMINAL_STRIDE = 32
 END_POINTS = (4, 8, 16)
+# lasts as long as the process, see `_timm`
+TORCHVISION = torch.library.Library("torchvision", "FRAGMENT")
 
 
 class TimmFeatures(Backbone):
@@ -60,7 +64,7 @@ class TimmFeatures(Backbone):
         self.output_stride = output_stride
 
     def _create(self, output_stride: int) -> nn.Module:
-        timm = require("timm", extra="timm")
+        timm = _timm()
         try:
             network = timm.create_model(
                 self.name, features_only=True, output_stride=output_stride, in_chans=self.in_channels
@@ -95,3 +99,20 @@ def _hand_over(old: nn.Module, new: nn.Module) -> None:
             path = f"{name}.{key}".lstrip(".")
             if path not in kept:
                 module._buffers[key] = buffers[path]
+
+
+def _timm() -> ModuleType:
+    """timm, which imports torchvision for nothing that these networks need.
+
+    From the public index torchvision comes for CUDA. Beside torch's CPU build its compiled half does not load, and the
+    rest asks for the names of two operators alone.
+    """
+    try:
+        import_module("torchvision")
+    except ImportError:
+        pass
+    except RuntimeError:
+        for name in ("nms", "qnms"):
+            if not hasattr(torch.ops.torchvision, name):
+                TORCHVISION.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return require("timm", extra="timm")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import sys
+import warnings
 from collections.abc import Sequence
 
 from cyclopts import App
@@ -59,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        result = app(words, result_action="return_value")
+        with warnings.catch_warnings():
+            warnings.showwarning = _tell  # type: ignore[assignment]  # called with places alone
+            result = app(words, result_action="return_value")
     except UserError as error:
         print(f"deeplab: {error}", file=sys.stderr)
         sys.exit(2)
@@ -75,3 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("deeplab: stopped", file=sys.stderr)
         sys.exit(130)
     sys.exit(result if isinstance(result, int) else 0)
+
+
+def _tell(message: Warning | str, *_: object) -> None:
+    """A warning as a user reads it: what is said, not where in the code."""
+    print(f"deeplab: warning: {message}", file=sys.stderr)

@@ -122,6 +122,8 @@ def _held_out(
     from deeplab.prediction.artefacts import open_predictor
 
     predictor = open_predictor(model, how)
+    if predictor.network.config.pixels.bands:
+        raise UserError("the CRF is searched on 8-bit RGB photos, and this model reads bands", file=model)
     dataset = open_labelled(root, split, stored, predictor.labels)
     chosen = choose_photos(len(dataset), photos=photos, seed=seed)
     with photo_progress(len(chosen), "network") as progress:

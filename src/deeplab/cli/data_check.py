@@ -71,7 +71,7 @@ def check(
     if num_classes is not None:
         refuse_outside(1, 65_536, __num_classes=num_classes)
     refuse_outside(0, 65_535, __ignore_label=ignore_label)
-    expected = Expected(stored.storage, num_classes, ignore_label, train, val)
+    expected = Expected(stored.storage, num_classes, stored.keep, stored.other, ignore_label, train, val)
     with _progress() as watcher:
         checked = check_data(root, expected, workers=workers, watcher=watcher)
     folder = output or Path(f"{root.resolve().name}-check")
@@ -173,12 +173,16 @@ def _print_classes(checked: Checked) -> None:
 
 def _print_end(console: Console, checked: Checked, written: list[Path]) -> None:
     from deeplab.doctor.report import rounded
+    from deeplab.doctor.rules_bands import pixels_yaml
 
     if checked.weights is not None:
         split = checked.counts[0].split
         console.print(f"Class weights by median frequency balancing over {split}; paste into a recipe:")
         line = f"loss:\n  class_weights: [{', '.join(rounded(checked.weights))}]\n"
         console.print(line, markup=False, soft_wrap=True)
+    if checked.pixels is not None:
+        console.print("What reads these photos as they are stored; paste into a recipe:")
+        console.print(pixels_yaml(checked.pixels), markup=False, soft_wrap=True)
     pairs, seconds = len(checked.data.items), max(checked.seconds, 1e-9)
     unlisted = (
         f", {checked.unlisted} left out (on no list, or a test split without masks)"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from deeplab.evaluation.boundaries import Boundaries
     from deeplab.evaluation.instance_iou import InstanceIoU
     from deeplab.evaluation.report.scores import Scores
+    from deeplab.imaging.bands import Bands
     from deeplab.prediction.predictor import Predictor
     from deeplab.system.processes import World
 
@@ -75,9 +76,10 @@ def evaluate(
     output:
         Folder for results.json, confusion.png, images.npz and report.html.
     """
+    from deeplab.data.first_look import look_at, warn_of_labels
     from deeplab.prediction.artefacts import open_predictor
     from deeplab.system.memory import keep_freed_memory
-    from deeplab.system.processes import join_processes
+    from deeplab.system.processes import from_main, join_processes
 
     keep_freed_memory()
     how = labelling(runtime, passes)
@@ -87,7 +89,8 @@ def evaluate(
     with join_processes(how.device) as world:
         predictor = open_predictor(model, replace(how, device=str(world.device)))
         spec = predictor.labels
-        dataset = open_labelled(root, split, stored, spec)
+        dataset = open_labelled(root, split, stored, spec, predictor.network.config.pixels.read_as())
+        from_main(lambda: warn_of_labels(dataset.source, look_at(dataset.source), split, scored=True), world)
         other = _counts_of(against, dataset, spec)
         scores = _zero(spec, worst=worst if output else 0, calibration=reliability)
         if boundaries:
@@ -110,19 +113,26 @@ def evaluate(
             "flip": how.flip,
             "window": passes.window,
             "overlap": passes.overlap if passes.window else None,
+            "seams": how.seams if passes.window else None,
             "engine": predictor.engine,
             "precision": how.precision,
+            "threshold": how.threshold,
             "CRF": how.crf.model_dump() if how.crf else None,
         }
         _write(scores, spec, output, title=title, settings=settings, intervals=intervals)
 
 
-def open_labelled(root: Path, split: str, stored: StoredData, spec: LabelSpec) -> SegmentationDataset:
-    """A split whose masks show the model's classes; classes that it does not have are its background, or ignored."""
-    from deeplab.data.dataset import SegmentationDataset
-    from deeplab.data.selection import select_classes
+def open_labelled(
+    root: Path, split: str, stored: StoredData, spec: LabelSpec, bands: Bands | None = None
+) -> SegmentationDataset:
+    """A split whose masks show the model's classes; classes that it does not have are its background, or ignored.
 
-    source = stored.opened(root, split)
+    Photos are read as `bands` says, as 8-bit RGB if it is None.
+    """
+    from deeplab.data.dataset import SegmentationDataset
+    from deeplab.data.selection import selected
+
+    source = stored.whole(root, split, bands)
     known = spec.classes
     if not set(known) <= set(source.classes):
         raise UserError(
@@ -130,7 +140,7 @@ def open_labelled(root: Path, split: str, stored: StoredData, spec: LabelSpec) -
             "masks' classes; name those with --classes, in the masks' order"
         )
     other = "background" if "background" in known else "ignore"
-    return SegmentationDataset(source, label_map=select_classes(source.classes, known, other=other))
+    return SegmentationDataset(selected(source, known, other=other))
 
 
 def _counts_of(against: Path | None, dataset: SegmentationDataset, spec: LabelSpec) -> ImageCounts | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,9 +14,77 @@ from deeplab.cli.stored_data import StoredData
 from deeplab.errors import UserError, refuse_outside
 
 if TYPE_CHECKING:
+    from deeplab.export.run import Exported
     from deeplab.model.network import DeepLab
 
 Many = Parameter(consume_multiple=True, negative="")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Form:
+    """What the file takes, gives and is.
+
+    Parameters
+    ----------
+    output:
+        labels, at the photo's size; logits or probabilities, likewise; small-logits, on the network's own grid, which
+        several scales, mirroring and windows need.
+    precision:
+        float32; float16, of weights (openvino, coreml); int8, with --calibration (not torch-export, coreml).
+    size:
+        HEIGHT WIDTH, for targets whose sizes are fixed; several where the target holds several.
+    max_size:
+        HEIGHT WIDTH of the largest photo, for targets that plan memory for it.
+    output_stride:
+        4, 8, 16 or 32. Default: the model's own.
+    opset:
+        Of ONNX, 18 to 23.
+    layout:
+        With --to onnx: triton, also a model repository for the Triton server; hf, also a folder for Transformers.js
+        and optimum.
+    """
+
+    output: Literal["labels", "logits", "probabilities", "small-logits"] = "labels"
+    precision: Literal["float32", "float16", "int8"] = "float32"
+    size: Annotated[tuple[int, ...], Many] = ()
+    max_size: tuple[int, int] | None = None
+    output_stride: int | None = None
+    opset: int = 20
+    layout: Literal["plain", "triton", "hf"] = "plain"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Proof:
+    """What the file is compared on.
+
+    Parameters
+    ----------
+    calibration:
+        For int8: photos, folders or glob patterns of photos like those to label; every fourth is compared on.
+    photos:
+        Photos to compare on instead of drawn or held-out ones.
+    allow:
+        Keep a float16 or int8 file that fails the comparison.
+    evaluate:
+        A data set's folder, if it is recognised by itself: also mean IoU of the model before and of the file after.
+        For others, give the folder written to deeplab eval.
+    split:
+        Of that data set.
+    classes:
+        Names of its masks' classes, by index, if it does not say.
+    """
+
+    calibration: Annotated[tuple[str, ...], Many] = ()
+    photos: Annotated[tuple[str, ...], Many] = ()
+    allow: Annotated[bool, Parameter(negative="")] = False
+    evaluate: Annotated[Path | None, Parameter(name="--eval")] = None
+    split: str = "val"
+    classes: Annotated[tuple[str, ...], Many] = ()
+
+
+PLAIN, DRAWN = Form(), Proof()
 
 
 def export(
@@ -23,19 +92,8 @@ def export(
     *,
     to: str,
     folder: Annotated[Path, Parameter(name=["--folder", "-o"])],
-    output: Literal["labels", "logits", "probabilities", "small-logits"] = "labels",
-    precision: Literal["float32", "float16", "int8"] = "float32",
-    calibration: Annotated[tuple[str, ...], Many] = (),
-    photos: Annotated[tuple[str, ...], Many] = (),
-    size: Annotated[tuple[int, ...], Many] = (),
-    max_size: tuple[int, int] | None = None,
-    output_stride: int | None = None,
-    opset: int = 20,
-    allow: Annotated[bool, Parameter(negative="")] = False,
-    layout: Literal["plain", "triton"] = "plain",
-    evaluate: Annotated[Path | None, Parameter(name="--eval")] = None,
-    split: str = "val",
-    classes: Annotated[tuple[str, ...], Many] = (),
+    form: Form = PLAIN,
+    proof: Proof = DRAWN,
 ) -> int:
     """Write a model for another runtime, and prove that the file computes what the model does.
 
@@ -50,37 +108,9 @@ def export(
     model:
         An embedded model's name, a folder made by train or import, a .safetensors file, or hf:owner/name.
     to:
-        onnx, openvino, torch-export, litert, executorch.
+        onnx, openvino, torch-export, litert, executorch, coreml.
     folder:
         Folder to write; it must not be there yet.
-    output:
-        labels, at the photo's size; logits or probabilities, likewise; small-logits, on the network's own grid, which
-        several scales, mirroring and windows need.
-    precision:
-        float32; float16, of weights (openvino); int8, with --calibration.
-    calibration:
-        For int8: photos, folders or glob patterns of photos like those to label; every fourth is compared on.
-    photos:
-        Photos to compare on instead of drawn or held-out ones.
-    size:
-        HEIGHT WIDTH, for targets whose sizes are fixed; several where the target holds several.
-    max_size:
-        HEIGHT WIDTH of the largest photo, for targets that plan memory for it.
-    output_stride:
-        4, 8, 16 or 32. Default: the model's own.
-    opset:
-        Of ONNX, 18 to 23.
-    allow:
-        Keep a float16 or int8 file that fails the comparison.
-    layout:
-        triton, with --to onnx: also a model repository for the Triton server.
-    evaluate:
-        A data set's folder, if it is recognised by itself: also mean IoU of the model before and of the file after.
-        For others, give the folder written to deeplab eval.
-    split:
-        Of that data set.
-    classes:
-        Names of its masks' classes, by index, if it does not say.
     """
     from deeplab.export.gate import GateError
     from deeplab.export.layouts import trtexec
@@ -88,16 +118,16 @@ def export(
     from deeplab.imaging.photos import find_photos, read_photo
     from deeplab.model.checkpoint import load
 
-    for side in (*size, *(max_size or ())):
+    for side in (*form.size, *(form.max_size or ())):
         refuse_outside(1, 1 << 16, __size=side)
-    sizes = _pairs(size)
-    found = spread(find_photos(calibration), CALIBRATION_PHOTOS) if calibration else []
+    sizes = _pairs(form.size)
+    found = spread(find_photos(proof.calibration), CALIBRATION_PHOTOS) if proof.calibration else []
     # before the model is loaded: what cannot be is said at once
-    checked(to, precision=precision, sizes=sizes, largest=max_size, calibration=found)
+    checked(to, precision=form.precision, sizes=sizes, largest=form.max_size, calibration=found)
     source = load(model)
-    if output_stride is not None:
+    if form.output_stride is not None:
         try:
-            source.output_stride = output_stride
+            source.output_stride = form.output_stride
         except ValueError as error:
             raise UserError(str(error)) from None
     try:
@@ -106,15 +136,15 @@ def export(
             to,
             folder,
             name=file_name(model),
-            output=output,
-            precision=precision,
+            output=form.output,
+            precision=form.precision,
             sizes=sizes,
-            largest=max_size,
+            largest=form.max_size,
             calibration=[read_photo(path) for path in found],
-            photos=[read_photo(path) for path in find_photos(photos)] if photos else [],
-            opset=opset,
-            allow=allow,
-            layout=layout,
+            photos=[read_photo(path) for path in find_photos(proof.photos)] if proof.photos else [],
+            opset=form.opset,
+            allow=proof.allow,
+            layout=form.layout,
         )
     except GateError as error:
         if error.parity is not None:
@@ -128,8 +158,8 @@ def export(
         print(f"note: {note}")
     if to == "onnx":
         print(f"for TensorRT, not run here: {trtexec(about, made.path.name)}")
-    if evaluate is not None:
-        _show_scores(source, made.path, evaluate, split, StoredData(classes=classes))
+    if proof.evaluate is not None:
+        _show_scores(source, made, proof.evaluate, proof.split, StoredData(classes=proof.classes))
     return 0
 
 
@@ -152,7 +182,7 @@ def _show(parity: dict[str, Any] | None) -> None:
     from deeplab.cli.tables import print_table
 
     if parity is None:
-        print("comparison: not run, as this system cannot run the file; only its form was checked")
+        print("comparison: not run, as only Apple's systems run the file; its form was read back")
         return
     table = Table("photo", "equal labels", "difference", "margin where labels differ")
     for each in parity["photos"]:
@@ -169,23 +199,24 @@ def _show(parity: dict[str, Any] | None) -> None:
             print(f"{name}: {value:.4f}")
 
 
-def _show_scores(model: DeepLab, path: Path, root: Path, split: str, stored: StoredData) -> None:
+def _show_scores(model: DeepLab, made: Exported, root: Path, split: str, stored: StoredData) -> None:
+    """Mean IoU before and after; both on photos of a size that the file takes."""
     from rich.table import Table
 
     from deeplab.cli.evaluate import open_labelled
     from deeplab.cli.tables import photo_progress, print_table
     from deeplab.evaluation.photo_by_photo import evaluate
+    from deeplab.export.gate import fitted
     from deeplab.prediction.artefacts import open_predictor
     from deeplab.prediction.predictor import Predictor
 
     dataset = open_labelled(root, split, stored, model.labels)
-    table = Table("mean IoU", f"{split}, {len(dataset)} photos")
-    for name, predictor in {"before": Predictor.of(model), "after": open_predictor(path)}.items():
-
-        def samples() -> Any:
-            return (dataset.load(index) for index in range(len(dataset)))
-
+    taken = made.description.input
+    sizes = f" at {taken.said()}" if taken.sizes else ""
+    table = Table("mean IoU", f"{split}, {len(dataset)} photos{sizes}")
+    for name, predictor in {"before": Predictor.of(model), "after": open_predictor(made.path)}.items():
+        samples = (fitted(*dataset.load(index), taken) for index in range(len(dataset)))
         with photo_progress(len(dataset), name) as progress:
-            confusion = evaluate(predictor, samples(), on_photo=progress.advance)
+            confusion = evaluate(predictor, samples, on_photo=progress.advance)
         table.add_row(name, f"{confusion.mean_iou():.4f}")
     print_table(table)

@@ -59,16 +59,24 @@ class Passes:
         Height and width: label photos in windows of this size and blend them, for photos larger than memory.
     overlap:
         Least share of the window that neighbours share.
+    seams:
+        Of windows: blend averages where they overlap; shared gathers what the network asks of the whole photo first,
+        in a pass more; exact also lets windows overlap by as much as the network sees, with the whole photo's labels.
     crf:
         Snap labels to the photo's edges by the fully connected CRF: v1, v2-resnet101, or a JSON file as written by
         deeplab crf search. Not with --window.
+    threshold:
+        Of a model of two classes: pixels whose probability of the second is above this are of that class. Default: the
+        model's own, mostly 0.5.
     """
 
     scales: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (1.0,)
     flip: Annotated[bool, Parameter(negative="")] = False
     window: tuple[int, int] | None = None
     overlap: float = 1 / 3
+    seams: Literal["blend", "shared", "exact"] = "blend"
     crf: str | None = None
+    threshold: float | None = None
 
 
 USUAL, ONE_PASS = Runtime(), Passes()
@@ -83,19 +91,21 @@ def labelling(runtime: Runtime, passes: Passes = ONE_PASS) -> Labelling:
     from deeplab.crf import crf_parameters
     from deeplab.imaging.photos import find_photos
     from deeplab.prediction.labelling import Labelling
-    from deeplab.prediction.sliding import Window
+    from deeplab.prediction.windows import Window
 
     found = find_photos(runtime.calibration) if runtime.calibration else []
     return Labelling(
         scales=passes.scales,
         flip=passes.flip,
         window=None if passes.window is None else Window(*passes.window, overlap=passes.overlap),
+        seams=passes.seams,
         crf=None if passes.crf is None else crf_parameters(passes.crf),
         output_stride=runtime.output_stride,
         engine=runtime.engine,
         precision=runtime.precision,
         device=runtime.device,
         calibration=tuple(spread(found, CALIBRATION_PHOTOS)),
+        threshold=passes.threshold,
     )
 
 

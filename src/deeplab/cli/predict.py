@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from deeplab.cli.cluster import ClusterOptions, predict_on_cluster
 from deeplab.cli.labelling import ONE_PASS, USUAL, Passes, Runtime, labelling
+from deeplab.cli.scenes import SceneOptions, predict_scene
+from deeplab.cli.videos import VideoOptions, predict_video
 from deeplab.errors import UserError
 from deeplab.system.writing import write_whole
 
 if TYPE_CHECKING:
     from deeplab.prediction.segmenter import Segmentation, Segmenter
 
+# a line of the index, and what was found, in words
+Made = tuple[dict[str, Any], str]
 INDEX_NAME = "predictions.json"
 SPELL_OUT = 20
+ALL_BANDS, EVERY_PICTURE, ALONE = SceneOptions(), VideoOptions(), ClusterOptions()
 
 
 def predict(
@@ -28,6 +36,9 @@ def predict(
     output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("predictions"),
     passes: Passes = ONE_PASS,
     runtime: Runtime = USUAL,
+    scenes: SceneOptions = ALL_BANDS,
+    videos: VideoOptions = EVERY_PICTURE,
+    many: ClusterOptions = ALONE,
 ) -> int:
     """Label every pixel of photos: files, folders, globs.
 
@@ -35,27 +46,43 @@ def predict(
     tinted, with a legend) and a line in predictions.json (share of each class). A photo that cannot be
     read is reported and skipped, and the exit code is then 1.
 
+    GeoTIFFs, slides and TIFFs beyond 64 megapixels are read and written window by window: their labels are a GeoTIFF,
+    NAME_labels.tif, and the overlay an overview. A run that was stopped goes on where it was.
+
+    Of clips, and of a camera (camera:NAME, /dev/video0), the overlay is a clip with the same sound, and the labels a
+    lossless grey one, NAME_labels.mkv.
+
     Parameters
     ----------
     inputs:
-        Photos, folders or glob patterns.
+        Photos, folders or glob patterns; scenes, clips and cameras by name.
     model:
         An embedded model's name, a folder made by train or import, a .safetensors file, or hf:owner/name.
     output:
         Folder to write into, made if missing.
     """
     from deeplab.imaging.photos import find_photos
+    from deeplab.imaging.scenes import is_scene
+    from deeplab.imaging.videos import VIDEO_SUFFIXES, is_camera
     from deeplab.prediction.segmenter import Segmenter
     from deeplab.system.memory import keep_freed_memory
     from deeplab.system.processor import has_bfloat16
 
     if not inputs:
         raise UserError("no photos given; like: deeplab predict photos/ -o predictions")
-    photos = [photo for photo in find_photos(inputs) if not _inside(photo, output)]
-    if not photos:
+    cameras = [each for each in inputs if is_camera(each)]
+    files = [each for each in inputs if each not in cameras]
+    photos = [photo for photo in find_photos(files) if not _inside(photo, output)] if files else []
+    if not photos and not cameras:
         raise UserError(f"all photos found lie inside the output folder {output}; give another with -o")
-    keep_freed_memory()
     how = labelling(runtime, passes)
+    if many.cluster is not None:
+        if cameras:
+            raise UserError(
+                f"{cameras[0]} is a camera, and a cluster labels photos", fix="leave out --cluster"
+            )
+        return predict_on_cluster(photos, output, model=model, how=how, options=many)
+    keep_freed_memory()
     segmenter = Segmenter(model, how)
     device = segmenter.predictor.device
     if how.precision == "bfloat16" and not has_bfloat16(device):
@@ -64,7 +91,29 @@ def predict(
             "fix: leave --precision away",
             file=sys.stderr,
         )
-    entries = _predict_all(segmenter, photos, output)
+    names = dict(zip(photos, unique_names(photos), strict=True))
+    large: list[tuple[str, Callable[..., Made]]] = []
+    small = {}
+    for photo, name in names.items():
+        if photo.suffix.lower() in VIDEO_SUFFIXES:
+            large.append((str(photo), partial(predict_video, source=str(photo), name=name, options=videos)))
+        elif is_scene(photo):
+            large.append((str(photo), partial(predict_scene, path=photo, name=name, options=scenes)))
+        else:
+            small[photo] = name
+    for each in cameras:
+        large.append((each, partial(predict_video, source=each, name=camera_name(each), options=videos)))
+    entries = _predict_all(segmenter, small, output)
+    for place, work in large:
+        entry: dict[str, Any] = {"photo": place}
+        try:
+            written, found = work(segmenter.predictor, output=output)
+            entry |= written
+            print(f"{Path(place).name}: {found}", file=sys.stderr)
+        except UserError as error:
+            entry["error"] = str(error)
+            print(f"skipped: {error}", file=sys.stderr)
+        entries.append(entry)
     _write_index(entries, output / INDEX_NAME)
     failed = sum("error" in entry for entry in entries)
     print(
@@ -75,18 +124,19 @@ def predict(
     return 1 if failed else 0
 
 
-def _predict_all(segmenter: Segmenter, photos: Sequence[Path], output: Path) -> list[dict[str, Any]]:
+def _predict_all(segmenter: Segmenter, photos: dict[Path, str], output: Path) -> list[dict[str, Any]]:
+    """Entries of the index, of photos by the names of their results."""
     from deeplab.cli.tables import photo_progress
-    from deeplab.imaging.photos import as_photo
     from deeplab.system.pipeline import pipelined
 
-    def save(place: tuple[Path, str], result: Segmentation) -> tuple[dict[str, Any], str]:
+    def save(place: tuple[Path, str], result: Segmentation) -> Made:
         labels, overlay = result.save(output, name=place[1])
         return _entry(result, labels, overlay), _found(result)
 
     entries = []
-    places = list(zip(photos, unique_names(photos), strict=True))
-    done = pipelined(places, read=lambda place: as_photo(place[0]), compute=segmenter, write=save)
+    done = pipelined(
+        photos.items(), read=lambda place: segmenter.predictor.photo(place[0]), compute=segmenter, write=save
+    )
     with photo_progress(len(photos), "predicting") as progress, closing(done):
         for photo, outcome in zip(photos, done, strict=True):
             entry: dict[str, Any] = {"photo": str(photo)}
@@ -103,10 +153,15 @@ def _predict_all(segmenter: Segmenter, photos: Sequence[Path], output: Path) -> 
     return entries
 
 
+def camera_name(camera: str) -> str:
+    """A file name for what a camera sees."""
+    return re.sub(r"[^\w.-]+", "_", camera.removeprefix("camera:")).strip("_") or "camera"
+
+
 def unique_names(photos: Sequence[Path]) -> list[str]:
     """A file name for each photo's results: its stem, with as much of the path as tells it from others."""
     names = [photo.stem for photo in photos]
-    for depth in range(1, max(len(photo.parts) for photo in photos) + 1):
+    for depth in range(1, max((len(photo.parts) for photo in photos), default=0) + 1):
         repeated = {name for name in names if names.count(name) > 1}
         if not repeated:
             break

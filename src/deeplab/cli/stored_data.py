@@ -11,6 +11,7 @@ from cyclopts import Parameter
 if TYPE_CHECKING:
     from deeplab.data.source import Survey
     from deeplab.data.storage import Storage
+    from deeplab.imaging.bands import Bands
 
 
 @Parameter(name="*")
@@ -27,6 +28,12 @@ class StoredData:
         Folder of the masks, if not found by itself.
     classes:
         Names of the masks' classes, by index, if the data do not say; or a text file with one a line.
+    values:
+        The value that each class has in masks, by index, such as 0 255. Default: its index.
+    keep:
+        Names of the classes that count, in their new order. Default: all.
+    other:
+        What becomes of all other classes.
     line_width:
         Of lines that labelme's files draw, in pixels. Default: lines are refused.
     on_bad:
@@ -39,22 +46,39 @@ class StoredData:
     layout: str = "auto"
     labels: str | None = None
     classes: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ()
+    values: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = ()
+    keep: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ()
+    other: Literal["ignore", "background"] = "ignore"
     line_width: float | None = None
     on_bad: Literal["skip", "error"] = "skip"
     drawn_on: Literal["auto", "upright", "stored"] = "auto"
 
     def opened(self, root: Path, split: str) -> Survey:
-        """A split that is whole; see `deeplab.data.opening.open_complete`."""
+        """The classes to keep of a split that is whole; see `whole`."""
+        from deeplab.data.selection import selected
+
+        return selected(self.whole(root, split), self.keep, other=self.other)
+
+    def whole(self, root: Path, split: str, bands: Bands | None = None) -> Survey:
+        """A split that is whole, with all its classes, its photos read as `bands` says; see `open_complete`."""
         from deeplab.data.opening import open_complete
 
-        return open_complete(root, split, self.storage)
+        return open_complete(root, split, self.storage, bands)
 
     @property
     def storage(self) -> Storage:
         """The same for `deeplab.data.opening`."""
         from deeplab.data.storage import Storage
 
-        return Storage(self.layout, self.labels, self.classes, self.line_width, self.on_bad, self.drawn_on)
+        return Storage(
+            self.layout,
+            self.labels,
+            self.classes,
+            self.values,
+            self.line_width,
+            self.on_bad,
+            self.drawn_on,
+        )
 
 
 RECOGNISED = StoredData()

@@ -56,6 +56,28 @@ def photo_progress(total: int, what: str) -> Iterator[PhotoProgress]:
 
 
 @contextmanager
+def pixel_progress(name: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A function to call with what is being done, the pixels that are, and those of the whole; shows megapixels."""
+    console = Console(stderr=True)
+    shown = TextColumn("{task.fields[done]:.1f} of {task.fields[whole]:.1f} MP")
+    columns = TextColumn("{task.description}"), BarColumn(), shown, TimeRemainingColumn()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(name, total=None, done=0.0, whole=0.0)
+
+        def show(what: str, done: int, total: int) -> None:
+            bar.update(
+                task,
+                description=f"{name}: {what}",
+                completed=done,
+                total=total,
+                done=done / 1e6,
+                whole=total / 1e6,
+            )
+
+        yield show
+
+
+@contextmanager
 def byte_progress(what: str) -> Iterator[Callable[[int, int | None], None]]:
     """A function to call with the bytes that are there and those of the whole, as a download goes on."""
     console = Console(stderr=True)

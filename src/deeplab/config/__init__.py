@@ -24,6 +24,7 @@ from pydantic_core import core_schema
 
 from deeplab.config.errors import explain_validation
 from deeplab.errors import UserError
+from deeplab.imaging.bands import HIGHEST, Bands, Values
 
 Padding = Literal["same", "symmetric", "caffe", "block"]
 StrideUnit = Literal["last", "first", "first_1x1"]
@@ -36,7 +37,8 @@ Rates = Annotated[tuple[Width, ...], Field(max_length=64)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0)]
-Channels3 = tuple[float, float, float]
+PerChannel = Annotated[tuple[float, ...], Field(min_length=1, max_length=1 << 16)]
+RGB = ("red", "green", "blue")
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
 
@@ -398,11 +400,64 @@ class DecoderConfig(Strict):
 
 
 class PixelConfig(Strict):
-    """Pixels 0..255 become (pixel - mean) / std, in the order of `channels`, inside the model."""
+    """What a photo's values are; inside the model each becomes (value - mean) / std of its channel.
 
-    mean: Channels3 = (127.5, 127.5, 127.5)
-    std: Channels3 = (127.5, 127.5, 127.5)
+    channels: of photos that are made 8-bit RGB, whatever they are, the order in which the network takes them.
+    bands: in place of that, names of all the bands of a photo in its file's order, each a channel as it is stored.
+    values: what bands are stored as; float32 is also for signed 16 bits and other floats.
+    range: lowest and highest value that bands may hold; None: any that `values` can.
+    """
+
+    mean: PerChannel = (127.5, 127.5, 127.5)
+    std: PerChannel = (127.5, 127.5, 127.5)
     channels: Literal["rgb", "bgr"] = "rgb"
+    bands: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(max_length=1 << 16)] = ()
+    values: Values = "uint8"
+    range: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Self:
+        names = self.names
+        if len(self.mean) != len(names) or len(self.std) != len(names):
+            raise ValueError(
+                f"mean and std have {len(self.mean)} and {len(self.std)} values for the channels {', '.join(names)}; "
+                "give one each, or name a photo's bands (pixels.bands); deeplab data check measures them"
+            )
+        if min(self.std) <= 0:
+            raise ValueError(f"std is {self.std}, and every channel's is above 0")
+        if self.bands and not self.model_fields_set >= {"mean", "std"}:
+            raise ValueError("bands go with a mean and std of their own: deeplab data check measures them")
+        if len(set(names)) < len(names):
+            raise ValueError(f"two bands have one name; found {', '.join(names)}")
+        if self.bands and self.channels != "rgb":
+            raise ValueError(
+                "channels is the order of red, green and blue, and bands have an order of their own"
+            )
+        if not self.bands and (self.values != "uint8" or self.range):
+            raise ValueError("values and range go with bands; photos without are made 8-bit RGB")
+        if self.range and not self.range[0] < self.range[1] <= HIGHEST[self.values]:
+            raise ValueError(
+                f"range is {self.range}; it ascends, and {self.values} ends at {HIGHEST[self.values]:g}"
+            )
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the channels, in the network's order."""
+        return self.bands or (RGB if self.channels == "rgb" else RGB[::-1])
+
+    def read_as(self) -> Bands | None:
+        """How photos are read; None: as 8-bit RGB."""
+        return Bands(self.bands, self.values, self.range) if self.bands else None
+
+    def for_channels(self, count: int) -> PixelConfig:
+        """The same for a network of so many channels that nothing names: those beyond have the others' average."""
+        if count == len(self.names):
+            return self
+        mean, std = (
+            (*values, *[sum(values) / len(values)] * count)[:count] for values in (self.mean, self.std)
+        )
+        return PixelConfig(mean=mean, std=std, bands=tuple(f"band {index + 1}" for index in range(count)))
 
 
 class Architecture(Strict):
@@ -418,6 +473,9 @@ class Architecture(Strict):
     depthwise_norm: whether norm and activation stand between the two steps of the heads' separable
     convolutions. folded: norms are folded into biases, as in mobile files.
     bounded: ReLU6 in the heads, and in an Xception, for quantisation.
+    sigmoid: of two classes: the main classifier has one channel, the second class's, and the first one's logit is that
+    of this threshold, so that the second class wins where its sigmoid is above it. With 0.5 their softmax is the
+    sigmoid, and their cross-entropy the binary one.
     """
 
     backbone: BackboneConfig
@@ -438,6 +496,18 @@ class Architecture(Strict):
     pixels: PixelConfig = PixelConfig()
     folded: bool = False
     bounded: bool = False
+    sigmoid: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+    @model_validator(mode="after")
+    def _channels_fit(self) -> Self:
+        names, found = self.pixels.names, self.backbone.in_channels
+        if found != len(names):
+            raise ValueError(
+                f"backbone.in_channels is {found}, and pixels has the {len(names)} channels {', '.join(names)}; set "
+                f"backbone.in_channels to {len(names)}, or pixels.bands to the names of a photo's {found} bands, with "
+                "their values, mean and std (deeplab data check writes both)"
+            )
+        return self
 
 
 class DeepLabConfig(Architecture):
@@ -461,6 +531,11 @@ class DeepLabConfig(Architecture):
             raise ValueError(
                 f"multi_scale_features goes with vgg16 and no decoder; found {self.backbone.name}"
                 f"{' and a decoder' if decoder else ''}"
+            )
+        if self.sigmoid is not None and (self.num_classes != 2 or (decoder and decoder.output_is_logits)):
+            raise ValueError(
+                f"sigmoid goes with two classes, background and the object, and a classifier; found num_classes "
+                f"{self.num_classes}{', and a decoder whose output is the logits' if self.num_classes == 2 else ''}"
             )
         if "semantic" in self.extra_outputs:
             raise ValueError("'semantic' is the name of the main output; name extra outputs otherwise")

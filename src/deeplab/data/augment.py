@@ -51,7 +51,7 @@ def pad_bottom_right(
     """Pad to at least `size`: (float32 [h, w, 3], label [h, w]); sides that are larger stay."""
     height, width = label.shape
     full = max(height, size[0]), max(width, size[1])
-    planes = np.empty((3, *full), dtype=np.float32)
+    planes = np.empty((image.shape[2], *full), dtype=np.float32)
     planes[:] = np.asarray(pad_pixel, dtype=np.float32)[:, None, None]
     canvas = np.moveaxis(planes, 0, 2)
     canvas[:height, :width] = image
@@ -142,14 +142,15 @@ def crop_of_scaled(
     return (window[:, ::-1], labels[:, ::-1]) if flip else (window, labels)
 
 
-def to_tensors(image: Array, label: Array) -> tuple[torch.Tensor, torch.Tensor]:
-    """(image [H, W, 3] 0..255, label [H, W] 0..255) to (uint8 [3, H, W], uint8 [H, W]).
+def to_tensors(image: Array, label: Array, *, rounded: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+    """(image [H, W, channels], label [H, W] 0..255) to (uint8 or float32 [channels, H, W], uint8 [H, W]).
 
-    The pixels stay channels-last in memory, and are those of `image` itself where it allows that. Floats are
-    rounded to the nearest integer, halves up: at most half a grey level from the reference, which trains on
-    the unrounded values, for a quarter of the memory.
+    The pixels stay channels-last in memory, and are those of `image` itself where it allows that. Floats of 8 bits are
+    `rounded` to the nearest integer, halves up: at most half a grey level from the reference, which trains on
+    the unrounded values, for a quarter of the memory. What is not rounded becomes float32.
     """
-    pixels = np.require(as_bytes(image), requirements=["C", "W"])
+    pixels = as_bytes(image) if rounded else image.astype(np.float32, copy=False)
+    pixels = np.require(pixels, requirements=["C", "W"])
     labels = np.require(label, dtype=np.uint8, requirements=["C", "W"])
     return torch.from_numpy(pixels).permute(2, 0, 1), torch.from_numpy(labels)
 
@@ -172,7 +173,7 @@ class TrainAugment:
         blur_probability: share of the samples that are blurred.
         blur_range: smallest and largest standard deviation of the blur, pixels.
         crops: where crops are cut.
-        pad_pixel: RGB of the padding, the backbone's mean pixel.
+        pad_pixel: of the padding by channel, the backbone's mean pixel.
         ignore_label: label of the padding.
 
     Raises:
@@ -191,7 +192,7 @@ class TrainAugment:
     blur_probability: float = 0.0
     blur_range: tuple[float, float] = (0.1, 2.0)
     crops: CropChoice = ANYWHERE
-    pad_pixel: tuple[float, float, float] = GREY_PIXEL
+    pad_pixel: tuple[float, ...] = GREY_PIXEL
     ignore_label: int = IGNORE_LABEL
 
     def __post_init__(self) -> None:
@@ -213,15 +214,16 @@ class TrainAugment:
     def __call__(
         self, image: Array, label: Array, rng: np.random.Generator, taught: TaughtPhoto | None = None
     ) -> tuple[torch.Tensor, ...]:
-        """(uint8 [H, W, 3], uint8 [H, W]) to (uint8 [3, *crop_size], uint8 [*crop_size]).
+        """(uint8 [H, W, 3], uint8 [H, W]) to (uint8 [3, *crop_size], uint8 [*crop_size]); of bands as many.
 
-        Pixels are rounded, see `to_tensors`. Of a photo with a teacher's map the third is what `TaughtPhoto.cut` gives
-        of the same crop; a rotation would leave it where it was.
+        Pixels are rounded where they are bytes, see `to_tensors`. Of a photo with a teacher's map the third is what
+        `TaughtPhoto.cut` gives of the same crop; a rotation would leave it where it was.
         """
+        of_bytes = image.dtype == np.uint8
         if self.resize is not None:
             image, label = self.resize(image, label)
         if self.rotation:
-            image, label = self._turned(image, label, rng)
+            image, label = self._turned(image, label, rng, rounded=of_bytes)
         scale = self._draw_scale(rng)
         size = scaled_size(*label.shape, scale=scale)
         place: dict[str, Any] = {
@@ -239,7 +241,7 @@ class TrainAugment:
             crop = crop_of_bytes(image, label, **place)
         else:
             crop = crop_of_scaled(image, label, **changes, **place)
-        sample = to_tensors(*crop)
+        sample = to_tensors(*crop, rounded=of_bytes)
         if taught is None:
             return sample
         return *sample, taught.cut(crop[1], size=size, offset=place["offset"], flip=place["flip"])
@@ -248,9 +250,17 @@ class TrainAugment:
     def _scales(self) -> Array:
         return scale_choices(*self.scale_range, step=self.scale_step)
 
-    def _turned(self, image: Array, label: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-        degrees = float(rng.uniform(-self.rotation, self.rotation))
-        return rotate(image, label, degrees=degrees, pad_pixel=self.pad_pixel, ignore_label=self.ignore_label)
+    def _turned(
+        self, image: Array, label: Array, rng: np.random.Generator, *, rounded: bool
+    ) -> tuple[Array, Array]:
+        return rotate(
+            image,
+            label,
+            degrees=float(rng.uniform(-self.rotation, self.rotation)),
+            pad_pixel=self.pad_pixel,
+            ignore_label=self.ignore_label,
+            rounded=rounded,
+        )
 
     def _draw_scale(self, rng: np.random.Generator) -> float:
         if self._scales.size == 0:

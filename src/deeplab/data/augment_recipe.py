@@ -19,6 +19,8 @@ from deeplab.data.source import IGNORE_LABEL
 from deeplab.errors import UserError
 
 Scale = Annotated[float, Field(gt=0, le=64)]
+# what is defined for red, green and blue from 0 to 255 alone, and what turns it off
+OF_COLOURS = {"jitter": "null", "hue": "0", "gamma": "null", "blur": "0"}
 
 
 class ResizeRecipe(Strict):
@@ -75,8 +77,14 @@ def train_transform(
         ignore_label: label of the padding.
 
     Raises:
-        UserError: a setting is out of its range, or names no class.
+        UserError: a setting is out of its range, names no class, or is about colours where a model reads bands.
     """
+    wished = [name for name in OF_COLOURS if getattr(recipe, name)]
+    if pixels.bands and wished:
+        raise UserError(
+            f"augment.{wished[0]} changes colours of 8 bits, and the model reads the bands {', '.join(pixels.bands)}",
+            fix=f"augment.{wished[0]}={OF_COLOURS[wished[0]]}",
+        )
     mean = pixels.mean if pixels.channels == "rgb" else pixels.mean[::-1]
     return TrainAugment(
         crop_size=recipe.crop,

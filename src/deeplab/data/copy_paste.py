@@ -71,7 +71,9 @@ class CopyPaste(Dataset[Sample]):
         if self.probability and rng.random() < self.probability:
             image, label = self._given_a_region(image, label, rng)
         transform = self.dataset.transform
-        return to_tensors(image, label) if transform is None else transform(image, label, rng)
+        if transform is None:
+            return to_tensors(image, label, rounded=image.dtype == np.uint8)
+        return transform(image, label, rng)
 
     def _given_a_region(self, image: Array, label: Array, rng: np.random.Generator) -> tuple[Array, Array]:
         donor_image, donor_label = self.dataset.load(int(rng.integers(len(self))))

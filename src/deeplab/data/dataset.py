@@ -39,7 +39,6 @@ class SegmentationDataset(Dataset[Sample]):
         self,
         source: Source,
         *,
-        label_map: np.ndarray | None = None,
         transform: Transform | None = None,
         seed: int = 0,
         kept: DecodedFiles | None = None,
@@ -48,13 +47,11 @@ class SegmentationDataset(Dataset[Sample]):
 
         Args:
             source: the split.
-            label_map: uint8 [256], applied to every mask; see `deeplab.data.selection.select_classes`.
             transform: (image uint8 [H, W, 3], label uint8 [H, W], generator) to the sample, see `teachers`.
             seed: of all random choices.
             kept: where decoded samples are kept; None decodes each time. Kept ones are not writable.
         """
         self.source = source
-        self.label_map = label_map
         self.transform = transform
         self.seed = seed
         self.kept = kept
@@ -68,12 +65,12 @@ class SegmentationDataset(Dataset[Sample]):
         index = range(len(self))[index]
         image, label = self.load(index)
         if self.transform is None:
-            return to_tensors(image, label)
+            return to_tensors(image, label, rounded=image.dtype == np.uint8)
         taught = () if self.teachers is None else (self.teachers.of(self.source.files(index)[0]),)
         return self.transform(image, label, np.random.default_rng([self.seed, index, draw]), *taught)
 
     def load(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Sample `index` as decoded: (image uint8 [H, W, 3], label uint8 [H, W] after `label_map`)."""
+        """Sample `index` as decoded: (image as `Source.photo` gives it, label uint8 [H, W])."""
         if self.kept is None:
             return self._decode(index)
         return self.kept.fetch(self.source.files(index), lambda: self._decode(index))
@@ -81,4 +78,4 @@ class SegmentationDataset(Dataset[Sample]):
     def _decode(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         image, label = self.source.photo(index), self.source.label(index)
         check_sample(self.source, index, image=image, label=label)
-        return image, label if self.label_map is None else self.label_map[label]
+        return image, label

@@ -13,10 +13,11 @@ from deeplab.data.decoded import DecodedFiles
 from deeplab.data.layouts import LAYOUTS, recognise
 from deeplab.data.layouts.splits import CLASS_FILES, names_file, read_classes
 from deeplab.data.recipe import DataRecipe
-from deeplab.data.selection import select_classes
-from deeplab.data.source import IGNORE_LABEL, Survey
+from deeplab.data.selection import selected
+from deeplab.data.source import Survey
 from deeplab.data.storage import RECOGNISED, Storage
 from deeplab.errors import UserError
+from deeplab.imaging.bands import Bands
 from deeplab.system.cache import cache_folder
 from deeplab.system.reading import foreign
 
@@ -35,40 +36,37 @@ def survey(root: str | Path, split: str, storage: Storage = RECOGNISED) -> Surve
         storage: what is known about the folder.
 
     Returns:
-        the split; it may lack files, or the names of its classes.
+        the split; it may lack files, or the names of its classes, and have any number of them: see
+        `deeplab.data.selection.selected`.
 
     Raises:
-        UserError: unknown layout or split, an option that the layout does not take, or more classes than masks of
-            8 bits have values for.
+        UserError: unknown layout or split, or an option that the layout does not take.
     """
     root = Path(root)
     chosen = _layout_name(root, storage.layout)
     file = names_file(storage.names)
     names = read_classes(file) if file else storage.names
-    options = {"labels": storage.labels, "names": names or None, "line_width": storage.line_width}
-    given = {key: value for key, value in options.items() if value is not None}
+    options = {
+        "labels": storage.labels,
+        "names": names,
+        "values": storage.values,
+        "line_width": storage.line_width,
+    }
+    given = {key: value for key, value in options.items() if value not in (None, ())}
     for key in given.keys() - LAYOUTS[chosen].takes:
         raise UserError(
             f"{key}={given[key]!r}: data in the layout {chosen} ({root}) say that themselves",
             fix=f"leave {key} out" + ("; classes chooses among the classes" if key == "names" else ""),
         )
     with foreign(root, "its annotations are not of the form that their tool writes", fix="export them again"):
-        found = replace(LAYOUTS[chosen].survey(root, split, **given), drawn_on=storage.drawn_on)
-    if len(found.classes) > IGNORE_LABEL:
-        raise UserError(
-            f"{len(found.classes)} classes ({found.origin})",
-            allowed=f"at most {IGNORE_LABEL}, as {IGNORE_LABEL} in a mask of 8 bits means ignored",
-            fix="merge classes, or write a data set of those that you want",
-            file=root,
-        )
-    return found
+        return replace(LAYOUTS[chosen].survey(root, split, **given), drawn_on=storage.drawn_on)
 
 
 def open_source(root: str | Path, split: str, storage: Storage = RECOGNISED) -> Survey:
     """As `survey`, which see, but the classes must be known.
 
     Raises:
-        UserError: as `survey`; also if nothing names the classes, or two have one name.
+        UserError: as `survey`; also if nothing names the classes or one of them, or two have one name.
     """
     found = survey(root, split, storage)
     if not found.classes:
@@ -83,6 +81,10 @@ def open_source(root: str | Path, split: str, storage: Storage = RECOGNISED) -> 
                 "write one class name a line, value 0 first (often background), or give the names "
                 "(data.names=[background, cat])"
             ),
+        )
+    if "" in found.classes:
+        raise UserError(
+            f"{found.origin} has a class without a name, number {found.classes.index('')}", fix="name it"
         )
     twice = [name for name, count in Counter(found.classes).items() if count > 1]
     if twice:
@@ -105,30 +107,38 @@ def split_names(root: str | Path, *, layout: str = "auto") -> tuple[str, ...]:
 
 
 def open_split(
-    data: DataRecipe, split: str, *, transform: Transform | None = None, seed: int = 0
+    data: DataRecipe,
+    split: str,
+    *,
+    transform: Transform | None = None,
+    seed: int = 0,
+    bands: Bands | None = None,
 ) -> SegmentationDataset:
     """The photos and masks of one split, with the recipe's classes; with a transform, kept decoded if it says so.
 
+    Photos are read as 8-bit RGB, or as `bands` says.
+
     Raises:
-        UserError: as `open_source`; also if a file of the split is missing, or the split is empty.
+        UserError: as `open_complete` and `deeplab.data.selection.selected`.
     """
     from deeplab.data.dataset import SegmentationDataset
 
-    source = open_complete(data.root, split, data.storage)
-    keep = data.classes or source.classes
-    table = select_classes(source.classes, keep, other=data.other)
+    whole = open_complete(data.root, split, data.storage, bands)
+    source = selected(whole, data.classes, other=data.other)
     kept = None
     if data.keep_decoded and transform is not None:
         # whatever changes the labels of an unchanged file
         about = data.model_dump_json(
-            include={"layout", "labels", "names", "classes", "other", "drawn_on", "line_width"}
+            include={"layout", "labels", "names", "values", "classes", "other", "drawn_on", "line_width"}
         )
-        kept = DecodedFiles(cache_folder() / "decoded", f"{__version__} {about}")
-    return SegmentationDataset(source, label_map=table, transform=transform, seed=seed, kept=kept)
+        kept = DecodedFiles(cache_folder() / "decoded", f"{__version__} {about}{bands or ''}")
+    return SegmentationDataset(source, transform=transform, seed=seed, kept=kept)
 
 
-def open_complete(root: str | Path, split: str, storage: Storage = RECOGNISED) -> Survey:
-    """As `open_source`, which see; a split that lacks files or is empty is refused.
+def open_complete(
+    root: str | Path, split: str, storage: Storage = RECOGNISED, bands: Bands | None = None
+) -> Survey:
+    """As `open_source`, which see; a split that lacks files or is empty is refused. `bands`: how photos are read.
 
     Raises:
         UserError: as `open_source`; also if a file of the split is missing, an annotation belongs to nothing, or the
@@ -164,14 +174,14 @@ def open_complete(root: str | Path, split: str, storage: Storage = RECOGNISED) -
                 "fifth into val)"
             ),
         )
-    return source
+    return replace(source, bands=bands)
 
 
 def resolve(data: DataRecipe) -> DataRecipe:
     """`data` with what the data set itself says filled in: layout, names, classes.
 
     Raises:
-        UserError: as `open_source`.
+        UserError: as `open_source` and `deeplab.data.selection.selected`.
     """
     if data.layout != "auto" and data.classes:
         return data
@@ -179,7 +189,18 @@ def resolve(data: DataRecipe) -> DataRecipe:
     source = open_source(data.root, data.train, replace(data.storage, layout=layout))
     # layouts that know their classes take no names
     names = source.classes if "names" in LAYOUTS[layout].takes else ()
-    classes = data.classes or source.classes
+    classes = selected(source, data.classes, other=data.other).classes
+    if not data.classes and data.val in LAYOUTS[layout].splits(Path(data.root)):
+        # their order does not matter; a class of one split alone would be ignored in the other, or never be seen
+        measured = open_source(data.root, data.val, replace(data.storage, layout=layout))
+        other = sorted(set(classes) ^ set(measured.classes))
+        if other:
+            raise UserError(
+                f"{source.origin} of {data.train} and {measured.origin} of {data.val} have other classes: "
+                f"{', '.join(other[:MISSING_SHOWN])}{', ...' if len(other) > MISSING_SHOWN else ''} not in both",
+                fix="list the same classes in both, or choose some that both have: data.classes",
+                file=data.root,
+            )
     if len(classes) < 2:
         raise UserError(f"{data.root} has one class only, {classes}", fix="two are needed, add 'background'")
     return data.model_copy(update={"layout": layout, "names": names, "classes": classes})

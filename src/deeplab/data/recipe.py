@@ -19,6 +19,8 @@ class DataRecipe(Strict):
     train, val: names of the splits.
     labels: folder of the masks, where a layout may have several.
     names: class names of the masks on disk, by index, or one text file with a name a line; empty: what the data say.
+    values: the value that each class has in the masks, by index, such as [0, 255] for masks of black and white; empty:
+        its index.
     classes: names to train, in this order; others become `other`. Empty: all of them.
     line_width: of lines that labelme's files draw, in pixels; None refuses them.
     on_bad: whether annotations that paint nothing (no outline, no label, fewer than three points) are left out with a
@@ -35,6 +37,7 @@ class DataRecipe(Strict):
     val: str = "val"
     labels: str | None = None
     names: tuple[str, ...] = ()
+    values: tuple[int, ...] = ()
     classes: tuple[str, ...] = ()
     other: Literal["ignore", "background"] = "ignore"
     line_width: PositiveFloat | None = None
@@ -45,7 +48,9 @@ class DataRecipe(Strict):
     @property
     def storage(self) -> Storage:
         """The part of it that says how the files are read."""
-        return Storage(self.layout, self.labels, self.names, self.line_width, self.on_bad, self.drawn_on)
+        return Storage(
+            self.layout, self.labels, self.names, self.values, self.line_width, self.on_bad, self.drawn_on
+        )
 
     @model_validator(mode="after")
     def _several_classes(self) -> Self:

@@ -17,8 +17,20 @@ import numpy as np
 
 from deeplab.data.upright import DrawnOn, Stored, turned_upright
 from deeplab.errors import UserError
+from deeplab.imaging.bands import Bands
 
 IGNORE_LABEL = 255
+WIDE_IGNORE_LABEL = 65_535
+
+
+def ignore_label_of(classes: int) -> int:
+    """The value that means ignore in labels of so many classes: above all of them."""
+    return IGNORE_LABEL if classes <= IGNORE_LABEL else WIDE_IGNORE_LABEL
+
+
+def label_type(classes: int) -> type[np.uint8 | np.uint16]:
+    """What labels of so many classes, and the one to ignore, are kept in."""
+    return np.uint8 if classes <= IGNORE_LABEL else np.uint16
 
 
 class Source(Protocol):
@@ -26,7 +38,7 @@ class Source(Protocol):
 
     Attributes:
         classes: names by index of the labels that `label` gives.
-        ignore_label: value of `label` that is no class, 255.
+        ignore_label: value of `label` that is no class, 255; 65535 beside more classes than 255.
     """
 
     @property
@@ -45,8 +57,12 @@ class Source(Protocol):
         """Photo and mask as a user would name them: a path, or SHARD:NUMBER; nothing is read or fetched."""
         ...
 
+    def at_hand(self, index: int) -> bool:
+        """Whether the sample lies on this machine, and reading it fetches nothing."""
+        ...
+
     def photo(self, index: int) -> np.ndarray:
-        """uint8 [H, W, 3] RGB, upright.
+        """uint8 [H, W, 3] RGB, upright; or the bands that were asked for, [H, W, bands].
 
         Raises:
             UserError: names the file.
@@ -54,7 +70,7 @@ class Source(Protocol):
         ...
 
     def label(self, index: int) -> np.ndarray:
-        """uint8 [H, W], class indices or `ignore_label`.
+        """uint8 [H, W], class indices or `ignore_label`; uint16 of more classes than 255.
 
         Raises:
             UserError: names the file.
@@ -85,6 +101,7 @@ class Survey:
         unannotated: photos that lie there and that nothing annotates; they are left out.
         unlisted: names that lie there and are not of this split.
         drawn_on: which photo the labels were drawn on; see `deeplab.data.upright.turned_upright`.
+        bands: how photos are to be read; None for 8-bit RGB.
     """
 
     classes: tuple[str, ...]
@@ -97,7 +114,12 @@ class Survey:
     unannotated: tuple[Path, ...] = ()
     unlisted: frozenset[str] = frozenset()
     drawn_on: DrawnOn = "auto"
-    ignore_label: int = IGNORE_LABEL
+    bands: Bands | None = None
+
+    @property
+    def ignore_label(self) -> int:
+        """See `Source`."""
+        return ignore_label_of(len(self.classes))
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -109,6 +131,10 @@ class Survey:
     def files(self, index: int) -> tuple[str, str]:
         """See `Source`."""
         raise NotImplementedError
+
+    def at_hand(self, index: int) -> bool:
+        """See `Source`."""
+        return True
 
     def photo(self, index: int) -> np.ndarray:
         """See `Source`."""
@@ -143,12 +169,21 @@ def check_sample(source: Source, index: int, *, image: np.ndarray, label: np.nda
                 "applied)"
             ),
         )
+    check_values(source, index, label)
+
+
+def check_values(source: Source, index: int, label: np.ndarray) -> None:
+    """See that every value is a class or `ignore_label`.
+
+    Raises:
+        UserError: one is not; it names the file, the place and the fix.
+    """
     count = len(source.classes)
     wrong = (label >= count) & (label != source.ignore_label)
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
         raise UserError(
-            f"{mask_file}: value {label[row, column]} at row {row}, column {column} is no class",
+            f"{source.files(index)[1]}: value {label[row, column]} at row {row}, column {column} is no class",
             allowed=f"0..{count - 1}, and {source.ignore_label} for ignore",
             fix="correct the mask, or the number of classes",
         )

@@ -18,6 +18,7 @@ class Storage:
         labels: the masks' folder, for layouts that may have several.
         names: class names of the stored masks, by index, for layouts that do not say, or one text file with
             a name a line; () asks the layout.
+        values: the value that each class has in masks, for layouts of index masks; () is its index.
         line_width: of drawn lines, in pixels, for layouts that have some; None refuses them.
         on_bad: whether annotations that paint nothing are left out with a warning, "skip", or are an "error".
         drawn_on: what the labels were drawn on, see `deeplab.data.upright.turned_upright`.
@@ -26,6 +27,7 @@ class Storage:
     layout: str = "auto"
     labels: str | None = None
     names: tuple[str, ...] = ()
+    values: tuple[int, ...] = ()
     line_width: float | None = None
     on_bad: Literal["error", "skip"] = "skip"
     drawn_on: DrawnOn = "auto"

@@ -57,7 +57,7 @@ class StoredSplit(Survey):
 
     def photo(self, index: int) -> np.ndarray:
         """See `Source`."""
-        return read_photo(self.items[index].photo)
+        return read_photo(self.items[index].photo, self.bands)
 
     def drawn(self, index: int) -> np.ndarray:
         """See `Survey`."""
@@ -234,6 +234,19 @@ def joined(
         else:
             items.append(Item(name, photo, note))
     return tuple(items), tuple(missing)
+
+
+def left_over(photos: Iterable[Path], annotated: Iterable[str]) -> tuple[Path, ...]:
+    """Pictures in the folders of `photos` whose file name is not the last part of one of those that are annotated."""
+    known = {plain_name(name).rpartition("/")[2] for name in annotated}
+    return tuple(
+        Path(entry.path)
+        for folder in sorted({photo.parent for photo in photos})
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
+        if entry.name[0] != "."
+        and os.path.splitext(entry.name)[1].lower() in PHOTO_SUFFIXES
+        and plain_name(entry.name) not in known
+    )
 
 
 def require_folder(folder: Path) -> Path:

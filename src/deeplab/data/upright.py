@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from deeplab.errors import UserError
+from deeplab.imaging.bands import tiff_header, turned
 from deeplab.imaging.pictures import opened_picture
 
 ORIENTATION, IMAGE_WIDTH, IMAGE_LENGTH = 0x0112, 0x0100, 0x0101
@@ -64,12 +65,22 @@ def stored(photo: Path | bytes, name: str = "") -> Stored:
             warnings.simplefilter("ignore")
             with opened_picture(photo) as image:
                 return stored_as(image)
+    except UnidentifiedImageError:
+        return _by_header(photo, name)
     # damaged files make the decoders raise nearly anything
     except Exception as error:
         raise UserError(
             error.what if isinstance(error, UserError) else f"cannot be read as a picture ({error})",
             file=name if isinstance(photo, bytes) else photo,
         ) from error
+
+
+def _by_header(photo: Path | bytes, name: str) -> Stored:
+    """Of a TIFF whose bands Pillow cannot read."""
+    header = tiff_header(photo)
+    if header is None:
+        raise UserError("not a picture", file=name if isinstance(photo, bytes) else photo)
+    return Stored(header.size, header.orientation if header.orientation in range(1, 9) else UPRIGHT)
 
 
 def turned_upright(
@@ -94,7 +105,4 @@ def turned_upright(
     lies = photo()
     if lies is None or labels.shape != lies.size or (drawn_on == "auto" and lies.upright == lies.size):
         return labels
-    turned = labels.T if lies.orientation in SIDEWAYS else labels
-    # after that swap, if any, the tag's values differ in which sides are mirrored
-    turned = turned[::-1] if lies.orientation in (3, 4, 7, 8) else turned
-    return np.ascontiguousarray(turned[:, ::-1] if lies.orientation in (2, 3, 6, 7) else turned)
+    return np.ascontiguousarray(turned(labels, lies.orientation))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from deeplab.data.layouts import recognise
 from deeplab.data.layouts.masks import NO_CLASS, IndexMasks
 from deeplab.data.opening import split_names, survey
+from deeplab.data.selection import selected
 from deeplab.data.source import IGNORE_LABEL, Survey
 from deeplab.data.storage import RECOGNISED, Storage
 from deeplab.data.stored import StoredSplit
@@ -31,6 +33,8 @@ class Expected:
     Attributes:
         storage: how they are stored.
         num_classes: how many.
+        keep: names of the classes that count, in their new order; () is all.
+        other: what becomes of all other classes, ignore or background.
         ignore_label: value of pixels that are no class.
         train: list of the training photos, or a split's name; None looks for the usual ones.
         val: likewise.
@@ -38,6 +42,8 @@ class Expected:
 
     storage: Storage = RECOGNISED
     num_classes: int | None = None
+    keep: tuple[str, ...] = ()
+    other: Literal["ignore", "background"] = "ignore"
     ignore_label: int = IGNORE_LABEL
     train: str | None = None
     val: str | None = None
@@ -84,7 +90,8 @@ def find(root: Path, expected: Expected) -> Found:
     """Survey every split that is to be examined.
 
     Raises:
-        UserError: what `deeplab.data.opening.survey` refuses, or a wrong expectation.
+        UserError: what `deeplab.data.opening.survey` or `deeplab.data.selection.selected` refuses, or a wrong
+            expectation.
     """
     given = expected.storage
     layout = recognise(root) if given.layout == "auto" else given.layout
@@ -95,19 +102,34 @@ def find(root: Path, expected: Expected) -> Found:
     classes = resolve_classes(
         said.classes, said.origin, given.names, expected.num_classes, expected.ignore_label
     )
+    differing = {name for found in surveys.values() for name in set(found.classes) ^ set(said.classes)}
+    if differing:
+        what = f"The splits list other classes: {', '.join(sorted(differing))} not in all of them"
+        classes = replace(
+            classes, problems=(*classes.problems, (what, "List the same classes in every split."))
+        )
     if classes.names != said.classes:
         storage = replace(storage, names=classes.names)
         surveys = _surveyed(root, splits, storage)
+    # classes are joined by their names: another split may number them in another order
+    keep = expected.keep or (() if differing else next(iter(surveys.values())).classes)
+    surveys = {split: selected(found, keep, other=expected.other) for split, found in surveys.items()}
+    if expected.keep:
+        classes = replace(classes, names=expected.keep)
     secret = [name for name, found in surveys.items() if name == "test" and _without_masks(found)]
     unlisted = len(frozenset.intersection(*(found.unlisted for found in surveys.values())))
     unlisted += sum(len(surveys.pop(name).unpaired) for name in secret)
     reader, allowed = _reader(surveys, storage.drawn_on)
+    pairs = tuple(pair for split, found in surveys.items() for pair in _pairs(split, found))
+    # splits may share a folder of photos
+    taken = {pair.photo for pair in pairs}
+    beside = dict.fromkeys(path for found in surveys.values() for path in found.unannotated)
     return Found(
         splits,
         bool(expected.train or expected.val),
         storage,
         classes,
-        tuple(pair for split, found in surveys.items() for pair in _pairs(split, found)),
+        pairs,
         reader,
         reader.decode if isinstance(reader, FileReader) else None,
         allowed,
@@ -115,7 +137,7 @@ def find(root: Path, expected: Expected) -> Found:
         tuple(dict.fromkeys(path for found in surveys.values() for path in found.double)),
         tuple(dict.fromkeys(text for found in surveys.values() for text in found.stray)),
         tuple(dict.fromkeys(text for found in surveys.values() for text in found.bad)),
-        tuple(dict.fromkeys(path for found in surveys.values() for path in found.unannotated)),
+        tuple(path for path in beside if path not in taken),
         unlisted,
     )
 

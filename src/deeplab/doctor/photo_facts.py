@@ -16,14 +16,41 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from deeplab.data.upright import SIDEWAYS, stored_as
+from deeplab.data.upright import SIDEWAYS, stored, stored_as
 from deeplab.errors import UserError
+from deeplab.imaging.bands import STORED_AS, Values, has_wide_colours, read_stored, tiff_header, viewable
+from deeplab.imaging.photos import hidden_bands, read_photo
 from deeplab.imaging.pictures import opened_picture
 
 THUMB_SIDE = 16
 HASH_BYTES = 16
 _DRAFT_SIDE = 36
 _ONE_TONE = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a photo holds that is not 8-bit grey or RGB, measured.
+
+    Attributes:
+        bands: how many.
+        kind: uint8, uint16 or float32.
+        coloured: whether the first three are red, green and blue.
+        low, high: lowest and highest value.
+        sums, squares: of the values and of their squares, by band.
+        pixels: how many.
+        refused: why a model that takes RGB refuses it; '' if it does not.
+    """
+
+    bands: int
+    kind: Values
+    coloured: bool
+    low: float
+    high: float
+    sums: tuple[float, ...]
+    squares: tuple[float, ...]
+    pixels: int
+    refused: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +64,8 @@ class PhotoFacts:
         hash: 16 bytes, 128 brightness steps.
         thumb: 16x16 grey bytes; empty if the photo is of one tone, which looks like any other such photo.
         bytes: size of the file.
-        banded: whether a further band beside grey or colours is read as transparency.
-        values: lowest and highest stored value of a photo of more than 8 bits; None for others.
+        banded: whether a further band beside grey or colours is marked as transparency.
+        held: of a photo that is more than 8-bit grey or RGB; None for others.
     """
 
     error: str | None = None
@@ -48,7 +75,7 @@ class PhotoFacts:
     thumb: bytes = b""
     bytes: int = 0
     banded: bool = False
-    values: tuple[float, float] | None = None
+    held: Held | None = None
 
     @property
     def upright_size(self) -> tuple[int, int]:
@@ -65,11 +92,58 @@ def photo_facts(path: Path) -> PhotoFacts:
         with warnings.catch_warnings():
             # Odd metadata warn; the decoder's errors are what matters here.
             warnings.simplefilter("ignore")
-            with opened_picture(path) as image:
-                return _facts(image, file_bytes=os.stat(path).st_size)
+            return _photo_facts(path)
     # Damaged files make the decoders raise nearly anything: OSError, SyntaxError, struct.error, zlib.error.
     except Exception as error:
         return PhotoFacts(error=why_unreadable(path, error))
+
+
+def _photo_facts(path: Path) -> PhotoFacts:
+    try:
+        with opened_picture(path) as image:
+            banded = image.mode in BANDED
+            if not (
+                banded or image.mode.startswith(("I", "F")) or has_wide_colours(image) or hidden_bands(image)
+            ):
+                return _facts(image, file_bytes=os.stat(path).st_size)
+            refused = _refusal(path)
+            if banded and not refused:
+                return replace(_facts(image, file_bytes=os.stat(path).st_size), banded=True)
+    except UnidentifiedImageError:
+        if tiff_header(path) is None:
+            raise
+        banded, refused = False, _refusal(path)
+    return _banded_facts(path, banded=banded, refused=refused)
+
+
+def _refusal(path: Path) -> str:
+    """Why the photo is no 8-bit RGB; '' if it can be made that."""
+    try:
+        read_photo(path)
+    except UserError as error:
+        return error.what
+    return ""
+
+
+def _banded_facts(path: Path, *, banded: bool, refused: str) -> PhotoFacts:
+    stack, lies, header = read_stored(path), stored(path), tiff_header(path)
+    values = stack.reshape(-1, stack.shape[2]).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise UserError("holds NaN or infinity", fix="fill places without data with a value of its own")
+    held = Held(
+        bands=stack.shape[2],
+        kind=STORED_AS[stack.dtype.name],
+        coloured=stack.shape[2] >= 3 and (header is None or header.coloured),
+        low=float(values.min()),
+        high=float(values.max()),
+        sums=tuple(values.sum(axis=0).tolist()),
+        squares=tuple(np.square(values).sum(axis=0).tolist()),
+        pixels=len(values),
+        refused=refused,
+    )
+    seen = Image.fromarray(viewable(stack))
+    hashed = _hashed(seen, PhotoFacts(size=seen.size, bytes=os.stat(path).st_size))
+    return replace(hashed, size=lies.size[::-1], orientation=lies.orientation, banded=banded, held=held)
 
 
 def why_unreadable(path: Path, error: Exception) -> str:
@@ -79,6 +153,8 @@ def why_unreadable(path: Path, error: Exception) -> str:
             return "the file is empty (0 bytes)"
     except OSError as missing:
         return f"the file cannot be opened ({missing.strerror})"
+    if isinstance(error, UserError):
+        return f"{error.what}; fix: {error.fix}" if error.fix else error.what
     if path.suffix.lower() in (".heic", ".heif"):
         return "HEIC, which Pillow cannot read"
     if isinstance(error, Image.DecompressionBombError):
@@ -103,15 +179,11 @@ def _facts(image: Image.Image, *, file_bytes: int) -> PhotoFacts:
     # Pillow turns TIFF by itself
     size = image.size if image.format == "TIFF" else size
     hashed = _hashed(image, PhotoFacts(size=size, orientation=lies.orientation, bytes=file_bytes))
-    values = None
-    if image.mode.startswith(("I", "F")):
-        stored = np.asarray(image)
-        values = float(stored.min()), float(stored.max())
-    return replace(hashed, size=lies.size[::-1], banded=image.mode in BANDED, values=values)
+    return replace(hashed, size=lies.size[::-1])
 
 
 def _hashed(image: Image.Image, facts: PhotoFacts) -> PhotoFacts:
-    grey, extent = _grey(image), _extent(image.size, facts.size)
+    grey, extent = image.convert("L"), _extent(image.size, facts.size)
     thumb = np.asarray(_shrunk(grey, (THUMB_SIDE, THUMB_SIDE), extent))
     return PhotoFacts(
         size=facts.size,
@@ -130,14 +202,6 @@ def _extent(drafted: tuple[int, int], full: tuple[int, int]) -> tuple[float, flo
 
 def _shrunk(grey: Image.Image, size: tuple[int, int], extent: tuple[float, float]) -> Image.Image:
     return grey.resize(size, Image.Resampling.BILINEAR, box=(0, 0, *extent))
-
-
-def _grey(image: Image.Image) -> Image.Image:
-    if image.mode.startswith(("I", "F")):
-        values = np.asarray(image, np.float32)
-        low, high = float(values.min()), float(values.max())
-        return Image.fromarray(((values - low) * (255 / max(high - low, 1e-6))).astype(np.uint8))
-    return image.convert("L")
 
 
 def _difference_hash(wide: Image.Image, tall: Image.Image) -> bytes:

@@ -15,6 +15,7 @@ from deeplab.data.upright import DrawnOn, stored, turned_upright
 from deeplab.doctor.mask_facts import MaskFacts, label_facts, mask_facts
 from deeplab.doctor.photo_facts import PhotoFacts, array_facts, photo_facts
 from deeplab.errors import UserError
+from deeplab.imaging.bands import read_stored, viewable
 from deeplab.imaging.photos import read_photo
 from deeplab.imaging.pictures import opened_picture
 
@@ -41,7 +42,7 @@ class Reader(Protocol):
     def mask_facts(self, pair: Pair) -> MaskFacts | None: ...
 
     def photo(self, pair: Pair) -> np.ndarray:
-        """uint8 [H, W, 3], upright."""
+        """uint8 [H, W, 3], upright, as a person can look at it."""
         ...
 
     def labels(self, pair: Pair) -> np.ndarray:
@@ -71,7 +72,7 @@ class FileReader:
 
     def photo(self, pair: Pair) -> np.ndarray:
         """See `Reader`."""
-        return read_photo(_present(pair.photo))
+        return _seen(_present(pair.photo))
 
     def labels(self, pair: Pair) -> np.ndarray:
         """See `Reader`."""
@@ -90,8 +91,8 @@ class SourceReader:
     sources: Mapping[str, Survey]
 
     def photo_facts(self, pair: Pair) -> PhotoFacts | None:
-        """The layout's own message where it cannot read the photo; None if the photo is missing."""
-        if pair.index < 0:
+        """The layout's own message where it cannot read a photo that is no file; None if the photo is missing."""
+        if pair.photo is None or pair.index < 0 or pair.photo.is_file():
             return photo_facts(pair.photo) if pair.photo else None
         try:
             facts, lies = array_facts(self.photo(pair)), self.sources[pair.split].lies(pair.index)
@@ -110,11 +111,21 @@ class SourceReader:
 
     def photo(self, pair: Pair) -> np.ndarray:
         """See `Reader`."""
+        if pair.photo is not None and pair.photo.is_file():
+            return _seen(pair.photo)
         return self.sources[pair.split].photo(pair.index)
 
     def labels(self, pair: Pair) -> np.ndarray:
         """See `Reader`."""
         return self.sources[pair.split].label(pair.index)
+
+
+def _seen(path: Path) -> np.ndarray:
+    """As RGB where it is that, else its first bands."""
+    try:
+        return read_photo(path)
+    except UserError:
+        return viewable(read_stored(path))
 
 
 def _present(path: Path | None) -> Path:

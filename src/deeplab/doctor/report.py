@@ -1,4 +1,4 @@
-"""The report in a folder: check.json, class_weights.yaml and the pictures, each written whole or not at all."""
+"""The report in a folder: check.json, YAML for a recipe and the pictures, each written whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from deeplab.data.stored import REPORT
 from deeplab.doctor.class_list import colours_of
 from deeplab.doctor.contact_sheet import draw_overlays, draw_problems
 from deeplab.doctor.histogram import draw_histogram
+from deeplab.doctor.rules_bands import PIXELS, pixels_yaml
 from deeplab.doctor.run import Checked
 from deeplab.imaging.png import save_png
 from deeplab.system.writing import write_whole
@@ -37,9 +38,11 @@ def write_report(checked: Checked, output: Path) -> list[Path]:
     written = [*_write_pictures(checked, output)]
     if checked.weights is not None:
         written.append(write_whole(output / WEIGHTS, weights_yaml(checked), otherwise=ELSEWHERE))
+    if checked.pixels is not None:
+        written.append(write_whole(output / PIXELS, pixels_yaml(checked.pixels), otherwise=ELSEWHERE))
     report = json.dumps(as_json(checked), indent=1, ensure_ascii=False)
     written.append(write_whole(output / REPORT, report, otherwise=ELSEWHERE))
-    for name in (HISTOGRAM, OVERLAYS, PROBLEMS, WEIGHTS):
+    for name in (HISTOGRAM, OVERLAYS, PROBLEMS, WEIGHTS, PIXELS):
         if output / name not in written:
             (output / name).unlink(missing_ok=True)
     return written
@@ -98,5 +101,6 @@ def as_json(checked: Checked) -> dict[str, Any]:
             }
             for split in checked.counts
         ],
+        "pixels": None if checked.pixels is None else checked.pixels.model_dump(mode="json"),
         "class_weights": None if checked.weights is None else list(map(float, rounded(checked.weights))),
     }

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from deeplab.data.label_rules import Judged, absent_classes, only_class, without_labels
 from deeplab.data.layouts.painting import BACKGROUND
 from deeplab.doctor.class_list import ClassList
 from deeplab.doctor.class_pixels import ClassPixels
 from deeplab.doctor.examined import Examined
-from deeplab.doctor.findings import Finding, of_files
+from deeplab.doctor.findings import Finding, Severity, of_files
 from deeplab.doctor.readers import SourceReader
 
 
@@ -24,10 +26,15 @@ def list_findings(classes: ClassList) -> list[Finding]:
 
 def class_findings(data: Examined, counts: Sequence[ClassPixels]) -> list[Finding]:
     """What is wrong with which classes occur where; the values must be class indices."""
-    occurring = np.sum([split.pixels for split in counts], axis=0)
-    if len(data.classes.names) > 1 and np.count_nonzero(occurring) == 1:
-        return [_one_class(data, int(occurring.argmax()))]
-    return [finding for split in counts for finding in _never(data.classes, split)]
+    names = data.classes.names
+    only = only_class(np.sum([split.pixels for split in counts], axis=0), names, "the data set")
+    if only:
+        return [_finding(only, "error")]
+    judged = (
+        absent_classes(split.pixels, names, split.split, scored=split.split in ("val", "test"))
+        for split in counts
+    )
+    return [_finding(absent, "warning", details=(", ".join(absent.classes),)) for absent in judged if absent]
 
 
 def ignored_findings(data: Examined) -> list[Finding]:
@@ -35,14 +42,12 @@ def ignored_findings(data: Examined) -> list[Finding]:
     ignore = data.classes.ignore_label
     items = data.labelled()
     empty = [item for item in items if set(data.decoded(item.mask)) == {ignore}]
+    if not empty:
+        return []
     everything = len(empty) == len(items)
-    return of_files(
-        "all-ignored",
-        "error" if everything else "warning",
-        [data.file(item.pair.mask) for item in empty],
-        what=f"{'Every' if everything else 'A'} mask holds the ignore label {ignore} alone, so it teaches nothing.",
-        fix="Label the photo, or take the pair out of the data set.",
-    )
+    finding = _finding(without_labels(ignore, everything=everything), "error" if everything else "warning")
+    files = tuple(data.file(item.pair.mask) for item in empty)
+    return [replace(finding, files=files, count=len(files))]
 
 
 def background_findings(data: Examined) -> list[Finding]:
@@ -59,32 +64,6 @@ def background_findings(data: Examined) -> list[Finding]:
     )
 
 
-def _one_class(data: Examined, index: int) -> Finding:
-    return Finding(
-        "one-class",
-        "error",
-        f"Every labelled pixel of the data set is class {index} ({data.classes.name(index)}).",
-        "Check how the masks were exported: indices that a conversion to black and white or a wrong "
-        "palette turned into one value must be exported again.",
-        count=1,
-    )
-
-
-def _never(classes: ClassList, split: ClassPixels) -> list[Finding]:
-    missing = [classes.name(index) for index, pixels in enumerate(split.pixels) if not pixels]
-    if not missing:
-        return []
-    one = len(missing) == 1
-    some = "A class" if one else f"{len(missing)} classes"
-    scored = f"{'its' if one else 'their'} IoU is undefined and left out of the mean"
-    effect = scored if split.split in ("val", "test") else f"{'it' if one else 'they'} cannot be learned"
-    return [
-        Finding(
-            f"class-absent-{split.split}",
-            "warning",
-            f"{some} never {'occurs' if one else 'occur'} in {split.split}: {effect}.",
-            "Add photos that show it, move some between the splits, or take it off the class list.",
-            count=len(missing),
-            details=(", ".join(missing),),
-        )
-    ]
+def _finding(judged: Judged, severity: Severity, *, details: tuple[str, ...] = ()) -> Finding:
+    what, fix = (f"{text[:1].upper()}{text[1:]}." for text in (judged.what, judged.fix))
+    return Finding(judged.code, severity, what, fix, count=len(judged.classes), details=details)

@@ -16,8 +16,6 @@ from deeplab.doctor.readers import Pair
 
 ANNOTATIONS = (".json", ".xml", ".txt")
 _MOST_DETAILS = 5
-# 16 bits become 8 by division by this; fewer levels than this are posters, not photos
-STEP, FEW_LEVELS = 257, 64
 
 
 class _Sized(NamedTuple):
@@ -39,7 +37,6 @@ def file_findings(data: Examined, found: Found) -> list[Finding]:
         *_missing(data),
         *_unreadable(data),
         *_sizes(data, found.storage.drawn_on),
-        *_pixels(data),
         *of_files(
             "name-twice",
             "warning",
@@ -76,37 +73,6 @@ def file_findings(data: Examined, found: Found) -> list[Finding]:
             found.bad,
             what=f"{len(found.bad)} annotations paint nothing: what they should show is left as background.",
             fix="Draw them again or delete them; data.on_bad=error makes training refuse them.",
-        ),
-    ]
-
-
-def _pixels(data: Examined) -> list[Finding]:
-    """Photos whose pixels are read otherwise than one may think."""
-    photos = [(item.pair.photo, item.photo) for item in data.items if item.photo]
-    narrow = [
-        (path, values)
-        for path, photo in photos
-        if (values := photo.values) and values[0] >= 0 and (values[1] - values[0]) / STEP < FEW_LEVELS
-    ]
-    lines = [
-        f"{data.file(path)} holds {low:g} to {high:g}, {int((high - low) / STEP) + 1} levels of 256"
-        for path, (low, high) in narrow[:_MOST_DETAILS]
-    ]
-    return [
-        *of_files(
-            "photo-dark",
-            "warning",
-            [data.file(path) for path, _ in narrow],
-            what="Photos of 16 bits use a small part of their range: scaled to 8 bits, few grey levels are left.",
-            fix="Scale all photos alike, so that the sensor's range fills 0 to 65535, and label new ones so too.",
-            details=lines,
-        ),
-        *of_files(
-            "photo-band",
-            "warning",
-            [data.file(path) for path, photo in photos if photo.banded],
-            what="A photo has a further band, which is read as transparency: it is blended with white.",
-            fix="If the band is infrared or depth, save the colours alone; if it is transparency, this is right.",
         ),
     ]
 

@@ -85,7 +85,8 @@ def _binary(data: Examined, items: Sequence[Inspected]) -> list[Finding]:
         "error",
         [data.file(item.pair.mask) for item in items if _WHITE in data.decoded(item.mask)],
         what=what,
-        fix="Make 255 the index 1: Image.fromarray(np.array(mask) // 255).save(path), with two classes.",
+        fix="Read them as two classes with data.values=[0,255] (--values 0 255), or make 255 the index 1: "
+        "Image.fromarray(np.array(mask) // 255).save(path).",
     )
 
 

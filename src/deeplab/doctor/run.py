@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from deeplab.config import PixelConfig
 from deeplab.data.class_weights import median_frequency_weights
 from deeplab.doctor.class_pixels import ClassPixels, count_classes
 from deeplab.doctor.duplicates import duplicate_findings
@@ -15,6 +16,7 @@ from deeplab.doctor.examined import Examined
 from deeplab.doctor.findings import Finding, passed
 from deeplab.doctor.found import Expected, Found, find
 from deeplab.doctor.inspect import inspect_all
+from deeplab.doctor.rules_bands import band_findings, measured_pixels
 from deeplab.doctor.rules_classes import background_findings, class_findings, ignored_findings, list_findings
 from deeplab.doctor.rules_files import empty_finding, file_findings
 from deeplab.doctor.rules_kinds import kind_findings
@@ -43,6 +45,7 @@ class Checked:
         findings: errors first.
         counts: pixels by class, one entry a split; empty if the masks hold no class indices.
         weights: float64 [classes], of the training split; None with `counts` empty or nothing labelled.
+        pixels: how a model reads the photos as they are stored; None where they are 8-bit RGB.
         unlisted: pairs that lie there but are on no list.
         seconds: duration.
     """
@@ -52,6 +55,7 @@ class Checked:
     findings: tuple[Finding, ...]
     counts: tuple[ClassPixels, ...]
     weights: np.ndarray | None
+    pixels: PixelConfig | None
     unlisted: int
     seconds: float
 
@@ -91,7 +95,7 @@ def check_data(
             *list_findings(found.classes),
             *file_findings(data, found),
         )
-        return Checked(found.storage.layout, data, findings, (), None, 0, time.monotonic() - begin)
+        return Checked(found.storage.layout, data, findings, (), None, None, 0, time.monotonic() - begin)
     watcher.on_start(len(found.pairs))
     items = inspect_all(found.pairs, found.reader, workers=workers, on_pair=watcher.on_pair)
     data = Examined(root, tuple(items), found.classes, found.reader, found.decode, found.allowed)
@@ -105,6 +109,7 @@ def _judge(found: Found, data: Examined, *, begin: float) -> Checked:
     findings = [
         *list_findings(found.classes),
         *file_findings(data, found),
+        *band_findings(data),
         *kind_findings(data),
         *values.findings,
         *(ignored_findings(data) if values.ignores else []),
@@ -121,6 +126,7 @@ def _judge(found: Found, data: Examined, *, begin: float) -> Checked:
         tuple(findings),
         tuple(counts),
         _weights(counts[0]) if counts else None,
+        measured_pixels(data),
         found.unlisted,
         time.monotonic() - begin,
     )

@@ -18,7 +18,7 @@ class Result(NamedTuple):
     """One photo, what it should be and what it was taken for.
 
     Attributes:
-        photo: uint8 [H, W, 3].
+        photo: as `Predictor.photo` gives it, [H, W, channels].
         labels: uint8 [H, W].
         found: the prediction, on the CPU.
         confusion: of this photo alone.
@@ -42,7 +42,7 @@ def evaluate(
 
     Args:
         predictor: the model and how photos are labelled.
-        samples: (photo uint8 [H, W, 3], labels uint8 [H, W]); sizes may differ from photo to photo.
+        samples: (photo [H, W, channels], labels uint8 [H, W]); sizes may differ from photo to photo.
         confidence: whether results have the labels' probabilities, which take as long as the labels or longer.
         on_result: called with each photo's result, for other measures.
         on_photo: called after each photo, for a progress bar.

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from deeplab.model.network import DeepLab
-from deeplab.prediction.artefacts.description import Artefact, Description, Output, Side
+from deeplab.prediction.artefacts.description import Artefact, Description, Output, PhotoInput, Side
 
 # one pixel, odd and even, wide, even and odd, even; none of them traced
 SIZES: tuple[Side, ...] = ((1, 1), (97, 130), (33, 257), (194, 151), (128, 160))
@@ -68,20 +68,18 @@ def gate_photos(description: Description, photos: Sequence[np.ndarray]) -> list[
     if taken.sizes:
         sizes = [size for size in taken.sizes for _ in range(max(3, len(photos)))]
     elif description.precision == "float32":
-        low, narrow = taken.smallest
-        sizes = [(max(height, low), max(width, narrow)) for height, width in SIZES]
+        sizes = [*SIZES, *([taken.largest] if taken.largest else [])]
     else:
         sizes = [_fitting(photo.shape[:2]) for photo in drawn]
-    if taken.largest is not None:
-        high, wide = taken.largest
-        sizes = [(min(height, high), min(width, wide)) for height, width in [*sizes, taken.largest]]
-    return [_resized(drawn[index % len(drawn)], size) for index, size in enumerate(sizes)]
+    if not taken.sizes:
+        sizes = [taken.nearest(size) for size in sizes]
+    return [resized(drawn[index % len(drawn)], size) for index, size in enumerate(sizes)]
 
 
 def drawn_photo(size: Side, channels: int, *, seed: int) -> np.ndarray:
     """A picture of smooth colours with grain, the same on every machine: uint8 [*size, channels]."""
     random = np.random.default_rng(seed)
-    coarse = _resized(random.integers(0, 256, (6, 8, channels)).astype(np.uint8), size).astype(np.float64)
+    coarse = resized(random.integers(0, 256, (6, 8, channels)).astype(np.uint8), size).astype(np.float64)
     return (coarse + random.normal(0, 12, coarse.shape)).clip(0, 255).astype(np.uint8)
 
 
@@ -232,13 +230,22 @@ def _results(
     return found
 
 
+def fitted(photo: np.ndarray, labels: np.ndarray, taken: PhotoInput) -> tuple[np.ndarray, np.ndarray]:
+    """A photo, uint8 [H, W, channels], and its mask, uint8 [H, W], at the nearest size that an export takes."""
+    size = taken.nearest(photo.shape[:2])
+    if size == photo.shape[:2]:
+        return photo, labels
+    mask = Image.fromarray(labels).resize((size[1], size[0]), Image.Resampling.NEAREST)
+    return resized(photo, size), np.asarray(mask)
+
+
 def _fitting(size: tuple[int, ...]) -> Side:
     scale = min(1.0, LONGEST / max(size))
     return (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
 
 
-def _resized(photo: np.ndarray, size: Side) -> np.ndarray:
-    """By channel, as photos may have more than three."""
+def resized(photo: np.ndarray, size: Side) -> np.ndarray:
+    """uint8 [H, W, channels] at another size, each channel by itself, as there may be more than three."""
     planes = [
         Image.fromarray(np.ascontiguousarray(photo[..., channel])).resize(
             (size[1], size[0]), Image.Resampling.BICUBIC

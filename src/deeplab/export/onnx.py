@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import tempfile
 import warnings
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from deeplab.errors import UserError, require
 from deeplab.export.program import EXAMPLE, PhotoProgram
 from deeplab.export.target import Job, Target
 from deeplab.prediction.artefacts.description import KEY, PHOTO, Description
+from deeplab.prediction.runtimes.onnxruntime import to_onnx
 
 OPSETS = (18, 23)
 # beyond, a protobuf message cannot be read
@@ -44,37 +43,19 @@ def converted(program: PhotoProgram, *, opset: int) -> Any:
     Raises:
         UserError: see `write_onnx`.
     """
-    require("onnxscript", extra="onnx")
     if not OPSETS[0] <= opset <= OPSETS[1]:
         raise UserError(f"opset {opset}", allowed=f"{OPSETS[0]} to {OPSETS[1]}")
     photos = torch.zeros((*EXAMPLE, program.model.config.backbone.in_channels), dtype=torch.uint8)
     sides = ("batch", "height", "width")
-    heard = logging.getLogger("torch.onnx")
-    level = heard.level
-    heard.setLevel(logging.ERROR)
-    try:
-        # it prints its progress, and warns of torch's own deprecated names
-        with redirect_stdout(io.StringIO()), warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            made = torch.onnx.export(
-                program.eval(),
-                (photos,),
-                dynamo=True,
-                input_names=[PHOTO],
-                output_names=list(program.names),
-                opset_version=opset,
-                dynamic_shapes=(dict.fromkeys(range(3), torch.export.Dim.DYNAMIC),),
-                verbose=False,
-            )
-        assert made is not None
-        model = made.model_proto
-    except Exception as error:
-        told = str(error).strip().splitlines()[-1:] or [""]
-        raise UserError(
-            f"this model cannot be converted to ONNX ({type(error).__name__}: {told[0][:200]})"
-        ) from error
-    finally:
-        heard.setLevel(level)
+    model = to_onnx(
+        program.eval(),
+        (photos,),
+        dynamo=True,
+        input_names=[PHOTO],
+        output_names=list(program.names),
+        opset_version=opset,
+        dynamic_shapes=(dict.fromkeys(range(3), torch.export.Dim.DYNAMIC),),
+    ).model_proto
     written = {each.domain: each.version for each in model.opset_import}
     if written.get("") != opset:
         raise UserError(

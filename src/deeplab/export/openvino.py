@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from deeplab.errors import UserError, require
+from deeplab.errors import require
 from deeplab.export.onnx import converted
-from deeplab.export.target import Job, Target
+from deeplab.export.target import Job, Target, converting
 from deeplab.prediction.artefacts.description import KEY, Description
 from deeplab.prediction.runtimes.int8 import write_int8
 
@@ -24,18 +24,14 @@ def write_openvino(job: Job, path: Path) -> Description:
     try:
         # its reader of torch's programs knows fewer operators than that of ONNX
         source.write_bytes(converted(job.program, opset=job.opset).SerializeToString())
-        network = runtime.convert_model(os.fspath(source))
-        if job.description.precision == "int8":
-            runtime.save_model(network, os.fspath(plain), compress_to_fp16=False)
-            write_int8(plain, job.calibration, path)
-            network = _in_memory(runtime, path)
-        _save(runtime, network, job.description, path)
+        with converting("OpenVINO", path):
+            network = runtime.convert_model(os.fspath(source))
+            if job.description.precision == "int8":
+                runtime.save_model(network, os.fspath(plain), compress_to_fp16=False)
+                write_int8(plain, job.calibration, path)
+                network = _in_memory(runtime, path)
+            _save(runtime, network, job.description, path)
         return job.description
-    except UserError:
-        raise
-    except RuntimeError as error:
-        told = str(error).strip().splitlines()[-1:] or [""]
-        raise UserError(f"OpenVINO cannot convert this model ({told[0][:200]})") from error
     finally:
         for rest in (source, plain, plain.with_suffix(".bin")):
             rest.unlink(missing_ok=True)

@@ -16,14 +16,15 @@ import torch
 
 from deeplab import __version__
 from deeplab.errors import UserError, require
+from deeplab.export.coreml import COREML
 from deeplab.export.executorch import EXECUTORCH
-from deeplab.export.gate import GateError, compare, gate_photos, verdict
-from deeplab.export.layouts import write_triton
+from deeplab.export.gate import SIZES, GateError, compare, drawn_photo, gate_photos, verdict
+from deeplab.export.layouts import write_hf, write_triton
 from deeplab.export.litert import LITERT
 from deeplab.export.onnx import ONNX
 from deeplab.export.openvino import OPENVINO
 from deeplab.export.program import PhotoProgram
-from deeplab.export.target import Job, Target
+from deeplab.export.target import Job, Target, quiet
 from deeplab.export.torch_export import TORCH_EXPORT
 from deeplab.model.network import DeepLab
 from deeplab.prediction.artefacts import REPORT_NAME, open_artefact
@@ -32,7 +33,9 @@ from deeplab.prediction.artefacts.openvino import open_openvino
 from deeplab.prediction.fold import folded
 from deeplab.system.writing import whole_folder
 
-TARGETS: dict[str, Target] = {each.name: each for each in (ONNX, OPENVINO, TORCH_EXPORT, LITERT, EXECUTORCH)}
+TARGETS: dict[str, Target] = {
+    each.name: each for each in (ONNX, OPENVINO, TORCH_EXPORT, LITERT, EXECUTORCH, COREML)
+}
 LABELS_NAME, SCRIPT_NAME = "labels.txt", "example.py"
 # every fourth photo is kept from calibration for the comparison, and one of each must be there
 HELD_OUT = 4
@@ -68,7 +71,7 @@ def export_model(
     photos: Sequence[np.ndarray] = (),
     opset: int = 20,
     allow: bool = False,
-    layout: Literal["plain", "triton"] = "plain",
+    layout: Literal["plain", "triton", "hf"] = "plain",
 ) -> Exported:
     """Write `folder` with NAME.ending, export.json, labels.txt and example.py.
 
@@ -85,15 +88,25 @@ def export_model(
         photos: to compare on; where there are none, held-out or drawn ones.
         opset: of ONNX.
         allow: keep a file of float16 or int8 that fails the gate; its description says so.
-        layout: triton, of ONNX only, also writes a model repository; see `deeplab.export.layouts`.
+        layout: triton, hf, of ONNX only, also write a folder for others; see `deeplab.export.layouts`.
 
     Raises:
         UserError: what does not go together, an extra that is not installed, or the folder cannot be written.
         GateError: the file is wrong.
     """
+    if model.config.pixels.bands:
+        raise UserError(
+            f"this model reads the bands {', '.join(model.config.pixels.bands)}, and exported ones take 8-bit RGB",
+            fix="use it as it is, with predict, eval or Segmenter",
+        )
     target = checked(to, precision=precision, sizes=sizes, largest=largest, calibration=calibration)
-    if layout == "triton" and to != ONNX.name:
-        raise UserError(f"--layout triton goes with --to onnx, not {to}", fix="leave --layout away")
+    if layout != "plain" and to != ONNX.name:
+        raise UserError(f"--layout {layout} goes with --to onnx, not {to}", fix="leave --layout away")
+    if layout == "hf" and (output != "logits" or len(model.config.outputs) > 1):
+        raise UserError(
+            f"--layout hf is of a model's logits alone, and {output} of {', '.join(model.config.outputs)} is asked for",
+            fix="--output logits, of a model without extra outputs",
+        )
     started = time.perf_counter()
     source = folded(model).eval()
     source.eight_bit = False
@@ -120,7 +133,12 @@ def export_model(
         _write_text(beside / SCRIPT_NAME, _script(target, description, path.name).rstrip())
         if layout == "triton":
             write_triton(beside, name, description)
-        megabytes = sum(file.stat().st_size for file in beside.glob(f"{name}.*")) / 1e6
+        if layout == "hf":
+            photo = drawn_photo(SIZES[1], description.input.channels, seed=0)
+            write_hf(beside, name, open_artefact(path), photo)
+        # a Core ML package is a folder, OpenVINO's files are two
+        written = [each for part in beside.glob(f"{name}.*") for each in (part, *part.glob("**/*"))]
+        megabytes = sum(each.stat().st_size for each in written if each.is_file()) / 1e6
     return Exported(folder / path.name, description, megabytes, time.perf_counter() - started)
 
 
@@ -170,8 +188,9 @@ def checked(
     for size in (*sizes, *([largest] if largest else [])):
         if min(size) < 1:
             raise UserError(f"size {size[0]} x {size[1]} cannot be", allowed="sides of 1 or more")
-    for module in target.modules:
-        require(module, extra=target.extra)
+    with quiet():
+        for module in target.modules:
+            require(module, extra=target.extra)
     return target
 
 

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import errno
+import io
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,8 +17,12 @@ from typing import Literal
 import numpy as np
 import torch
 
+from deeplab.errors import UserError
 from deeplab.export.program import PhotoProgram
 from deeplab.prediction.artefacts.description import Description
+
+# bytes: what a library could not write may be a block larger than what it could
+NEARLY_FULL = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -67,3 +78,38 @@ class Target:
     batch: bool = True
     note: str = ""
     runs_here: bool = True
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence for libraries that warn of themselves and draw their progress."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+@contextmanager
+def converting(to: str, path: Path, *, fix: str = "") -> Iterator[None]:
+    """Silence for a converter that writes `path`; what it raises becomes a sentence.
+
+    Raises:
+        UserError: the model cannot be converted.
+        OSError: the file cannot be written, also where a library says so in words of its own.
+    """
+    try:
+        with quiet(), torch.no_grad():
+            yield
+    except (OSError, UserError):
+        raise
+    except Exception as error:
+        if shutil.disk_usage(path.parent).free < NEARLY_FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        told = str(error).strip().splitlines()[-1:] or [""]
+        raise UserError(
+            f"this model cannot be converted to {to} ({type(error).__name__}: {told[0][:200]})", fix=fix
+        ) from error

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import torch
 
-from deeplab.errors import UserError
 from deeplab.export.program import traced
-from deeplab.export.target import Job, Target
+from deeplab.export.target import Job, Target, converting
 from deeplab.prediction.artefacts.description import KEY, PHOTO, Description
 
 
@@ -18,23 +18,22 @@ def write_torch_export(job: Job, path: Path) -> Description:
     Raises:
         UserError: torch cannot write this model.
     """
-    try:
+    with converting("PyTorch's own file", path, fix="--to onnx"):
         program = traced(job.program)
         (photo,) = (node for node in program.graph.nodes if node.name == PHOTO)
         # a map of one position is a special case in torch's programs, which they refuse
         least = [_least(program, side) for side in photo.meta["val"].shape[1:3]]
         taken = job.description.input.model_copy(update={"smallest": tuple(least)})
         description = job.description.model_copy(update={"input": taken})
-        torch.export.save(program, path, extra_files={KEY: description.to_json()})
-    except OSError:
-        raise
-    except Exception as error:
-        told = str(error).strip().splitlines()[-1:] or [""]
-        raise UserError(
-            f"PyTorch cannot write this model as .pt2 ({type(error).__name__}: {told[0][:200]})",
-            fix="--to onnx",
-        ) from error
+        _save(program, description, path)
     return description
+
+
+def _save(program: torch.export.ExportedProgram, description: Description, path: Path) -> None:
+    # by way of memory: on a full disk torch's own writer ends the process
+    content = io.BytesIO()
+    torch.export.save(program, content, extra_files={KEY: description.to_json()})
+    path.write_bytes(content.getvalue())
 
 
 def _least(program: torch.export.ExportedProgram, side: torch.SymInt) -> int:
@@ -43,7 +42,7 @@ def _least(program: torch.export.ExportedProgram, side: torch.SymInt) -> int:
 
 def stamp_torch_export(path: Path, description: Description) -> None:
     """Put the description into the file."""
-    torch.export.save(torch.export.load(path), path, extra_files={KEY: description.to_json()})
+    _save(torch.export.load(path), description, path)
 
 
 EXAMPLE_SCRIPT = '''"""Labels of a photo with PyTorch: pip install torch numpy pillow; python example.py PHOTO"""

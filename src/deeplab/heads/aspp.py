@@ -18,6 +18,7 @@ from deeplab.layers.conv import ConvNormAct, spatial_conv
 from deeplab.layers.norm import NormLayer
 from deeplab.layers.pool import window_means
 from deeplab.layers.resize import ceil_divide, resize_bilinear, scale_dimension
+from deeplab.layers.view import map_mean
 
 
 class ImagePooling(nn.Module):
@@ -56,7 +57,7 @@ class ImagePooling(nn.Module):
         self, features: torch.Tensor, output_stride: int, scale: float
     ) -> tuple[torch.Tensor, tuple[int, int] | None]:
         if self.crop is None:
-            return features.mean((2, 3), keepdim=True), None
+            return map_mean(features), None
         pixels = [scale_dimension(side, scale) for side in self.crop]
         # a photo smaller than the window is pooled whole; the reference fails there (fact 3.6)
         window = [

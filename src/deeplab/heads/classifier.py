@@ -6,6 +6,8 @@ biases, summed. v3 and v3+: a single 1x1. Reference fact 3.5.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 
@@ -15,7 +17,13 @@ from deeplab.layers.conv import AtrousConv2d
 
 
 class Classifier(nn.Module):
-    """[N, C, h, w] -> logits [N, num_classes, h, w]."""
+    """[N, C, h, w] -> logits [N, num_classes, h, w].
+
+    Args:
+        sigmoid: of two classes, of which the second alone is computed: the first one's logit is that of this threshold.
+    """
+
+    sigmoid: float | None
 
     def __init__(
         self,
@@ -25,12 +33,15 @@ class Classifier(nn.Module):
         kernel: int = 1,
         rates: tuple[int, ...] = (),
         native_stride: int,
+        sigmoid: float | None = None,
     ) -> None:
         super().__init__()
+        self.sigmoid = sigmoid
+        channels = num_classes if sigmoid is None else 1
         self.rates = rates or (1,)
         self.native_stride = native_stride
         self.convs = ModuleList(
-            AtrousConv2d(in_channels, num_classes, kernel=kernel, rate=rate, bias=True) for rate in self.rates
+            AtrousConv2d(in_channels, channels, kernel=kernel, rate=rate, bias=True) for rate in self.rates
         )
 
     def set_output_stride(self, output_stride: int) -> None:
@@ -42,4 +53,6 @@ class Classifier(nn.Module):
         logits = self.convs[0](features)
         for conv in self.convs[1:]:
             logits = logits + conv(features)
-        return logits
+        if self.sigmoid is None:
+            return logits
+        return torch.cat([torch.full_like(logits, math.log(self.sigmoid / (1 - self.sigmoid))), logits], 1)

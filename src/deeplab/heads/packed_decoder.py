@@ -11,6 +11,7 @@ import torch
 
 from deeplab.heads.decoder import DecoderStage
 from deeplab.layers.packed_separable import PackedSeparableConv, in_one_pass, with_parts_of
+from deeplab.layers.view import current_view
 
 
 class PackedDecoderStage(DecoderStage):
@@ -23,6 +24,7 @@ class PackedDecoderStage(DecoderStage):
 
     def refined(self, x: torch.Tensor, detail: torch.Tensor) -> torch.Tensor:
         first = self.convs[0]
-        chain = first.chain if isinstance(first, PackedSeparableConv) else None
+        # shown a window, maps are resized as parts of the whole image's
+        chain = first.chain if isinstance(first, PackedSeparableConv) and current_view() is None else None
         found = in_one_pass(detail, chain, behind=(x, self.resize))
         return super().refined(x, detail) if found is None else self.convs[1:](found)

@@ -4,9 +4,13 @@ Every kind of picture is either converted by a rule written here or refused by n
 silently wrong photo answers with confident nonsense.
 
 The rules: EXIF rotation is applied. Transparency is composited on white (what a viewer shows; the colours
-hidden under transparent pixels are usually black). 16-bit grey is scaled by 1/257, so that 65535 becomes
+hidden under transparent pixels are usually black). 16 bits are scaled by 1/257, so that 65535 becomes
 255. An animation gives its first frame, a multi-page TIFF its first page. Colour profiles are ignored, as
 they were for the data sets that the models learned from.
+
+Refused are photos of which that would lose what they show: bands beside grey or colours that are no transparency, pages
+that are bands, and 16 bits of so small a range that few levels would be left. Models that read such bands
+as they are take them through `deeplab.imaging.bands`.
 """
 
 from __future__ import annotations
@@ -16,12 +20,25 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from deeplab.errors import UserError
-from deeplab.imaging.pictures import bands, opened_picture
+from deeplab.imaging.bands import (
+    ALPHA,
+    COLOURS,
+    EXTRA,
+    PHOTOMETRIC,
+    SAMPLES,
+    Bands,
+    as_bands,
+    has_wide_colours,
+    read_stored,
+    tiff_header,
+)
+from deeplab.imaging.pictures import opened_picture, strips
 
 # HEIC is listed although Pillow alone cannot read it: a phone's photos must not vanish without a word.
 PHOTO_SUFFIXES = frozenset(
@@ -31,6 +48,13 @@ PHOTO_SUFFIXES = frozenset(
     }
 )  # fmt: skip
 _WIDE_GREY_MAX = 65535
+# 16 bits become 8 by division by this; fewer levels than this are posters, not photos
+STEP, FEW_LEVELS = 257, 64
+# of transparency in most of a photo; more are a picture of their own, such as infrared
+MOST_SHADES = 16
+ITS_BANDS = (
+    "save its colours alone as 8-bit RGB, or train a model that reads its bands (deeplab data check says how)"
+)
 _EMPTY = "the file is empty (0 bytes)"
 # the second box of such a file
 _HEIC = (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc")
@@ -106,20 +130,25 @@ class TooManyPixels(UserError):
     """A picture larger than its reader is ready for, which its header says: nothing was decoded."""
 
 
-def read_photo(path: str | os.PathLike[str]) -> np.ndarray:
+def read_photo(path: str | os.PathLike[str], bands: Bands | None = None) -> np.ndarray:
     """Read a photo file.
+
+    Args:
+        path: of the file.
+        bands: how the model takes photos, see `deeplab.config.PixelConfig.read_as`; None for 8-bit RGB.
 
     Returns:
         uint8 [H, W, 3], RGB, 0..255, upright; contiguous and writable. The module docstring says how
-        other kinds of picture become that.
+        other kinds of picture become that. With `bands` see `deeplab.imaging.bands.as_bands`.
 
     Raises:
-        UserError: missing, empty, not a picture, damaged, too large, or of a kind that has no defined
-            8-bit meaning (floats, 32-bit integers). The message names the file and what is wrong.
+        UserError: missing, empty, not a picture, damaged, too large, of a kind that has no defined
+            8-bit meaning (floats, 32-bit integers), or not of these bands. The message names the file and
+            what is wrong.
     """
     name = os.fspath(path)
     _require_bytes(name)
-    return _read(name, name=name)
+    return _read(name, name=name) if bands is None else as_bands(read_stored(name, bands), bands, name=name)
 
 
 def photo_from_bytes(
@@ -164,6 +193,13 @@ def _read(
     except UserError as error:
         raise error.within(name) from error.__cause__
     except UnidentifiedImageError as error:
+        header = tiff_header(source)
+        if header is not None:
+            raise UserError(
+                f"holds {header.bands} bands of {header.kind}, which are no 8-bit RGB",
+                fix=ITS_BANDS,
+                file=name,
+            ) from error
         what = (
             "HEIC photos cannot be read"
             if _is_heic(source)
@@ -198,22 +234,25 @@ def _is_heic(source: str | bytes) -> bool:
     return source[4:12] in _HEIC
 
 
-def as_photo(image: PhotoLike) -> np.ndarray:
-    """Turn a path, a PIL image or an array into 8-bit RGB.
+def as_photo(image: PhotoLike, bands: Bands | None = None) -> np.ndarray:
+    """Turn a path, a PIL image or an array into 8-bit RGB, or with `bands` into these.
 
     Args:
         image: a path (see `read_photo`); a PIL image (same rules, EXIF rotation included); or a uint8
             array 0..255 shaped [H, W] or [H, W, 1] (grey), [H, W, 3] (RGB), [H, W, 4] (RGBA, composited
             on white). RGB arrays are passed on without a copy where possible.
+        bands: how the model takes photos; it takes paths, and arrays [H, W, bands] of their very type.
 
     Returns:
-        uint8 [H, W, 3], RGB, 0..255, contiguous and writable.
+        uint8 [H, W, 3], RGB, 0..255, contiguous and writable; with `bands` see `deeplab.imaging.bands.as_bands`.
 
     Raises:
         UserError: another type, dtype or shape; it names the one found.
     """
     if isinstance(image, str | os.PathLike):
-        return read_photo(image)
+        return read_photo(image, bands)
+    if bands is not None and isinstance(image, Image.Image):
+        return as_bands(np.asarray(_upright(image)), bands, name="the PIL image")
     if isinstance(image, Image.Image):
         return _rgb_array(image, name="the PIL image")
     if not isinstance(image, np.ndarray):
@@ -221,7 +260,7 @@ def as_photo(image: PhotoLike) -> np.ndarray:
             f"a photo is a path, a PIL image or a uint8 numpy array, not {type(image).__name__}",
             fix="for a tensor [3, H, W] pass tensor.permute(1, 2, 0).numpy()",
         )
-    return _rgb_from_array(image)
+    return _rgb_from_array(image) if bands is None else as_bands(image, bands)
 
 
 def _rgb_from_array(array: np.ndarray) -> np.ndarray:
@@ -243,7 +282,7 @@ def _rgb_from_array(array: np.ndarray) -> np.ndarray:
     if channels == 3:
         return np.require(array, requirements=["C", "W"])
     if channels == 4:
-        return _on_white(Image.fromarray(np.ascontiguousarray(array)))
+        return _on_white(Image.fromarray(np.ascontiguousarray(array)), name="the photo array")
     return np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
 
 
@@ -255,12 +294,19 @@ def _rgb_array(image: Image.Image, *, name: str) -> np.ndarray:
         raise UserError(
             "32-bit integers have no defined 8-bit meaning", fix="save it as 8-bit or 16-bit PNG", file=name
         )
+    hidden = hidden_bands(image)
+    if hidden:
+        raise UserError(hidden, fix=ITS_BANDS, file=name)
+    wide = has_wide_colours(image)
     _decode(image, name=name)
     image = _upright(image)
     if image.mode == "I" or image.mode.startswith("I;16"):
         return _from_wide_grey(image, name=name)
+    if wide:
+        levels = int(np.ptp(np.asarray(image))) + 1
+        _refuse_few_levels(levels, name=name, lost=levels > 1)
     if image.has_transparency_data:
-        return _on_white(image)
+        return _on_white(image, name=name)
     if image.mode not in _CONVERTIBLE_MODES:
         raise UserError(
             f"pixels of mode {image.mode!r} have no defined 8-bit meaning"
@@ -298,16 +344,59 @@ def _from_wide_grey(image: Image.Image, *, name: str) -> np.ndarray:
             fix="scale them and save as 8-bit or 16-bit PNG",
             file=name,
         )
+    levels = (high + STEP // 2) // STEP - (low + STEP // 2) // STEP + 1
+    differ = levels < FEW_LEVELS and len(np.unique(values)) > 2 * levels
+    _refuse_few_levels(levels, name=name, lost=bool(differ), held=f", {low} to {high},")
     photo = np.empty((*values.shape, 3), np.uint8)
-    for start, end in bands(image.width, image.height):
-        photo[start:end] = ((values[start:end].astype(np.int32) + 128) // 257)[..., None]
+    for start, end in strips(image.width, image.height):
+        photo[start:end] = ((values[start:end].astype(np.int32) + STEP // 2) // STEP)[..., None]
     return photo
 
 
-def _on_white(image: Image.Image) -> np.ndarray:
+def hidden_bands(image: Image.Image) -> str:
+    """Which bands of an opened TIFF are neither colours nor said to be transparency, in words; '' for none.
+
+    They lie beside the colours, or on further pages of the same kind.
+    """
+    tags: Any = getattr(image, "tag_v2", {})
+    samples, extra = tags.get(SAMPLES, 1), tags.get(EXTRA, ())
+    beyond = samples - COLOURS.get(tags.get(PHOTOMETRIC), samples)
+    if beyond > 0 and not (beyond == 1 and extra in ALPHA):
+        return f"has {samples} bands, {beyond} more than colours, and they are not said to be transparency"
+    if tags and samples == 1 and image.mode != "P" and getattr(image, "n_frames", 1) > 1:
+        kind = image.size, image.mode
+        image.seek(1)
+        alike = (image.size, image.mode) == kind
+        image.seek(0)
+        if alike:
+            return "has bands on pages, of which one would be read"
+    return ""
+
+
+def _refuse_few_levels(levels: int, *, name: str, lost: bool, held: str = "") -> None:
+    """16 bits of which 8 would keep so many levels; `lost` says whether more than these differ."""
+    if lost and levels < FEW_LEVELS:
+        raise UserError(
+            f"of its 16 bits{held} 8-bit RGB has {levels} levels",
+            fix="scale all photos alike, so that the sensor's range fills 0 to 65535, or train a model that reads 16 "
+            "bits (deeplab data check says how)",
+            file=name,
+        )
+
+
+def _on_white(image: Image.Image, *, name: str) -> np.ndarray:
+    histogram = np.zeros(256, int)
     photo = np.empty((image.height, image.width, 3), np.uint8)
-    for start, end in bands(image.width, image.height):
+    for start, end in strips(image.width, image.height):
         rgba = image.crop((0, start, image.width, end)).convert("RGBA")
+        histogram += rgba.getchannel("A").histogram()
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         photo[start:end] = np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))
+    between = histogram[1:-1]
+    if 2 * sum(between) > sum(histogram) and sum(count > 0 for count in between) > MOST_SHADES:
+        raise UserError(
+            "would be blended with white by its last band, which is neither clear nor opaque in most of its pixels",
+            fix=ITS_BANDS,
+            file=name,
+        )
     return photo

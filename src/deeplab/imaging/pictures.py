@@ -52,7 +52,7 @@ def most_pixels() -> int:
     return 2 * (Image.MAX_IMAGE_PIXELS or LARGEST)
 
 
-def bands(width: int, height: int) -> Iterator[tuple[int, int]]:
+def strips(width: int, height: int) -> Iterator[tuple[int, int]]:
     """First rows, and last rows plus one, of parts that arithmetic on a large picture holds one at a time."""
     rows = max(1, BAND_PIXELS // max(width, 1))
     for start in range(0, height, rows):

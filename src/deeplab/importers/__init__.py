@@ -97,12 +97,13 @@ def _read(known: Format, source: Path, hints: Hints) -> Imported:
 
 def _with_channels_noted(imported: Imported) -> Imported:
     model, report = imported
-    channels = model.config.backbone.in_channels
-    if channels == RGB:
+    pixels = model.config.pixels
+    if not pixels.bands:
         return imported
     note = (
-        f"its first convolution reads {channels} channels, and the file does not say which: photos must have as many, "
-        f"in the order of its training, and each beyond {RGB} gets the average of the first ones' mean and deviation"
+        f"its first convolution reads {len(pixels.bands)} channels, and the file does not say which: photos must have "
+        f"as many bands of 8 bits, in the order of its training; they are called {', '.join(pixels.bands)}, and each "
+        f"beyond {RGB} gets the average of the first ones' mean and deviation"
     )
     report = dataclasses.replace(report, notes=(*report.notes, note))
     model.provenance = {"import": report.to_json()}

@@ -40,7 +40,7 @@ def new_head(backbone: BackboneConfig, *, pixels: PixelConfig) -> DeepLab:
         decoder=None if mobile or vgg else DecoderConfig(),
         num_classes=len(VOC_CLASSES),
         output_stride=8 if vgg else 16,
-        pixels=pixels,
+        pixels=pixels.for_channels(backbone.in_channels),
     )
     return DeepLab(config, LabelSpec.named(VOC_CLASSES))
 

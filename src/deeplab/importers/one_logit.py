@@ -1,31 +1,20 @@
-"""Binary models of one logit and a sigmoid as models of two classes.
+"""Binary models of one logit and a sigmoid as models of two classes, of which the first has no weights.
 
-A softmax of two logits, the first always 0, is the sigmoid of the second, so such a model predicts, exports and
-goes on training like any other: cross-entropy of the two is binary cross-entropy of their difference. The first
-is the logit of the threshold: above it, and only there, the second class wins.
+See `deeplab.config.Architecture.sigmoid`: such a model predicts, exports and goes on training like any other.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-
-import torch
-
 from deeplab.config import DeepLabConfig
 from deeplab.errors import UserError
 
-HEAD = "classifiers.semantic.convs."
 DEFAULT_THRESHOLD = 0.5
 
 
-def with_background(
-    config: DeepLabConfig, weights: Mapping[str, torch.Tensor], threshold: float | None
-) -> tuple[DeepLabConfig, dict[str, torch.Tensor], tuple[str, ...]]:
-    """`config` and `weights` of two classes if they are of one, with a note; otherwise as they are.
+def with_background(config: DeepLabConfig, threshold: float | None) -> tuple[DeepLabConfig, tuple[str, ...]]:
+    """`config` of two classes if it is of one, with a note; otherwise as it is.
 
     Args:
-        weights: by key of the model of `config`.
         threshold: the least sigmoid of the object's pixels, between 0 and 1; None for 0.5.
 
     Raises:
@@ -36,21 +25,15 @@ def with_background(
             raise UserError(
                 f"--threshold goes with a model of one class; this one has {config.num_classes}: leave it away"
             )
-        return config, dict(weights), ()
+        return config, ()
     value = DEFAULT_THRESHOLD if threshold is None else threshold
     if not 0 < value < 1:
         raise UserError(f"--threshold is {value:g}", allowed="numbers between 0 and 1")
-    if not any(key.startswith(HEAD) for key in weights):
+    if config.decoder and config.decoder.output_is_logits:
         raise UserError(
             "it has one class and no classifier of its own, which is not read: train it with two classes"
         )
-    doubled = {
-        key: torch.cat([torch.zeros_like(array), array]) if key.startswith(HEAD) else array
-        for key, array in weights.items()
-    }
-    doubled[f"{HEAD}0.bias"][0] = math.log(value / (1 - value))
     note = (
-        "its single logit (for a sigmoid) became two, background's always that of the threshold: their softmax is "
-        f"that sigmoid, and pixels above {value:g} are class 1"
+        f"its single logit (for a sigmoid) is class 1's: pixels above {value:g} are class 1, others class 0"
     )
-    return config.model_copy(update={"num_classes": 2}), doubled, (note,)
+    return config.model_copy(update={"num_classes": 2, "sigmoid": value}), (note,)

@@ -16,6 +16,7 @@ from deeplab.config import Padding
 from deeplab.errors import UserError
 from deeplab.layers.activations import Activation, make_activation
 from deeplab.layers.norm import BatchNorm2d, NormLayer
+from deeplab.layers.resize import ceil_divide
 from deeplab.native import dense_conv, depthwise, norm_act
 
 # of one kernel: the largest published one, of v1's fc6 in 7x7, has 103 million
@@ -31,7 +32,8 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     """
     if kernel == 1:
         return 0, 0
-    total = kernel - stride + (-size) % stride
+    # ExecuTorch's remainders of negative numbers are C's, so that there are none here
+    total = kernel + (ceil_divide(size, stride) - 1) * stride - size
     if kernel < stride:
         # the windows leave pixels out between them; sym_max because exported sizes have no value yet
         total = torch.sym_max(total, 0)

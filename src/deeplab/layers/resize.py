@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from deeplab.config import ResizeRule
+from deeplab.layers.view import View, current_view
 
 
 def scale_dimension(size: int, scale: float) -> int:
@@ -66,6 +67,9 @@ def resize_bilinear(
         return x
     if all(isinstance(side, int) for side in sides) and sides == (1, 1):
         return x.expand(-1, -1, *size)
+    view = current_view()
+    if view is not None:
+        return _lerp_in(_lerp_in(x, size[0], -2, view, rule), size[1], -1, view, rule)
     if rule == "legacy":
         rows = _lerp(x, size[0], -2, source=sides[0], rule=rule)
         return _lerp(rows, size[1], -1, source=sides[1], rule=rule)
@@ -90,7 +94,22 @@ def _nearest_index(source: int, target: int) -> torch.Tensor:
 
 
 def _lerp(x: torch.Tensor, target: int, axis: int, *, source: int, rule: ResizeRule) -> torch.Tensor:
-    position = _position(torch.arange(target, device=x.device), source, target, rule)
+    return _lerp_at(x, _position(torch.arange(target, device=x.device), source, target, rule), axis, source)
+
+
+def _lerp_in(x: torch.Tensor, target: int, axis: int, view: View, rule: ResizeRule) -> torch.Tensor:
+    """As `_lerp`, where x and the result are windows of maps of the whole image."""
+    source = x.shape[axis]
+    if source == target:
+        return x
+    side, coarse, fine = view.places(x.dim() + axis, source, target)
+    index = torch.arange(target, device=x.device) + side.start // fine
+    whole = ceil_divide(side.whole, coarse), ceil_divide(side.whole, fine)
+    position = _position(index, *whole, rule) - side.start // coarse
+    return _lerp_at(x, position.clamp(0, source - 1), axis, source)
+
+
+def _lerp_at(x: torch.Tensor, position: torch.Tensor, axis: int, source: int) -> torch.Tensor:
     low = position.floor().long().clamp(max=source - 1)
     high = (low + 1).clamp(max=source - 1)
     weight = (position - low).to(x.dtype)

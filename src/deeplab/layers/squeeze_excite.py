@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from deeplab.layers.conv import ConvNormAct
+from deeplab.layers.view import map_mean
 
 
 class SqueezeExcite(nn.Module):
@@ -25,4 +26,4 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[N, C, H, W] -> [N, C, H, W]."""
-        return x * self.expand(self.reduce(x.mean((2, 3), keepdim=True)))
+        return x * self.expand(self.reduce(map_mean(x)))

@@ -159,6 +159,8 @@ def with_classes(model: DeepLab, classes: Sequence[str]) -> DeepLab:
     if not names:
         raise ValueError("classes is empty; give the name of at least one class")
     changes: dict[str, Any] = {"num_classes": len(names)}
+    if len(names) != len(model.labels.classes):
+        changes["sigmoid"] = None
     if model.config.decoder and model.config.decoder.output_is_logits:
         changes["decoder"] = model.config.decoder.model_copy(update={"channels": len(names)})
     config = DeepLabConfig.model_validate(model.config.model_copy(update=changes).model_dump())

@@ -83,8 +83,8 @@ class DeepLab(nn.Module):
     def restore_pixels(self) -> None:
         """Set what pixels are normalised by, which the config says and no file of weights holds."""
         pixels = self.config.pixels
-        self.register_buffer("pixel_mean", _per_channel(self.config, pixels.mean), persistent=False)
-        self.register_buffer("pixel_std", _per_channel(self.config, pixels.std), persistent=False)
+        self.register_buffer("pixel_mean", _per_channel(pixels.mean), persistent=False)
+        self.register_buffer("pixel_std", _per_channel(pixels.std), persistent=False)
 
     @property
     def output_stride(self) -> int:
@@ -128,7 +128,8 @@ class DeepLab(nn.Module):
         """Logits at the images' size.
 
         Args:
-            images: [N, in_channels, H, W], uint8 or float, RGB values 0..255; any H and W from 1.
+            images: [N, in_channels, H, W], uint8 or float, values as `config.pixels` says: RGB 0..255, or bands as
+                they are stored; any H and W from 1.
 
         Returns:
             float [N, num_classes, H, W], or a dict of those by output name if there are extra outputs.
@@ -304,14 +305,12 @@ def _build_classifiers(config: DeepLabConfig, in_channels: int) -> ModuleDict[Cl
                 kernel=config.classifier_kernel,
                 rates=config.classifier_rates,
                 native_stride=config.output_stride,
+                sigmoid=config.sigmoid if name == "semantic" else None,
             )
             for name, classes in config.outputs.items()
         }
     )
 
 
-def _per_channel(config: DeepLabConfig, values: tuple[float, float, float]) -> torch.Tensor:
-    # channels beyond RGB (depth, infrared) have no published statistics: they get the average of RGB's
-    channels = config.backbone.in_channels
-    padded = [*values, *([sum(values) / len(values)] * channels)][:channels]
-    return torch.tensor(padded, dtype=torch.float32).view(1, -1, 1, 1)
+def _per_channel(values: Sequence[float]) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1)

@@ -45,6 +45,10 @@ class Axis(NamedTuple):
     low: np.ndarray
     far: np.ndarray
 
+    def part(self, first: int, last: int, *, source: int = 0) -> Axis:
+        """Outputs first..last - 1, of a map that begins at position `source`."""
+        return Axis(self.low[first:last] - np.int32(source), self.far[first:last])
+
 
 def upsample_argmax(logits: torch.Tensor, size: tuple[int, int], rule: ResizeRule) -> torch.Tensor:
     """The class with the largest logit at every pixel of a map of `size`.
@@ -63,15 +67,18 @@ def upsample_argmax(logits: torch.Tensor, size: tuple[int, int], rule: ResizeRul
     Raises:
         ValueError: more classes than uint16 can name.
     """
+    axes = [axis(source, target, rule) for source, target in zip(logits.shape[-2:], size, strict=True)]
+    return argmax_along(logits, *axes)
+
+
+def argmax_along(logits: torch.Tensor, rows: Axis, columns: Axis) -> torch.Tensor:
+    """`upsample_argmax` at the pixels of two axes, which may be parts of a map's."""
     if logits.shape[1] > MOST_CLASSES:
         raise ValueError(f"{logits.shape[1]} classes; allowed are up to {MOST_CLASSES}, the labels of uint16")
     logits = logits.detach()
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
-    axes = [axis(source, target, rule) for source, target in zip(logits.shape[-2:], size, strict=True)]
-    if _can_run(logits):
-        return compiled(logits, *axes)
-    return plain(logits, *axes)
+    return compiled(logits, rows, columns) if _can_run(logits) else plain(logits, rows, columns)
 
 
 @lru_cache(maxsize=256)
@@ -99,13 +106,13 @@ def plain(logits: torch.Tensor, rows: Axis, columns: Axis) -> torch.Tensor:
     labels = torch.empty(shape, dtype=dtype, device=logits.device)
     step = max(1, STRIP_BYTES // (images * classes * shape[2] * logits.element_size()))
     for start in range(0, shape[1], step):
-        part = Axis(rows.low[start : start + step], rows.far[start : start + step])
-        strip = _interpolate(_interpolate(logits, part, -2), columns, -1)
+        strip = interpolated(interpolated(logits, rows.part(start, start + step), -2), columns, -1)
         labels[:, start : start + step] = strip.argmax(1).to(dtype)
     return labels
 
 
-def _interpolate(x: torch.Tensor, along: Axis, dim: int) -> torch.Tensor:
+def interpolated(x: torch.Tensor, along: Axis, dim: int) -> torch.Tensor:
+    """x at the places of an axis, along rows (-2) or columns (-1)."""
     low = torch.from_numpy(along.low).to(x.device)
     far = torch.from_numpy(along.far).to(x.device, x.dtype)
     if dim == -2:

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from deeplab.crf import CRFConfig
 from deeplab.errors import UserError, refuse_outside
 from deeplab.imaging.photos import PhotoLike
-from deeplab.prediction.sliding import Window
+from deeplab.prediction.windows import Seams, Window
 
 Precision = Literal["float32", "bfloat16", "int8"]
 # each is a pass over the photo, of which 8 makes 64 times the pixels
@@ -24,6 +24,10 @@ class Labelling:
         scales: the photo is run at each of these sizes and probabilities averaged.
         flip: also run each size mirrored left to right.
         window: label the photo in windows of this size, see `deeplab.prediction.sliding`; None takes it whole.
+        seams: of windows. "blend": each is labelled as a photo of its own, and probabilities are averaged where they
+            overlap; "shared": means over the whole photo are gathered first and given to every window, of which half
+            the overlap does not count; "exact": the same at the distance that the network sees, with the labels of
+            the whole photo.
         crf: snap labels to the photo's edges by the fully connected CRF with these parameters, on the CPU.
         output_stride: 4, 8, 16 or 32; None is the model's own.
         engine: "torch", "openvino" or "onnxruntime" compute the network (extras `openvino`, `onnx`), or "auto", the
@@ -32,21 +36,27 @@ class Labelling:
             change at some edges; "int8": faster again, with engine "openvino" or "auto" only (extra `int8`).
         device: "auto" takes a CUDA GPU if there is one; else as torch names them.
         calibration: for int8, some dozens of photos like those that the model will see.
+        threshold: of models of two classes: a pixel is of the second where its probability (of a model with a sigmoid,
+            that) is above this; None is the model's own, which is 0.5 unless its config says otherwise. Several passes
+            and the CRF see logits that are shifted so.
 
     Raises:
-        UserError: a scale that is not positive, or beyond reason, no such precision, a CRF together with windows, or
-            int8 with PyTorch or without photos to calibrate with.
+        UserError: a scale that is not positive, or beyond reason, a threshold that is not between 0 and 1, no such
+            precision, a CRF together with windows, seams that several passes or another engine cannot have, or int8
+            with PyTorch or without photos to calibrate with.
     """
 
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     window: Window | None = None
+    seams: Seams = "blend"
     crf: CRFConfig | None = None
     output_stride: int | None = None
     engine: str = TORCH
     precision: Precision = "float32"
     device: str = AUTO
     calibration: tuple[PhotoLike, ...] = ()
+    threshold: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scales", tuple(self.scales))
@@ -58,11 +68,23 @@ class Labelling:
             refuse_outside(1 / LARGEST_SCALE, LARGEST_SCALE, a_scale=scale)
         if self.precision not in get_args(Precision):
             raise UserError(f"precision {self.precision!r}; allowed are {', '.join(get_args(Precision))}")
+        if self.threshold is not None and not 0 < self.threshold < 1:
+            raise UserError(f"threshold {self.threshold:g}", allowed="numbers between 0 and 1")
         if self.crf is not None and self.window is not None:
             raise UserError(
                 "a CRF and windows exclude each other: the CRF needs the probabilities of the whole "
                 "photo, and windows are there not to hold them",
                 fix="leave out the window, or the CRF",
+            )
+        if self.seams != "blend" and not self.one_pass:
+            raise UserError(
+                f"seams {self.seams} are those of one pass over the photo at its own size",
+                fix="leave out scales and flip, or --seams blend",
+            )
+        if self.seams != "blend" and self.engine not in (AUTO, TORCH):
+            raise UserError(
+                f"engine {self.engine} cannot show a network what lies beyond a window",
+                fix=f"engine {TORCH}, or --seams blend",
             )
         if self.precision == INT8 and self.engine == TORCH:
             raise UserError(f"engine {TORCH} has no precision {INT8}", fix="engine openvino")

@@ -11,9 +11,10 @@ import numpy as np
 from PIL import Image
 
 from deeplab.config.labels import LabelSpec
+from deeplab.imaging.bands import viewable
 from deeplab.imaging.label_maps import save_label_map
 from deeplab.imaging.overlay import class_shares, draw_overlay
-from deeplab.imaging.photos import PhotoLike, as_photo
+from deeplab.imaging.photos import PhotoLike
 from deeplab.imaging.png import save_png
 from deeplab.model.checkpoint import DEFAULT_MODEL
 from deeplab.model.network import DeepLab
@@ -28,7 +29,7 @@ class Segmentation:
     """One photo with every pixel named.
 
     Attributes:
-        photo: uint8 [H, W, 3], RGB, upright.
+        photo: uint8 [H, W, 3], RGB, upright; of a model that reads bands, these as they are stored.
         labels: uint8 [H, W] (uint16 above 256 classes), indices into `classes`.
         probabilities: float32 [C, H, W] summing to 1 over C, or None if they were not asked for.
         spec: names and colours of the classes.
@@ -52,9 +53,9 @@ class Segmentation:
         return {name: share for name, share in found if share > 0}
 
     def overlay(self, *, alpha: float = 0.5, legend: bool = True) -> Image.Image:
-        """The photo tinted by class, with a legend beneath."""
+        """The photo tinted by class, with a legend beneath; bands as `deeplab.imaging.bands.viewable` shows them."""
         return draw_overlay(
-            self.photo,
+            viewable(self.photo),
             self.labels,
             class_names=self.classes,
             palette=np.array(self.spec.palette, np.uint8),
@@ -99,13 +100,14 @@ class Segmenter:
         """Label every pixel of one photo; may be called from several threads.
 
         Args:
-            image: a path, a PIL image, or uint8 [H, W], [H, W, 3] or [H, W, 4] RGB values.
+            image: a path, a PIL image, or uint8 [H, W], [H, W, 3] or [H, W, 4] RGB values; for a model that reads
+                bands a path, or an array [H, W, bands] of their type.
             probabilities: also keep them (4 bytes a pixel and class); with a CRF its marginals.
 
         Raises:
             UserError: the photo cannot be read, or is of another kind; or probabilities of windows.
         """
-        photo = as_photo(image)
+        photo = self.predictor.photo(image)
         shares = None
         if probabilities:
             labels, found = self.predictor.probabilities_of(photo)

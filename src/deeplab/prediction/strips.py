@@ -8,13 +8,13 @@ in one, probabilities differ by rounding (below 1e-5) and labels where two class
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 
 from deeplab.config import ResizeRule
-from deeplab.layers.resize import resize_bilinear
-from deeplab.native.upsample_argmax import axis, upsample_argmax
+from deeplab.native.upsample_argmax import Axis, argmax_along, axis, interpolated
 from deeplab.prediction.inference import finite, image_size, passes, predict
 from deeplab.prediction.network import Network
 
@@ -55,9 +55,8 @@ def predict_whole(
         return Labelled(labels, confidence_of(found.probabilities[0], labels) if confidence else None)
     size = image_size(image)
     if scales == (1.0,) and not flip:
-        logits = finite(network.low_resolution_logits(image))["semantic"].float()
-        labels = upsample_argmax(logits, size, network.config.resize)[0].long()
-        return Labelled(labels, _confidence(logits, labels, network.config.resize) if confidence else None)
+        logits = finite(network.low_resolution_logits(image))["semantic"]
+        return labelled_along(logits, *_axes(logits, size, network.config.resize), confidence=confidence)
     passed = [logits["semantic"] for logits in passes(network, image, scales=scales, flip=flip)]
     return _averaged(passed, size, network.config.resize)
 
@@ -67,14 +66,18 @@ def confidence_of(probabilities: torch.Tensor, labels: torch.Tensor) -> torch.Te
     return probabilities.gather(0, labels[None])[0].float()
 
 
-def _confidence(logits: torch.Tensor, labels: torch.Tensor, rule: ResizeRule) -> torch.Tensor:
-    size = (labels.shape[0], labels.shape[1])
-    confidence = torch.empty(size, device=labels.device)
-    for start, end in _strips(logits.shape[1], size):
-        strip = _strip(logits, start, end, size, rule)
+def labelled_along(logits: torch.Tensor, rows: Axis, columns: Axis, *, confidence: bool) -> Labelled:
+    """Labels and confidence at the pixels of two axes, of logits [1, C, h, w]."""
+    logits = logits.float()
+    labels = argmax_along(logits, rows, columns)[0].long()
+    if not confidence:
+        return Labelled(labels, None)
+    sure = torch.empty(labels.shape, device=labels.device)
+    for start, end in _strips(logits.shape[1], labels.shape):
+        strip = _strip(logits, rows.part(start, end), columns)
         strip = strip - strip.gather(0, labels[None, start:end])
-        confidence[start:end] = strip.exp_().sum(0).reciprocal_()
-    return confidence
+        sure[start:end] = strip.exp_().sum(0).reciprocal_()
+    return Labelled(labels, sure)
 
 
 def _averaged(passes: list[torch.Tensor], size: tuple[int, int], rule: ResizeRule) -> Labelled:
@@ -83,25 +86,23 @@ def _averaged(passes: list[torch.Tensor], size: tuple[int, int], rule: ResizeRul
     for start, end in _strips(passes[0].shape[1], size):
         total = torch.zeros(passes[0].shape[1], end - start, size[1], device=labels.device)
         for logits in passes:
-            total += _strip(logits.float(), start, end, size, rule).softmax(0)
+            rows, columns = _axes(logits, size, rule)
+            total += _strip(logits.float(), rows.part(start, end), columns).softmax(0)
         highest, labels[start:end] = total.max(0)
         confidence[start:end] = highest / len(passes)
     return Labelled(labels, confidence)
 
 
-def _strips(classes: int, size: tuple[int, int]) -> list[tuple[int, int]]:
+def _axes(logits: torch.Tensor, size: tuple[int, int], rule: ResizeRule) -> tuple[Axis, Axis]:
+    return axis(logits.shape[-2], size[0], rule), axis(logits.shape[-1], size[1], rule)
+
+
+def _strips(classes: int, size: Sequence[int]) -> list[tuple[int, int]]:
     """First and last rows, plus one, of strips that hold STRIP_BYTES of float32 logits, or one row."""
     rows = max(1, STRIP_BYTES // (4 * classes * size[1]))
     return [(start, min(start + rows, size[0])) for start in range(0, size[0], rows)]
 
 
-def _strip(
-    logits: torch.Tensor, start: int, end: int, size: tuple[int, int], rule: ResizeRule
-) -> torch.Tensor:
-    """[C, end - start, W]: those rows of the logits [1, C, h, w] at `size`."""
-    along = axis(logits.shape[-2], size[0], rule)
-    low = torch.from_numpy(along.low[start:end]).to(logits.device)
-    far = torch.from_numpy(along.far[start:end]).to(logits.device)[:, None]
-    high = (low + 1).clamp(max=logits.shape[-2] - 1)
-    rows = logits.index_select(-2, low) * (1 - far) + logits.index_select(-2, high) * far
-    return resize_bilinear(rows, (end - start, size[1]), rule)[0]
+def _strip(logits: torch.Tensor, rows: Axis, columns: Axis) -> torch.Tensor:
+    """[C, rows, columns] of the logits [1, C, h, w]."""
+    return interpolated(interpolated(logits, rows, -2), columns, -1)[0]

@@ -142,6 +142,11 @@ def _offered(source: str) -> Offered:
     chosen, equals, path = source.partition("=")
     name, place = (chosen, path) if equals and chosen and "/" not in chosen else ("", source)
     network = load(place)
+    if network.config.pixels.bands:
+        raise UserError(
+            f"{source} reads the bands {', '.join(network.config.pixels.bands)}, and a server is sent 8-bit RGB photos",
+            fix="label such photos with predict",
+        )
     if not name:
         name = place if place in EMBEDDED else Path(place).stem if Path(place).suffix else Path(place).name
     return Offered(name, network, _version(network), _card(place))

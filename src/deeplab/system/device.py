@@ -19,8 +19,11 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        # torch lists kinds of device that it was not built for, too
+        reason = str(error).splitlines()[0].partition("Expected one of")[0] or "no device is called so"
         raise UserError(
-            f"device {name!r} cannot be used here ({reason})", allowed="auto, cpu, cuda, cuda:1, mps"
+            f"device {name!r} cannot be used here ({reason})",
+            allowed="auto, cpu, cuda, cuda:1, mps",
+            fix="leave it at auto, which takes a GPU where there is one",
         ) from None
     return device

@@ -15,6 +15,7 @@ from deeplab.config import DeepLabConfig
 from deeplab.errors import UserError
 from deeplab.layers.atrous import scale_rate
 from deeplab.model.network import DeepLab
+from deeplab.train.widening import reads_other_bands
 
 # what a backbone may have otherwise and still compute the same with shared weights: how it is trained, what
 # it reads and hands on, blocks behind; channels that a divisor rounds are compared as shapes
@@ -41,7 +42,7 @@ Difference = tuple[str, Any, Any]
 def refuse_other_backbone(model: DeepLab, other: DeepLab, source: str) -> None:
     """Check that `model`'s backbone computes with `other`'s weights what `other`'s does.
 
-    The output stride, multi-grid rates, input channels, and parts behind the shared layers may differ.
+    The output stride, multi-grid rates, bands read, and parts behind the shared layers may differ.
 
     Raises:
         UserError: names `source`, each option with both values, and the fix.
@@ -51,9 +52,12 @@ def refuse_other_backbone(model: DeepLab, other: DeepLab, source: str) -> None:
         free = free | {"norm.eps"}
     pairs = _compare(_backbone(model.config), _backbone(other.config))
     wrong = [(f"backbone.{name}", *values) for name, *values in pairs if name not in free]
+    # a first convolution for other bands is made anew, for normalised values
+    compared = (
+        {"folded"} if reads_other_bands(model.config.pixels, other.config.pixels) else {"folded", "pixels"}
+    )
     ours, theirs = (
-        config.model_dump(mode="json", include={"pixels", "folded"})
-        for config in (model.config, other.config)
+        config.model_dump(mode="json", include=compared) for config in (model.config, other.config)
     )
     wrong += _compare(ours, theirs)
     wrong = wrong or _other_divisor(model, other)

@@ -44,7 +44,8 @@ class Keeper:
         learner: what is kept.
         validation: without a transform.
         record: of the run, see `deeplab.train.run_folder.record.describe_run`; saved with every model.
-        kept: JSON values of every checkpoint: `recipe`, `data`, `started`, `resumed`, `best`, `seconds`.
+        kept: JSON values of every checkpoint: `recipe`, `data`, `started`, `resumed`, `extended`, `best`,
+            `seconds`.
         first_step: updates already done.
         tensorboard: also write `tensorboard/`.
     """

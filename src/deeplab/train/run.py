@@ -12,6 +12,7 @@ import numpy as np
 from deeplab.config.labels import LabelSpec
 from deeplab.data.augment_recipe import train_transform, with_copy_paste
 from deeplab.data.dataset import SegmentationDataset
+from deeplab.data.first_look import look_at, warn_of_labels
 from deeplab.data.opening import open_split, resolve
 from deeplab.errors import UserError
 from deeplab.evaluation.metrics import ConfusionMatrix
@@ -21,6 +22,7 @@ from deeplab.system.processes import World, from_main, join_processes, own_devic
 from deeplab.system.processor import has_bfloat16
 from deeplab.train.batches import UpdateSampler, load_batches
 from deeplab.train.failures import explained, refuse_beyond_memory, save_batch
+from deeplab.train.fake_quantising import fake_quantise
 from deeplab.train.keeper import SILENT, Keeper, Watcher
 from deeplab.train.learner import (
     IMITATED,
@@ -35,6 +37,7 @@ from deeplab.train.loop import Batch, train_steps
 from deeplab.train.norms import measure_statistics
 from deeplab.train.random_state import seed_all
 from deeplab.train.recipe import Recipe
+from deeplab.train.recipe.optimise import OptimiseRecipe
 from deeplab.train.recipe.schedule import scheduled_rate
 from deeplab.train.run_folder.checkpointing import (
     CHECKPOINT_NAME,
@@ -47,6 +50,8 @@ from deeplab.train.run_folder.record import RECORD_NAME, data_fingerprint, descr
 from deeplab.train.start import start_from
 from deeplab.train.teaching import prepare_teachers
 from deeplab.train.validation import validate
+
+NAMES_SHOWN = 4
 
 
 def train(
@@ -109,7 +114,13 @@ def train(
 def training_set(recipe: Recipe) -> SegmentationDataset:
     """The training split under the recipe's augmentation of single photos."""
     transform = train_transform(recipe.augment, classes=recipe.data.classes, pixels=recipe.model.pixels)
-    return open_split(recipe.data, recipe.data.train, transform=transform, seed=recipe.seed)
+    return open_split(
+        recipe.data,
+        recipe.data.train,
+        transform=transform,
+        seed=recipe.seed,
+        bands=recipe.model.pixels.read_as(),
+    )
 
 
 def _train(
@@ -122,17 +133,23 @@ def _train(
     tensorboard: bool,
 ) -> ConfusionMatrix:
     refuse_beyond_memory(recipe, world)
-    dataset, validation = training_set(recipe), open_split(recipe.data, recipe.data.val)
+    dataset = training_set(recipe)
+    validation = open_split(recipe.data, recipe.data.val, bands=recipe.model.pixels.read_as())
+    from_main(lambda: _look_first(recipe, dataset, validation, watcher), world)
     # what every checkpoint says beside its tensors
     kept: dict[str, Any] = {
         "recipe": recipe.model_dump(mode="json"),
         "data": data_fingerprint(dataset.source),
     }
-    kept |= {"started": None, "resumed": [], "best": None, "seconds": 0.0}
+    kept |= {"started": None, "resumed": [], "extended": [], "best": None, "seconds": 0.0}
     if state:
         refuse_changes(state, kept["recipe"], kept["data"], str(folder))
-        kept |= {key: state.values[key] for key in ("started", "resumed", "best", "seconds")}
+        kept |= {key: state.values[key] for key in ("started", "resumed", "extended", "best", "seconds")}
         kept["resumed"].append(state.step)
+        length = state.values["recipe"]["optimise"]["steps"]
+        if length < recipe.optimise.steps:
+            kept["extended"].append(length)
+            watcher.on_news(_extension(state, length, recipe.optimise))
         watcher.on_news(_resumption(state, recipe, world))
     learner = _make_learner(recipe, state, kept, world)
     if state and state.step == recipe.optimise.steps and from_main((folder / RECORD_NAME).exists, world):
@@ -140,12 +157,14 @@ def _train(
         return validate(learner.result, validation, world=world, on_photo=watcher.on_photo)
     if recipe.optimise.precision == "bfloat16" and not has_bfloat16(world.device):
         watcher.on_news(IMITATED)
+    if not state and kept["started"].get("dropped"):
+        watcher.on_news(_dropped(kept["started"], learner.model))
     for difference in () if state else kept["started"].get("differs", ()):
         watcher.on_news(f"the start differs from this model: {difference}")
     record = describe_run(
         recipe, started=kept["started"], photos=len(dataset), data=kept["data"], processes=world.size
     )
-    record["resumed after"] = kept["resumed"]
+    record["resumed after"], record["extended from"] = kept["resumed"], kept["extended"]
     if recipe.distil:
         dataset.teachers, record["taught by"] = prepare_teachers(
             recipe.distil,
@@ -179,11 +198,50 @@ def _train(
         return keeper.finish()
 
 
+def _look_first(
+    recipe: Recipe, dataset: SegmentationDataset, validation: SegmentationDataset, watcher: Watcher
+) -> None:
+    """Find what is wrong before the first step rather than after the last; it takes seconds, see `look_at`."""
+    for data, split, scored in (
+        (dataset, recipe.data.train, False),
+        (validation, recipe.data.val, True),
+    ):
+        look = look_at(data.source, photos=scored)
+        warn_of_labels(data.source, look, split, scored=scored)
+        if scored and look.samples < len(data):
+            watcher.on_news(
+                f"{look.samples} of {len(data)} photos and masks of {split} were read before the first step; the "
+                "others are read when it is measured"
+            )
+
+
 def _resumption(state: TrainingState, recipe: Recipe, world: World) -> str:
     before = len(state.values["random"])
     other = f"; {world.size} processes instead of {before}: the same photos, other random numbers"
     line = f"goes on after step {state.step} of {recipe.optimise.steps}"
     return line + (other if world.size != before else "")
+
+
+def _extension(state: TrainingState, length: int, settings: OptimiseRecipe) -> str:
+    """What becomes of the schedule of a run of `length` steps."""
+    before, now = (
+        scheduled_rate(step, settings.schedule, base=settings.learning_rate, total_steps=total)
+        for step, total in ((max(state.step - 1, 0), length), (state.step, settings.steps))
+    )
+    return (
+        f"extended from {length} to {settings.steps} steps: the schedule ({settings.schedule.policy}) is that of "
+        f"{settings.steps} steps from here on, so the learning rate goes from {before:.3g} to {now:.3g}"
+    )
+
+
+def _dropped(started: dict[str, Any], model: DeepLab) -> str:
+    """What of the start's weights this model has no place for."""
+    dropped, random = started["dropped"], started["kept random"]
+    named = ", ".join(dropped[:NAMES_SHOWN]) + (", ..." if len(dropped) > NAMES_SHOWN else "")
+    return (
+        f"the start's {len(dropped)} tensors {named} are dropped: this model, of {len(model.labels.classes)} classes, "
+        f"has none of their shapes; {started['filled']} are taken, and {len(random)} of its own begin random"
+    )
 
 
 def _make_learner(recipe: Recipe, state: TrainingState | None, kept: dict[str, Any], world: World) -> Learner:
@@ -228,6 +286,12 @@ def _updates(
         saved = save_batch(keeper.folder / f"batch-{step}.safetensors", parts)
         return f"{files}; as it was after augmentation, saved in {saved}"
 
+    def before_step(step: int) -> None:
+        announce_progress(learner.model, step, settings.steps)
+        after = settings.fake_quantise_after
+        if after is not None and step == max(after, first_step):
+            fake_quantise(learner.model)
+
     train_steps(
         make_objective(learner, settings, recipe.loss, world, distil=recipe.distil),
         load_batches(samples, sampler, workers=recipe.workers, device=world.device),
@@ -241,7 +305,7 @@ def _updates(
         scaler=learner.scaler,
         world=world,
         channels_last=settings.channels_last,
-        before_step=lambda step: announce_progress(learner.model, step, settings.steps),
+        before_step=before_step,
         on_step=keeper.after_step,
         describe=describe,
     )

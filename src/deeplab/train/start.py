@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from deeplab.backbones import build_backbone
 from deeplab.config import PixelConfig
 from deeplab.errors import DISTRIBUTION, UserError
 from deeplab.importers.keras.backbones import VGG_PIXELS
@@ -25,6 +26,7 @@ from deeplab.importers.torch.torchvision_backbones import load_mobilenet_v2
 from deeplab.model.checkpoint import load
 from deeplab.model.network import DeepLab
 from deeplab.train.compatibility import differences, refuse_other_backbone
+from deeplab.train.widening import reads_other_bands, told, widened
 
 
 class Packaged(NamedTuple):
@@ -96,18 +98,19 @@ def start_from(model: DeepLab, source: str | None) -> dict[str, Any]:
         near = difflib.get_close_matches(source, PACKAGED, n=1)
         raise UserError(f"start: {error}" + (f"; did you mean {near[0]}?" if near else "")) from None
     own, given = model.state_dict(), other.state_dict()
+    widening = _widen(model.config.pixels, other.config.pixels, own, given)
     fitting = {key: value for key, value in given.items() if key in own and own[key].shape == value.shape}
     if not fitting:
         raise UserError(f"no weight of {source} fits this model; start from one with the same backbone")
     refuse_other_backbone(model, other, source)
     model.load_state_dict(own | fitting)
     heads = not all(key.startswith("backbone.") for key in fitting)
-    skipped = sorted(own.keys() - fitting.keys())
     return {
         "source": str(source),
         "filled": len(fitting),
-        "kept random": skipped,
-        "differs": differences(model.config, other.config, heads=heads),
+        "kept random": sorted(own.keys() - fitting.keys()),
+        "dropped": sorted(given.keys() - fitting.keys()),
+        "differs": [*widening, *differences(model.config, other.config, heads=heads)],
         "provenance": other.provenance,
     }
 
@@ -122,9 +125,35 @@ def _from_package(model: DeepLab, source: str) -> dict[str, Any]:
     path = Path(found.origin).parent / start.inside
     if not path.is_file():
         raise UserError(f"{path} is missing", fix=f"pip install --force-reinstall '{DISTRIBUTION}[train]'")
-    layers = start.fill(model.backbone, path)
+    backbone = model.backbone
+    if model.config.pixels.bands:
+        backbone = build_backbone(model.config.backbone.model_copy(update={"in_channels": 3}))
+    layers = start.fill(backbone, path)
+    given = {f"backbone.{key}": value for key, value in backbone.state_dict().items()}
+    widening = _widen(model.config.pixels, start.pixels, model.state_dict(), given)
+    model.load_state_dict(given, strict=False)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return {"source": source, "terms": start.terms, "sha256": digest, "layers filled": layers}
+    return {
+        "source": source,
+        "terms": start.terms,
+        "sha256": digest,
+        "layers filled": layers,
+        "differs": widening,
+    }
+
+
+def _widen(
+    ours: PixelConfig, theirs: PixelConfig, own: dict[str, torch.Tensor], given: dict[str, torch.Tensor]
+) -> list[str]:
+    """Change what of `given` reads the photo's bands, where those are others; returns what was done, in words."""
+    if not reads_other_bands(ours, theirs):
+        return []
+    for part in ("backbone.", "multi_scale."):
+        # the first convolution of each is what sees the photo
+        key = next((key for key, value in given.items() if key.startswith(part) and value.dim() == 4), None)
+        if key in own and key is not None and own[key].shape[0] == given[key].shape[0]:
+            given[key] = widened(given[key], ours, theirs)
+    return [told(ours, theirs)]
 
 
 def _check(model: DeepLab, start: Packaged, source: str) -> None:
@@ -141,7 +170,7 @@ def _check(model: DeepLab, start: Packaged, source: str) -> None:
                 f"start {source!r} was trained with backbone.{name} {wanted}; found {found}",
                 fix=f"backbone.{name}: {wanted}",
             )
-    if pixels != start.pixels:
+    if pixels != start.pixels and not pixels.bands:
         raise UserError(
             f"start {source!r} was trained on other pixels than model.pixels says ({pixels.model_dump()})",
             fix=f"pixels: {start.pixels.model_dump(mode='json')}",

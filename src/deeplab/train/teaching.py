@@ -104,6 +104,13 @@ def _label(
         raise UserError(
             f"distil.teacher: {error}; or a folder of stored maps with their classes.json"
         ) from None
+    if model.config.pixels.read_as() != student.config.pixels.read_as():
+        raise UserError(
+            f"distil.teacher: {teacher} reads {', '.join(model.config.pixels.names)} "
+            f"({model.config.pixels.values}) and the model to train "
+            f"{', '.join(student.config.pixels.names)} ({student.config.pixels.values})",
+            fix="a teacher that reads the same, or a folder of its stored maps",
+        )
     classes = model.labels.classes
     class_matches(classes, student.labels.classes, teacher)
     # probabilities are wanted, which eight bits round

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from deeplab.data.layouts import (
     ade20k,
+    ade20k_full,
     camvid,
     cityscapes,
     coco,
@@ -24,7 +25,10 @@ from deeplab.data.layouts import (
     images,
     label_studio,
     labelme,
+    loveda,
+    mapillary,
     roboflow,
+    suim,
     supervisely,
     tar_shards,
     tfrecord,
@@ -57,10 +61,14 @@ def _layout(module: ModuleType, *takes: str) -> Layout:
 # the order of recognition: those with a mark of their own first, plain folders last
 LAYOUTS: dict[str, Layout] = {
     "cityscapes": _layout(cityscapes, "labels"),
-    "voc": _layout(voc, "labels", "names"),
+    "voc": _layout(voc, "labels", "names", "values"),
     "cvat-masks": _layout(cvat_masks),
     "cvat": _layout(cvat),
+    "ade20k-full": _layout(ade20k_full),
     "ade20k": _layout(ade20k),
+    "mapillary": _layout(mapillary, "labels"),
+    "loveda": _layout(loveda),
+    "suim": _layout(suim),
     "camvid": _layout(camvid, "names"),
     "roboflow": _layout(roboflow),
     "supervisely": _layout(supervisely),
@@ -73,7 +81,7 @@ LAYOUTS: dict[str, Layout] = {
     "label-studio": _layout(label_studio, "names"),
     "via": _layout(via, "names"),
     "yolo": _layout(yolo),
-    "images": _layout(images, "labels", "names"),
+    "images": _layout(images, "labels", "names", "values"),
 }
 
 

@@ -28,6 +28,7 @@ from deeplab.data.layouts import splits as by_name
 from deeplab.data.layouts.painting import (
     LEAST_POINTS,
     NO_NUMBER,
+    OUTSIDE,
     ClassList,
     Painter,
     Picture,
@@ -40,7 +41,7 @@ from deeplab.data.layouts.painting import (
 )
 from deeplab.data.layouts.polygons import Window
 from deeplab.data.layouts.run_lengths import coco_runs, from_runs
-from deeplab.data.stored import Item, StoredSplit, joined
+from deeplab.data.stored import Item, StoredSplit, joined, left_over
 from deeplab.data.upright import stored
 from deeplab.errors import UserError
 
@@ -112,6 +113,7 @@ def survey(root: Path, split: str) -> StoredSplit:
         items=items,
         missing=missing,
         stray=stray,
+        unannotated=left_over((item.photo for item in items), (image["file_name"] for image in images)),
         bad=tuple(text for item in items for text in bad[same_id(entries[item.name]["id"])]),
         unlisted=frozenset(entries).difference(chosen),
         read=read,
@@ -125,6 +127,7 @@ def _joined_by_id(
     drawn: dict[Id, list[Drawn]] = {}
     bad: dict[Id, list[str]] = {}
     files: dict[Id, str] = {}
+    sizes: dict[Id, Size] = {}
     for image in images:
         key, file = same_id(image["id"]), image["file_name"]
         if files.setdefault(key, file) != file or key in drawn:
@@ -134,6 +137,7 @@ def _joined_by_id(
                 file=path,
             )
         drawn[key], bad[key] = [], []
+        sizes[key] = int(image.get("height") or 0), int(image.get("width") or 0)
     stray = []
     for entry in annotations:
         key, category, name = same_id(entry["image_id"]), same_id(entry["category_id"]), entry.get("id")
@@ -141,7 +145,7 @@ def _joined_by_id(
             what = f"image_id {entry['image_id']!r}" if key not in drawn else f"category_id {category!r}"
             stray.append(f"annotation {name} of {path}: {what}")
             continue
-        usable, fault = _usable(entry)
+        usable, fault = _usable(entry, sizes[key])
         if usable:
             drawn[key].append((f"annotation {name}", categories[category], usable))
         if fault:
@@ -157,7 +161,7 @@ def _joined_by_id(
     return drawn, bad, tuple(stray)
 
 
-def _usable(entry: Entry) -> tuple[Any, str]:
+def _usable(entry: Entry, size: Size) -> tuple[Any, str]:
     """What of an annotation's segmentation can be painted, and what is wrong with the rest."""
     stored = entry.get("segmentation")
     if isinstance(stored, dict):
@@ -166,16 +170,23 @@ def _usable(entry: Entry) -> tuple[Any, str]:
         return None, "it has a box, no segmentation" if entry.get("bbox") else "it has no segmentation"
     # some converters leave out the outer list
     rings = [stored] if isinstance(stored[0], int | float) else stored
-    faults = [_ring_fault(ring) for ring in rings]
+    faults = [_ring_fault(ring, size) for ring in rings]
     usable = [ring for ring, fault in zip(rings, faults, strict=True) if not fault]
     return usable or None, next((fault for fault in faults if fault), "")
 
 
-def _ring_fault(ring: Any) -> str:
+def _ring_fault(ring: Any, size: Size) -> str:
     """See `outline_fault`; of [x, y, x, y, ...], where most of a million rings are sound."""
     if isinstance(ring, list) and len(ring) >= 2 * LEAST_POINTS and not len(ring) % 2:
         with suppress(TypeError, OverflowError):
-            return "" if math.isfinite(sum(ring)) else NO_NUMBER
+            if not math.isfinite(sum(ring)):
+                return NO_NUMBER
+            # most lie within the smaller side, and need no closer look
+            if (min(ring) >= 0 and max(ring) <= min(size)) or min(size) < 1:
+                return ""
+            x, y = ring[::2], ring[1::2]
+            outside = max(x) < 0 or min(x) > size[1] or max(y) < 0 or min(y) > size[0]
+            return OUTSIDE if outside else ""
     return outline_fault(
         [ring[at : at + 2] for at in range(0, len(ring), 2)] if isinstance(ring, list) else ring
     )

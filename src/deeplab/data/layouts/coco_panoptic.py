@@ -22,10 +22,10 @@ from deeplab.data.layouts import splits as by_name
 from deeplab.data.layouts.coco import file_for, file_of, photo_folder
 from deeplab.data.layouts.masks import NO_CLASS, classes_of
 from deeplab.data.layouts.painting import as_written, class_name, mentions, read_json
-from deeplab.data.source import IGNORE_LABEL
-from deeplab.data.stored import Item, StoredSplit, joined
+from deeplab.data.source import ignore_label_of, label_type
+from deeplab.data.stored import Item, StoredSplit, joined, left_over
 from deeplab.errors import UserError
-from deeplab.imaging.pictures import bands, opened_picture
+from deeplab.imaging.pictures import opened_picture, strips
 from deeplab.system.reading import foreign
 
 LOOKS_FOR = (
@@ -38,15 +38,16 @@ Id = int | str
 
 @dataclass(frozen=True)
 class _Segments:
-    """Reads PNGs of ids; by sample the class of each id."""
+    """Reads PNGs of ids; by sample the class of each id, of `count` classes."""
 
     classes: dict[str, dict[int, int]]
+    count: int
 
     def __call__(self, item: Item) -> np.ndarray:
-        colours, table = _read_colours(item.mask), {0: IGNORE_LABEL, **self.classes[item.name]}
+        colours, table = _read_colours(item.mask), {0: ignore_label_of(self.count), **self.classes[item.name]}
         height, width, _ = colours.shape
-        labels = np.empty((height, width), np.uint8)
-        for start, end in bands(width, height):
+        labels = np.empty((height, width), label_type(self.count))
+        for start, end in strips(width, height):
             ids = _ids(colours[start:end])
             found = classes_of(ids, table)
             if found.min() == NO_CLASS:
@@ -118,8 +119,9 @@ def survey(root: Path, split: str) -> StoredSplit:
             *(f"{item.mask}, which {path} asks for" for item in items if not isfile(item.mask)),
         ),
         stray=stray,
+        unannotated=left_over((item.photo for item in items), (image["file_name"] for image in images)),
         unlisted=frozenset(entries).difference(chosen),
-        read=_Segments(by_sample),
+        read=_Segments(by_sample, len(names)),
     )
 
 
@@ -166,7 +168,7 @@ def read_ids(path: Path) -> np.ndarray:
     colours = _read_colours(path)
     height, width, _ = colours.shape
     ids = np.empty((height, width), np.int64)
-    for start, end in bands(width, height):
+    for start, end in strips(width, height):
         ids[start:end] = _ids(colours[start:end])
     return ids
 

@@ -30,7 +30,7 @@ from deeplab.data.layouts.painting import (
 )
 from deeplab.data.layouts.polygons import Window
 from deeplab.data.layouts.run_lengths import from_runs
-from deeplab.data.stored import Item, StoredSplit, joined, pictures
+from deeplab.data.stored import Item, StoredSplit, joined, left_over, pictures
 from deeplab.data.upright import stored
 from deeplab.errors import UserError
 from deeplab.system.reading import foreign, read_bytes
@@ -53,8 +53,8 @@ class _Pictures:
 
     def __call__(self, item: Item) -> Picture:
         image = ElementTree.fromstring(self.texts[item.name])
-        height, width = (_whole(image, side) for side in ("height", "width"))
-        size = (height, width) if height and width else stored(item.photo).upright
+        size = _size(image)
+        size = size if all(size) else stored(item.photo).upright
         return Picture(size, _regions(image, size, item.mask))
 
 
@@ -98,8 +98,13 @@ def survey(root: Path, split: str) -> StoredSplit:
         bad = [
             text
             for item in items
-            for text in unpainted(_regions(entries[item.name], (0, 0), item.mask), item.mask)
+            for text in unpainted(
+                _regions(entries[item.name], _size(entries[item.name]), item.mask), item.mask
+            )
         ]
+    for image in images:
+        # what stands behind an element is written with it, and is none of it
+        image.tail = None
     texts = {item.name: ElementTree.tostring(entries[item.name]) for item in items}
     read = Painter(_Pictures(texts), classes)
     return StoredSplit(
@@ -107,6 +112,7 @@ def survey(root: Path, split: str) -> StoredSplit:
         origin=FILE,
         items=items,
         missing=missing,
+        unannotated=left_over((item.photo for item in items), (image.get("name", "") for image in every)),
         bad=tuple(bad),
         unlisted=frozenset(entries).difference(chosen),
         read=read,
@@ -143,6 +149,10 @@ def _images(tree: ElementTree.Element, root: Path) -> list[ElementTree.Element]:
     return list(images.values())
 
 
+def _size(image: ElementTree.Element) -> Size:
+    return _whole(image, "height"), _whole(image, "width")
+
+
 def _whole(element: ElementTree.Element, key: str) -> int:
     """An attribute that is a whole number, or not there and 0."""
     return int(element.get(key) or 0)
@@ -167,18 +177,18 @@ def _regions(image: ElementTree.Element, size: Size, file: Path) -> list[Region]
             shape.get("label", ""),
             partial(_cover, shape, size=size, file=file),
             f"{shape.tag} {shape.get('label', '')} of {image.get('name')}",
-            _fault(shape),
+            _fault(shape, size),
         )
         for shape in shapes
     ]
 
 
-def _fault(shape: ElementTree.Element) -> str:
+def _fault(shape: ElementTree.Element, size: Size) -> str:
     if not shape.get("label"):
         return "it has no label"
     if shape.tag == "mask" and not shape.get("rle"):
         return "its run lengths are missing"
-    return outline_fault(_points(shape)) if shape.tag == "polygon" else ""
+    return outline_fault(_points(shape), size) if shape.tag == "polygon" else ""
 
 
 def _points(shape: ElementTree.Element) -> list[list[float]]:

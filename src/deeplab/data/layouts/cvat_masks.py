@@ -15,7 +15,7 @@ from deeplab.data.layouts import splits as by_name
 from deeplab.data.layouts.masks import Colour, Painted
 from deeplab.data.layouts.voc import LISTS, list_path
 from deeplab.data.layouts.voc import splits as list_names
-from deeplab.data.source import IGNORE_LABEL
+from deeplab.data.source import ignore_label_of
 from deeplab.data.stored import StoredSplit, by_stem, paired, require_folder
 from deeplab.errors import UserError
 
@@ -54,7 +54,7 @@ def survey(root: Path, split: str) -> StoredSplit:
 
 
 def read_colour_map(path: Path) -> tuple[tuple[str, ...], dict[Colour, int]]:
-    """Class names, and the index of each colour; classes called ignore or void have index 255.
+    """Class names, and the index of each colour; classes called ignore or void are ignored.
 
     Raises:
         UserError: unreadable, or a line of another form.
@@ -74,7 +74,8 @@ def read_colour_map(path: Path) -> tuple[tuple[str, ...], dict[Colour, int]]:
     # background is the first class in every table and palette
     order = sorted(named.items(), key=lambda entry: entry[1] != "background")
     classes = tuple(name for _, name in order if name.lower() not in VOID_NAMES)
-    colours = {colour: classes.index(name) if name in classes else IGNORE_LABEL for colour, name in order}
+    ignored = ignore_label_of(len(classes))
+    colours = {colour: classes.index(name) if name in classes else ignored for colour, name in order}
     return classes, colours
 
 

@@ -9,6 +9,8 @@ import numpy as np
 from PIL import Image
 
 from deeplab.errors import UserError
+from deeplab.imaging.bands import Bands, as_bands, read_stored
+from deeplab.imaging.photos import photo_from_bytes
 from deeplab.imaging.pictures import opened_picture
 
 INDEX_MODES = ("L", "P", "1")
@@ -37,6 +39,17 @@ def open_picture(data: bytes, name: str) -> Image.Image:
         raise UserError(
             f"cannot be read as a picture ({error})", fix="write the shard again", file=name
         ) from error
+
+
+def read_embedded_photo(data: bytes, name: str, bands: Bands | None = None) -> np.ndarray:
+    """A photo as `deeplab.imaging.photos.read_photo` gives it, of a file's bytes that messages call `name`.
+
+    Raises:
+        UserError: `data` are no photo, a broken one, or one of other bands.
+    """
+    if bands is not None:
+        return as_bands(read_stored(data, bands, name=name), bands, name=name)
+    return photo_from_bytes(data, name=name)
 
 
 def read_embedded_mask(data: bytes, name: str) -> np.ndarray:

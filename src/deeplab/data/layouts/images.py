@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deeplab.data.layouts import splits as by_name
-from deeplab.data.layouts.masks import JPEG_SUFFIXES, IndexMasks
+from deeplab.data.layouts.masks import JPEG_SUFFIXES, index_masks
 from deeplab.data.stored import Listing, StoredSplit, by_photo, listing, paired, pictures, require_folder
 from deeplab.errors import UserError
 
@@ -48,7 +48,12 @@ def splits(root: Path) -> tuple[str, ...]:
 
 
 def survey(
-    root: Path, split: str, *, labels: str | None = None, names: tuple[str, ...] | None = None
+    root: Path,
+    split: str,
+    *,
+    labels: str | None = None,
+    names: tuple[str, ...] | None = None,
+    values: tuple[int, ...] | None = None,
 ) -> StoredSplit:
     """The split's photos.
 
@@ -57,6 +62,7 @@ def survey(
         split: "train", "val", "test", "all", or the name of a list.
         labels: the masks' folder; None takes the first of the usual names.
         names: class names of the masks, by index; None takes classes.txt.
+        values: stored value of each class; None where that is its index.
 
     Raises:
         UserError: the folders or the split are missing.
@@ -73,7 +79,8 @@ def survey(
     photos, masks = _listings(own or places[WHOLE])
     known = sorted(photos.files.keys() | masks.files.keys())
     chosen = by_name.choose(root, known, split) if own is None or split == WHOLE else None
-    return paired(photos, masks, chosen, classes=classes, origin=origin, read=IndexMasks())
+    read = index_masks(classes, values)
+    return paired(photos, masks, chosen, classes=classes, origin=origin, read=read)
 
 
 _SPLITS = {alias: name for name, others in by_name.ALIASES.items() for alias in (name, *others)}

@@ -36,7 +36,7 @@ from deeplab.data.layouts.painting import (
 )
 from deeplab.data.layouts.polygons import Window
 from deeplab.data.layouts.run_lengths import brush_mask
-from deeplab.data.stored import Item, StoredSplit, joined
+from deeplab.data.stored import Item, StoredSplit, joined, left_over
 from deeplab.data.upright import stored
 from deeplab.errors import UserError
 from deeplab.imaging.photos import PHOTO_SUFFIXES
@@ -125,7 +125,10 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
         origin="the names given" if names else path.name,
         items=items,
         missing=missing,
-        unannotated=tuple(photo for photo in open_tasks if isfile(photo)),
+        unannotated=(
+            *(photo for photo in open_tasks if isfile(photo)),
+            *left_over((item.photo for item in items), map(_photo_name, listed)),
+        ),
         bad=tuple(text for item in items for text in entries[item.name][2]),
         unlisted=frozenset(entries).difference(chosen),
         read=read,
@@ -186,13 +189,16 @@ def _regions(results: list[Task], size: Size, file: Path, *, photo: str) -> list
     ]
 
 
+PERCENT = (100, 100)
+
+
 def _fault(result: Task) -> str:
     value, kind = result["value"], result["type"]
     if not _label(result):
         return "it has no label"
     if kind == "brushlabels" and not value.get("rle"):
         return "its brush is empty"
-    return outline_fault(value.get("points")) if kind == "polygonlabels" else ""
+    return outline_fault(value.get("points"), PERCENT) if kind == "polygonlabels" else ""
 
 
 def _cover(result: Task, *, size: Size, file: Path) -> Window:

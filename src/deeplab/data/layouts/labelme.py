@@ -24,6 +24,7 @@ from deeplab.data.layouts import polygons
 from deeplab.data.layouts import splits as by_name
 from deeplab.data.layouts.embedded import open_picture
 from deeplab.data.layouts.painting import (
+    NO_SIZE,
     TOO_FEW,
     ClassList,
     Painter,
@@ -94,13 +95,10 @@ class _Pictures:
 
     def __call__(self, item: Item) -> Picture:
         content = _read(item.mask)
-        height, width = content.get("imageHeight"), content.get("imageWidth")
-        if height and width:
-            size = int(height), int(width)
-        elif item.photo == item.mask:
-            size = _photo_inside(item.mask).shape[:2]
-        else:
-            size = stored(item.photo).upright
+        size = _size_said(content)
+        if size == NO_SIZE:
+            inside = item.photo == item.mask
+            size = _photo_inside(item.mask).shape[:2] if inside else stored(item.photo).upright
         return Picture(size, _regions(content, size, item.mask, self.line_width))
 
 
@@ -130,10 +128,14 @@ def survey(
             content = _read(files[name])
             photo = find_file((files[name].parent,), content["imagePath"])
             photos[name] = photo if isfile(photo) or not content.get("imageData") else files[name]
-            bad += unpainted(_regions(content, (0, 0), files[name], line_width), files[name])
+            with as_written(files[name]):
+                size = _size_said(content)
+            bad += unpainted(_regions(content, size, files[name], line_width), files[name])
     items, missing = joined(chosen, photos, files)
-    # a JSON is called as its photo, which may lie in another folder
+    # a JSON is called as its photo, which may lie in another folder; but a photo that is called alike is another one
     annotated = {name.rpartition("/")[2] for name in files} | {item.photo.stem for item in items}
+    taken = {item.photo for item in items}
+    alike = {photo.with_suffix("") for photo in taken}
     classes, origin = (ClassList(names), "the names given") if names else _classes(root)
     read = Painter(_Pictures(line_width), classes)
     return LabelmeSplit(
@@ -142,7 +144,12 @@ def survey(
         items=items,
         missing=missing,
         bad=tuple(bad),
-        unannotated=tuple(photo for photo in pictures(folder) if plain_name(photo.stem) not in annotated),
+        unannotated=tuple(
+            photo
+            for photo in pictures(folder)
+            if photo not in taken
+            and (plain_name(photo.stem) not in annotated or photo.with_suffix("") in alike)
+        ),
         unlisted=frozenset(files).difference(chosen),
         read=read,
     )
@@ -161,6 +168,11 @@ def _read(path: Path) -> dict[str, Any]:
             for shape in content["shapes"] or ()
         ]
         return {**content, "imagePath": plain_name(content["imagePath"]), "shapes": shapes}
+
+
+def _size_said(content: dict[str, Any]) -> Size:
+    height, width = content.get("imageHeight"), content.get("imageWidth")
+    return (int(height), int(width)) if height and width else NO_SIZE
 
 
 def _classes(root: Path) -> tuple[ClassList, str]:
@@ -187,19 +199,19 @@ def _regions(content: dict[str, Any], size: Size, file: Path, line_width: float 
             class_name(shape.get("label")),
             partial(_cover, shape, size=size, file=file, line_width=line_width),
             f"shape {number} ({shape.get('label')})",
-            _fault(shape),
+            _fault(shape, size),
         )
         for number, shape in enumerate(content["shapes"], 1)
     ]
 
 
-def _fault(shape: dict[str, Any]) -> str:
+def _fault(shape: dict[str, Any], size: Size) -> str:
     kind, points = _kind(shape), shape["points"]
     if not class_name(shape.get("label")):
         return "it has no label"
     if kind == "mask" and not shape.get("mask"):
         return "its mask is missing"
-    fault = outline_fault(points)
+    fault = outline_fault(points, size)
     # the other kinds are told by two corners
     return "" if kind != "polygon" and len(points) == 2 and fault.startswith(TOO_FEW) else fault
 

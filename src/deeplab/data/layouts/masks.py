@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from deeplab.data.source import IGNORE_LABEL
+from deeplab.data.source import IGNORE_LABEL, label_type
 from deeplab.data.stored import Item
 from deeplab.errors import UserError
 from deeplab.imaging.label_maps import read_label_map
-from deeplab.imaging.pictures import bands, opened_picture
+from deeplab.imaging.pictures import opened_picture, strips
 
 NO_CLASS = -1
 JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".jpe"})
 Colour = tuple[int, int, int]
 
 
-def read_mask(path: Path) -> np.ndarray:
-    """An index mask, uint8 [H, W].
+def read_mask(path: Path, *, wide: bool = False) -> np.ndarray:
+    """An index mask, uint8 [H, W]; where it may be `wide`, uint16.
 
     Raises:
-        UserError: unreadable, not an index mask, or values above 255.
+        UserError: unreadable, not an index mask, or values above 255 in what is not to be wide.
     """
     if path.suffix.lower() in JPEG_SUFFIXES:
         raise UserError(
@@ -32,6 +32,8 @@ def read_mask(path: Path) -> np.ndarray:
             file=path,
         )
     values = read_label_map(path)
+    if wide:
+        return values.astype(np.uint16)
     if values.dtype == np.uint8:
         return values
     if values.max() > IGNORE_LABEL:
@@ -53,18 +55,20 @@ class IndexMasks:
         table: [256] integers: class of each stored value, 255 for ignore, -1 for a value that may not be; None
             where the stored values are the classes' own numbers.
         allowed: the stored values that may be, in words; empty where that is the classes' number.
+        wide: whether there are more classes than masks of 8 bits have values for.
     """
 
     table: tuple[int, ...] | None = None
     allowed: str = ""
+    wide: bool = False
 
     def __call__(self, item: Item) -> np.ndarray:
-        """Labels of an item, uint8 [H, W].
+        """Labels of an item, uint8 [H, W]; uint16 where they are wide.
 
         Raises:
             UserError: unreadable, or a value that may not be.
         """
-        stored = read_mask(item.mask)
+        stored = read_mask(item.mask, wide=self.wide)
         if self.table is None:
             return stored
         labels = np.array(self.table, dtype=np.int16)[stored]
@@ -77,6 +81,26 @@ class IndexMasks:
                 file=item.mask,
             )
         return labels.astype(np.uint8)
+
+
+def index_masks(classes: Sequence[str], values: tuple[int, ...] | None = None) -> IndexMasks:
+    """Reads masks of these classes, stored as their own numbers, or as `values`, one a class.
+
+    Raises:
+        UserError: values that are not one a class, or not those of an 8-bit mask.
+    """
+    if values is None:
+        return IndexMasks(wide=len(classes) > IGNORE_LABEL)
+    if len(set(values)) != len(values) or len(values) != (len(classes) or len(values)):
+        raise UserError(
+            f"values={list(values)} for {len(classes)} classes", allowed="one value a class, each another"
+        )
+    if min(values) < 0 or max(values) > IGNORE_LABEL:
+        raise UserError(f"values={list(values)}", allowed=f"0..{IGNORE_LABEL}, the values of an 8-bit mask")
+    ignored = frozenset({IGNORE_LABEL}) - set(values)
+    table = table_of({value: index for index, value in enumerate(values)}, ignored=ignored)
+    said = ", ".join(map(str, values))
+    return IndexMasks(table, f"{said}, and {IGNORE_LABEL} for ignore" if ignored else said)
 
 
 def table_of(classes: Mapping[int, int], *, ignored: frozenset[int] = frozenset()) -> tuple[int, ...]:
@@ -94,23 +118,23 @@ class Painted:
     """Reads masks whose pixels have their class's colour, as RGB or as a palette.
 
     Attributes:
-        colours: class index, or 255 for ignore, by RGB.
-        source: the file that says so, for messages.
+        colours: class index, or what is ignored beside so many classes, by RGB.
+        source: what says so, for messages.
     """
 
     colours: dict[Colour, int]
-    source: Path
+    source: Path | str
 
     def __call__(self, item: Item) -> np.ndarray:
-        """Labels of an item, uint8 [H, W].
+        """Labels of an item, uint8 [H, W]; uint16 of more classes than 255.
 
         Raises:
             UserError: unreadable, or a colour that is no class's.
         """
-        rgb = _read_colours(item.mask)
+        rgb = read_colours(item.mask)
         known = {r << 16 | g << 8 | b: index for (r, g, b), index in self.colours.items()}
-        labels = np.empty(rgb.shape[:2], np.uint8)
-        for start, end in bands(rgb.shape[1], rgb.shape[0]):
+        labels = np.empty(rgb.shape[:2], label_type(max(known.values())))
+        for start, end in strips(rgb.shape[1], rgb.shape[0]):
             red, green, blue = (rgb[start:end, :, channel].astype(np.int32) for channel in range(3))
             codes = red << 16 | green << 8 | blue
             found = classes_of(codes, known)
@@ -119,7 +143,7 @@ class Painted:
                 raise UserError(
                     f"colour {tuple(rgb[start + row, column].tolist())} at row {start + row}, column {column} is no "
                     f"class of {self.source}",
-                    fix="add its line there, or export the mask without smoothing",
+                    fix="export the mask without smoothing, or add the colour where the classes are listed",
                     file=item.mask,
                 )
             labels[start:end] = found
@@ -127,14 +151,19 @@ class Painted:
 
 
 def classes_of(values: np.ndarray, known: Mapping[int, int]) -> np.ndarray:
-    """int16 of the same shape: the class of each value, -1 for a value that has none."""
+    """int32 of the same shape: the class of each value, -1 for a value that has none."""
     keys = np.array(sorted(known), values.dtype)
     places = np.minimum(np.searchsorted(keys, values), len(keys) - 1)
-    classes = np.array([known[key] for key in keys.tolist()], np.int16)
-    return np.where(keys[places] == values, classes[places], np.int16(NO_CLASS))
+    classes = np.array([known[key] for key in keys.tolist()], np.int32)
+    return np.where(keys[places] == values, classes[places], np.int32(NO_CLASS))
 
 
-def _read_colours(path: Path) -> np.ndarray:
+def read_colours(path: Path) -> np.ndarray:
+    """uint8 [H, W, 3].
+
+    Raises:
+        UserError: unreadable.
+    """
     try:
         with opened_picture(path) as image:
             return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))

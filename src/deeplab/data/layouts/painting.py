@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deeplab.data.layouts.polygons import Window
-from deeplab.data.source import IGNORE_LABEL
+from deeplab.data.source import ignore_label_of, label_type
 from deeplab.data.stored import Item
 from deeplab.data.upright import stored
 from deeplab.errors import UserError
@@ -28,6 +28,9 @@ from deeplab.system.reading import foreign, read_bytes
 LEAST_POINTS = 3
 NO_NUMBER = "a coordinate is missing or no number"
 TOO_FEW = f"it has fewer than {LEAST_POINTS} points"
+OUTSIDE = "it lies outside of the photo"
+NO_SIZE = (0, 0)
+"""Of a photo whose size is not known yet."""
 BACKGROUND = "background"
 BACKGROUND_NAMES = frozenset({BACKGROUND, "_background_", "__background__"})
 # of a photo that is believed, and what regions may cover: pixels, or so many times the photo
@@ -59,7 +62,7 @@ class Picture(NamedTuple):
 class ClassList:
     """Class names by index, and what unpainted pixels are.
 
-    `index` knows each name, also those that mean background (0) or ignore (255).
+    `index` knows each name, also those that mean background (0) or ignore.
     """
 
     classes: tuple[str, ...]
@@ -72,8 +75,13 @@ class ClassList:
 
     @property
     def unpainted(self) -> int:
-        """Background's index, or 255 where the list has none."""
-        return self.classes.index(BACKGROUND) if BACKGROUND in self.classes else IGNORE_LABEL
+        """Background's index, or the label to ignore where the list has none."""
+        return self.classes.index(BACKGROUND) if BACKGROUND in self.classes else self.ignored
+
+    @property
+    def ignored(self) -> int:
+        """The label to ignore."""
+        return ignore_label_of(len(self.classes))
 
     def index(self, name: str, *, file: Path) -> int:
         """The value to paint.
@@ -86,7 +94,7 @@ class ClassList:
         if name.lower() in BACKGROUND_NAMES:
             return self.unpainted
         if name.lower() in IGNORE_NAMES:
-            return IGNORE_LABEL
+            return self.ignored
         raise UserError(
             f"the label {name!r} is no class",
             allowed=", ".join(self.classes),
@@ -109,7 +117,7 @@ class Painter:
     largest_first: bool = False
 
     def __call__(self, item: Item) -> np.ndarray:
-        """uint8 [H, W].
+        """uint8 [H, W]; uint16 of more classes than 255.
 
         Raises:
             UserError: the annotation is broken or has an unknown class; it names the file.
@@ -117,7 +125,7 @@ class Painter:
         with as_written(item.mask):
             size, regions = self.picture(item)
         _refuse_another_size(size, item)
-        labels = np.full(size, self.classes.unpainted, np.uint8)
+        labels = np.full(size, self.classes.unpainted, label_type(len(self.classes.classes)))
         # of the region that is seen there
         areas = np.full(size, size[0] * size[1], np.int32) if self.largest_first else None
         room = max(LEAST_ROOM, MOST_TIMES * labels.size)
@@ -164,8 +172,8 @@ def unpainted(regions: Iterable[Region], file: Path) -> tuple[str, ...]:
     return tuple(f"{region.place} in {file}: {region.fault}" for region in regions if region.fault)
 
 
-def outline_fault(points: Any) -> str:
-    """Why an outline [(x, y), ...] encloses nothing; empty if it may."""
+def outline_fault(points: Any, size: tuple[int, int] = NO_SIZE) -> str:
+    """Why an outline [(x, y), ...] encloses nothing of a photo of `size`, height and width; empty if it may."""
     if not points:
         return "it has no points"
     try:
@@ -174,7 +182,14 @@ def outline_fault(points: Any) -> str:
             return NO_NUMBER
     except (TypeError, OverflowError):
         return NO_NUMBER
-    return "" if len(points) >= LEAST_POINTS else TOO_FEW
+    if len(points) < LEAST_POINTS:
+        return TOO_FEW
+    return OUTSIDE if min(size) > 0 and _is_outside(points, size) else ""
+
+
+def _is_outside(points: Any, size: tuple[int, int]) -> bool:
+    x, y = zip(*points, strict=True)
+    return max(x) < 0 or min(x) > size[1] or max(y) < 0 or min(y) > size[0]
 
 
 def read_json(path: Path) -> Any:

@@ -107,19 +107,19 @@ def _regions(objects: list[dict[str, Any]], size: Size, file: Path) -> list[Regi
             class_name(entry.get("classTitle")),
             partial(_cover, entry, size=size, file=file),
             f"object {entry.get('id', number)} ({entry.get('classTitle')})",
-            _fault(entry),
+            _fault(entry, size),
         )
         for number, entry in enumerate(objects, 1)
     ]
 
 
-def _fault(entry: dict[str, Any]) -> str:
+def _fault(entry: dict[str, Any], size: Size) -> str:
     if not class_name(entry.get("classTitle")):
         return "it has no class"
     kind = entry["geometryType"]
     if kind == "bitmap":
         return "" if (entry.get("bitmap") or {}).get("data") else "its bitmap is missing"
-    return outline_fault((entry.get("points") or {}).get("exterior")) if kind == "polygon" else ""
+    return outline_fault((entry.get("points") or {}).get("exterior"), size) if kind == "polygon" else ""
 
 
 def _cover(entry: dict[str, Any], *, size: Size, file: Path) -> Window:

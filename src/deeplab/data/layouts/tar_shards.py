@@ -27,13 +27,12 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from deeplab.data.joining import visible
-from deeplab.data.layouts.embedded import bytes_as_stored, open_picture, png_bytes, read_embedded_mask
+from deeplab.data.layouts.embedded import bytes_as_stored, png_bytes, read_embedded_mask, read_embedded_photo
 from deeplab.data.layouts.painting import as_written, read_json
 from deeplab.data.layouts.splits import class_names
 from deeplab.data.source import Source, Survey, check_sample
 from deeplab.data.upright import Stored, stored
 from deeplab.errors import UserError, require
-from deeplab.imaging.photos import as_photo
 from deeplab.system.cache import ANOTHER_CACHE, cache_folder
 from deeplab.system.download import fetch, is_address
 from deeplab.system.reading import beginning, foreign, plain_file, shown
@@ -90,10 +89,14 @@ class ShardedSplit(Survey):
         url, number = self._place(index)
         return f"{url}:{number}", f"{url}:{number} (mask)"
 
+    def at_hand(self, index: int) -> bool:
+        """See `Source`."""
+        return "://" not in self._place(index)[0]
+
     def photo(self, index: int) -> np.ndarray:
         """See `Source`."""
         url, pair = self._pair(index)
-        return as_photo(open_picture(_read(url, pair.photo), f"{url}:{pair.photo.name}"))
+        return read_embedded_photo(_read(url, pair.photo), f"{url}:{pair.photo.name}", self.bands)
 
     def drawn(self, index: int) -> np.ndarray:
         """See `Survey`."""

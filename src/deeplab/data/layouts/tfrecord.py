@@ -17,7 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from deeplab.data.joining import visible
-from deeplab.data.layouts.embedded import bytes_as_stored, open_picture, png_bytes, read_embedded_mask
+from deeplab.data.layouts.embedded import (
+    bytes_as_stored,
+    open_picture,
+    png_bytes,
+    read_embedded_mask,
+    read_embedded_photo,
+)
 from deeplab.data.layouts.splits import class_names
 from deeplab.data.source import Source, Survey, check_sample
 from deeplab.data.tfrecord import (
@@ -61,6 +67,8 @@ class RecordSplit(Survey):
 
     def photo(self, index: int) -> np.ndarray:
         """See `Source`."""
+        if self.bands is not None:
+            return read_embedded_photo(*self._embedded(index, PHOTO), self.bands)
         return np.array(open_picture(*self._embedded(index, PHOTO)).convert("RGB"))
 
     def drawn(self, index: int) -> np.ndarray:

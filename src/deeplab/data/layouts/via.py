@@ -34,7 +34,7 @@ from deeplab.data.layouts.painting import (
     unpainted,
 )
 from deeplab.data.layouts.polygons import Window
-from deeplab.data.stored import Item, StoredSplit, joined
+from deeplab.data.stored import Item, StoredSplit, joined, left_over
 from deeplab.data.upright import stored
 from deeplab.errors import UserError
 
@@ -121,6 +121,7 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
         origin="the names given" if names else "the regions drawn",
         items=items,
         missing=missing,
+        unannotated=left_over((item.photo for item in items), files),
         bad=tuple(bad),
         unlisted=frozenset(entries).difference(chosen),
         read=Painter(_Pictures(regions), classes),
@@ -185,7 +186,8 @@ def _fault(region: Entry) -> str:
 
 def _points(shape: Entry) -> list[tuple[Any, ...]]:
     x, y = shape.get("all_points_x") or [], shape.get("all_points_y") or []
-    return list(zip(x, y, strict=True)) if len(x) == len(y) else [(None,)]
+    paired = isinstance(x, list) and isinstance(y, list) and len(x) == len(y)
+    return list(zip(x, y, strict=True)) if paired else [(None,)]
 
 
 def _cover(shape: Entry, *, size: tuple[int, int], file: Path) -> Window:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from deeplab.data.joining import visible
 from deeplab.data.layouts import splits as by_name
-from deeplab.data.layouts.masks import IndexMasks
+from deeplab.data.layouts.masks import index_masks
 from deeplab.data.stored import Listing, StoredSplit, by_photo, by_stem, paired, require_folder
 from deeplab.errors import UserError
 from deeplab.imaging.palettes import VOC_CLASSES
@@ -38,7 +38,12 @@ def splits(root: Path) -> tuple[str, ...]:
 
 
 def survey(
-    root: Path, split: str, *, labels: str | None = None, names: tuple[str, ...] | None = None
+    root: Path,
+    split: str,
+    *,
+    labels: str | None = None,
+    names: tuple[str, ...] | None = None,
+    values: tuple[int, ...] | None = None,
 ) -> StoredSplit:
     """Read the list and look for every file on it.
 
@@ -48,6 +53,7 @@ def survey(
         labels: the masks' folder; None takes SegmentationClass if every mask is there, else
             SegmentationClassAug.
         names: class names of the masks, by index; None takes classes.txt, else VOC's.
+        values: stored value of each class; None where that is its index.
 
     Raises:
         UserError: a list or folder is missing.
@@ -59,7 +65,8 @@ def survey(
     else:
         listed = by_name.choose(root, list(photos.files), split)
     masks = by_stem(require_folder(root / labels), (".png",)) if labels else _masks(root, photos, listed)
-    return paired(photos, masks, listed, classes=classes, origin=origin, read=IndexMasks())
+    read = index_masks(classes, values)
+    return paired(photos, masks, listed, classes=classes, origin=origin, read=read)
 
 
 def list_path(root: Path, split: str) -> Path:

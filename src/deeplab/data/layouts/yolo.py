@@ -11,6 +11,7 @@ lie on top. Classes: background, then the names. Source: Ultralytics' documentat
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -42,6 +43,9 @@ from deeplab.system.yaml_settings import parse_yaml
 LOOKS_FOR = "data.yaml with names, and labels/ with text files (YOLO segmentation)"
 PHOTOS, LABELS = "images", "labels"
 BOX = 4
+BOX_ONLY = "it is a box, no outline"
+# of numbers written with few digits
+ROUNDING = 0.01
 
 Line = tuple[int, int, list[float]]
 """Its number, the class's number, and the coordinates."""
@@ -81,6 +85,12 @@ def survey(root: Path, split: str) -> StoredSplit:
     entries = dict(zip(sample_names(plain_name(file) for file in photos), photos.values(), strict=True))
     notes = {name: _note(photo) for name, photo in entries.items()}
     items, missing = joined(entries, entries, notes)
+    shared = Counter(photo.with_suffix("") for photo in photos.values())
+    # of a.jpg and a.png no one knows which of them a.txt belongs to
+    double = [
+        item.photo for item in items if item.mask != item.photo and shared[item.photo.with_suffix("")] > 1
+    ]
+    items = tuple(item for item in items if item.photo not in double)
     texts = {file for folder in folders for file in visible(_labels_of(folder), "**/*.txt")}
     alone = sorted(texts.difference(notes.values()))
     bad, stray, drawn = list[str](), list[str](), 0
@@ -91,15 +101,19 @@ def survey(root: Path, split: str) -> StoredSplit:
             stray += [f"{region.place} of {item.mask}" for region in regions if not region.name]
             drawn += sum(not region.fault for region in regions)
     if bad and not drawn:
-        raise UserError(
-            f"has boxes, no segmentation (first: {bad[0]})", fix="export outlines for segmentation", file=path
-        )
+        what = "has boxes, no segmentation" if BOX_ONLY in bad[0] else "has no usable outline"
+        raise UserError(f"{what} (first: {bad[0]})", fix="export outlines for segmentation", file=path)
     classes = ClassList.of(names.values())
     return StoredSplit(
         classes=classes.classes,
         origin=path.name,
         items=items,
-        missing=(*missing, *(f"photo of {file}" for file in alone)),
+        missing=(
+            *missing,
+            *(f"photo of {file}" for file in alone),
+            *(f"labels of {photo} (several photos differ by their suffix alone)" for photo in double),
+        ),
+        double=tuple(double),
         stray=tuple(stray),
         bad=tuple(bad),
         read=Painter(_Pictures(names), classes, largest_first=True),
@@ -204,10 +218,18 @@ def _regions(path: Path, names: dict[int, str], size: tuple[int, int]) -> list[R
             names.get(index, ""),
             partial(_cover, shares, size),
             f"line {number} (class {index})",
-            "it is a box, no outline" if len(shares) == BOX else outline_fault(_corners(shares)),
+            _fault(shares),
         )
         for number, index, shares in _lines(path)
     ]
+
+
+def _fault(shares: list[float]) -> str:
+    if len(shares) == BOX:
+        return BOX_ONLY
+    if min(shares) < -ROUNDING or max(shares) > 1 + ROUNDING:
+        return "its points are no shares of the photo's sides, 0 to 1"
+    return outline_fault(_corners(shares))
 
 
 def _lines(path: Path) -> Iterator[Line]:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from deeplab.config.labels import LabelSpec
 from deeplab.evaluation.photo_by_photo import Result
+from deeplab.imaging.bands import viewable
 from deeplab.imaging.overlay import draw_overlay
 
 SIDE = 400
@@ -68,7 +69,7 @@ class Worst:
         height, width = result.labels.shape
         scale = min(1.0, SIDE / max(height, width))
         size = max(1, round(width * scale)), max(1, round(height * scale))
-        photo = Image.fromarray(result.photo).resize(size, Image.Resampling.BOX)
+        photo = Image.fromarray(viewable(result.photo)).resize(size, Image.Resampling.BOX)
         tiles = [photo, *(self._overlay(photo, Image.fromarray(labels).resize(size, 0)) for labels in maps)]
         row = Image.new("RGB", (3 * size[0] + 8, size[1]), (255, 255, 255))
         for place, tile in enumerate(tiles):

@@ -163,7 +163,7 @@ def _read(source: Source, hints: Hints) -> Imported:
     _check({item.name: item.shape for item in wanted.values()}, shapes)
     arrays = {item.name: variables.read(item.name) for item in wanted.values()}
     weights = {key: to_torch_layout(arrays[item.name], item.name) for key, item in wanted.items()}
-    config, weights, binary = with_background(model.config, weights, hints.threshold)
+    config, binary = with_background(model.config, hints.threshold)
     if binary:
         labels, names = labels_for(config.num_classes, sha256)
         model = DeepLab(config, labels)

@@ -82,7 +82,7 @@ def import_tflite(path: Path, hints: Hints) -> Imported:
         model = DeepLab(config)
         _check(model, found)
         weights, notes = _weights(model, network, found)
-        config, weights, binary = with_background(config, weights, hints.threshold)
+        config, binary = with_background(config, hints.threshold)
         labels, names = labels_for(config.num_classes, sha256)
         model = DeepLab(config, labels)
     except UserError as error:
@@ -119,14 +119,15 @@ def _config(network: Network, found: Found) -> DeepLabConfig:
             f"the backbone's strides multiply to {output_stride}; known output strides: 4, 8, 16, 32"
         )
     heads = [found.convs[path] for path in HEADS if path in found.convs]
+    backbone = _backbone(found)
     return DeepLabConfig(
-        backbone=_backbone(found),
+        backbone=backbone,
         context=_context(network, found, output_stride),
         decoder=_decoder(found),
         num_classes=len(convs[CLASSIFIER].kernel),
         output_stride=output_stride,
         resize=_resize_rule(found),
-        pixels=network.pixels or PixelConfig(),
+        pixels=(network.pixels or PixelConfig()).for_channels(backbone.in_channels),
         folded=True,
         bounded=any(conv.clip == CLIPS["relu6"] for conv in heads),
     )
@@ -322,6 +323,8 @@ def _take_arithmetic(model: DeepLab, network: Network, found: Found) -> tuple[st
     if network.tensor(found.features).quantisation is None:
         return ()
     try:
+        if model.config.sigmoid is not None:
+            raise UserError("it has one class")
         model.eight_bit_tables = eight_bit_of(network, found)
     except UserError as reason:
         return (

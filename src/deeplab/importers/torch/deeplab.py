@@ -95,7 +95,7 @@ def import_torch(path: Path, hints: Hints) -> Imported:
         draft = family.read(file, hints)
         weights, used, aside = convert(draft, file.weights)
         threshold = draft.threshold if hints.threshold is None else hints.threshold
-        config, weights, binary = with_background(draft.model.config, weights, threshold)
+        config, binary = with_background(draft.model.config, threshold)
     except UserError as error:
         raise UserError(f"it seems to come from {family.name}: {error}", file=path) from None
     except KeyError as error:
@@ -171,7 +171,7 @@ def _facts(config: DeepLabConfig) -> dict[str, str]:
         "output stride": str(config.output_stride),
         "image pyramid": ", ".join(f"{scale:g}" for scale in config.image_pyramid),
         "resize rule": config.resize,
-        "input": f"({pixels.channels} pixel - {pixels.mean}) / {pixels.std}",
+        "input": f"({'stored' if pixels.bands else pixels.channels} pixel - {pixels.mean}) / {pixels.std}",
     }
 
 

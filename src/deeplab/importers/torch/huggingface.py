@@ -59,7 +59,7 @@ def read_mobilenet(file: TorchFile, hints: Hints) -> Draft:
         num_classes=size(weights, f"{HEAD}.classifier.convolution"),
         output_stride=hints.output_stride or stated.get("output_stride", 8),
         head_norm=HEAD_NORM,
-        pixels=UNIT_PIXELS,
+        pixels=UNIT_PIXELS.for_channels(backbone.in_channels),
     )
     return Draft(
         network="transformers' MobileNetV2ForSemanticSegmentation",

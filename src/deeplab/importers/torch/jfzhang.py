@@ -58,7 +58,7 @@ def read_deeplab(file: TorchFile, hints: Hints) -> Draft:
         num_classes=size(weights, classifier.conv),
         output_stride=output_stride,
         head_norm=TORCH_NORM,
-        pixels=TORCH_PIXELS,
+        pixels=TORCH_PIXELS.for_channels(backbone.in_channels),
     )
     return Draft(
         network="jfzhang95's deeplab",

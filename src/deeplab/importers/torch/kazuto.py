@@ -46,10 +46,11 @@ def read_deeplab(file: TorchFile, hints: Hints) -> Draft:
     ):
         raise UserError(f"its head is neither v2's ASPP of {len(RATES)} branches nor v1's 1x1 convolution")
     layers |= {f"classifiers.semantic.convs.{index}": Layer(name) for index, name in enumerate(names)}
+    channels = size(weights, f"{prefix}layer1.conv1.conv", 1)
     config = DeepLabConfig(
         backbone=backbone_config(
             f"resnet{depth}",
-            in_channels=size(weights, f"{prefix}layer1.conv1.conv", 1),
+            in_channels=channels,
             strides_at="first_1x1",
             rate_grows_at="unit",
             padding="caffe",
@@ -62,7 +63,7 @@ def read_deeplab(file: TorchFile, hints: Hints) -> Draft:
         output_stride=hints.output_stride or 8,
         image_pyramid=PYRAMID if prefix else (1.0,),
         resize="half_pixel",
-        pixels=CAFFE_PIXELS,
+        pixels=CAFFE_PIXELS.for_channels(channels),
     )
     return Draft(network="kazuto1011's deeplab", model=DeepLab(config), layers=layers)
 

@@ -63,7 +63,7 @@ def read_deeplab(file: TorchFile, hints: Hints) -> Draft:
         output_stride=hints.output_stride or stated.output_stride,
         head_norm=TORCH_NORM,
         resize="align_corners" if stated.align_corners else "half_pixel",
-        pixels=TORCH_PIXELS,
+        pixels=TORCH_PIXELS.for_channels(backbone.in_channels),
     )
     return Draft(
         network="mmsegmentation's deeplab",

@@ -61,7 +61,7 @@ def read_deeplab(file: TorchFile, hints: Hints) -> Draft:
         output_stride=output_stride,
         head_norm=TORCH_NORM,
         depthwise_norm=False,
-        pixels=TORCH_PIXELS,
+        pixels=TORCH_PIXELS.for_channels(backbone.in_channels),
     )
     return Draft(
         network=f"segmentation_models.pytorch's DeepLabV3{'Plus' if plus else ''}",

@@ -50,7 +50,7 @@ def read_deeplab(file: TorchFile, hints: Hints) -> Draft:
         output_stride=output_stride,
         head_norm=TORCH_NORM,
         resize="half_pixel",
-        pixels=TORCH_PIXELS,
+        pixels=TORCH_PIXELS.for_channels(backbone.in_channels),
     )
     return Draft(
         network="torchvision's deeplabv3",

@@ -61,7 +61,7 @@ def read_deeplab(file: TorchFile, hints: Hints) -> Draft:
         head_norm=TORCH_NORM,
         resize="half_pixel",
         depthwise_norm=False,
-        pixels=TORCH_PIXELS,
+        pixels=TORCH_PIXELS.for_channels(backbone.in_channels),
     )
     return Draft(network=f"VainF's deeplabv3{'plus' if plus else ''}", model=DeepLab(config), layers=layers)
 

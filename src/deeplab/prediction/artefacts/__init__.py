@@ -38,6 +38,8 @@ READERS: dict[str, Callable[[Path], Artefact]] = {
     ".tflite": open_litert,
     ".pte": open_executorch,
 }
+# Core ML's, which only Apple's systems run
+UNREAD = ".mlpackage"
 # probabilities below round to no other label, and have a logarithm
 LEAST = 1e-30
 
@@ -57,7 +59,7 @@ def artefact_path(model: str | os.PathLike[str]) -> Path | None:
     if isinstance(model, str) and (model in EMBEDDED or model.startswith(HUB)):
         return None
     path = Path(model)
-    if path.suffix in READERS and path.is_file():
+    if (path.suffix in READERS and path.is_file()) or (path.suffix == UNREAD and path.is_dir()):
         return path
     report = path / REPORT_NAME
     if not report.is_file():
@@ -76,6 +78,12 @@ def open_artefact(path: Path) -> Artefact:
     Raises:
         UserError: the runtime is not installed (the extra is named), or the file is not readable or not one of ours.
     """
+    if path.suffix == UNREAD:
+        raise UserError(
+            "Core ML's packages run on Apple's systems alone, as example.py beside it does",
+            fix="give the model that it was exported from, or export it to another target",
+            file=path,
+        )
     if path.suffix not in READERS:
         raise UserError(f"no runtime here reads {path.suffix}", allowed=", ".join(READERS), file=path)
     if not path.is_file():
@@ -154,7 +162,7 @@ class LabelsPredictor(Predictor):
 
     def labels_of(self, photo: np.ndarray) -> torch.Tensor:
         """See `Predictor.labels_of`."""
-        found = self._run(self._images(photo))["semantic"][0]
+        found = self._run(self.images(photo))["semantic"][0]
         if not 0 <= int(found.min()) <= int(found.max()) < len(self.labels.classes):
             raise UserError(
                 f"this exported model gives labels {int(found.min())} to {int(found.max())}",
@@ -180,12 +188,13 @@ def _refuse_what_is_fixed(how: Labelling, path: Path) -> None:
         f"--precision {how.precision}": how.precision != "float32",
         f"--output-stride {how.output_stride}": how.output_stride is not None,
         f"--device {how.device}": how.device not in (AUTO, "cpu"),
+        f"--threshold {how.threshold}": how.threshold is not None,
     }
     given = [option for option, wrong in asked.items() if wrong]
     if given:
         raise UserError(
-            f"an exported model has its own runtime, precision and stride, and runs on the processor; {given[0]} goes "
-            "with a model of this package",
+            f"an exported model has its own runtime, precision, stride and threshold, and runs on the processor; "
+            f"{given[0]} goes with a model of this package",
             fix=f"leave {given[0]} away",
             file=path,
         )

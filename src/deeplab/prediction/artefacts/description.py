@@ -25,13 +25,13 @@ Side = tuple[int, int]
 class PhotoInput(Strict):
     """What goes in. Nothing is to be normalised or resized before: that is inside.
 
-    sizes: the heights and widths that it takes, empty where any are taken from `smallest` to `largest` (None: no end).
-    batch: whether several photos of one size are taken at once.
+    layout: of an array, or an image as Core ML has it. sizes: the heights and widths that it takes, empty where any
+    are taken from `smallest` to `largest` (None: no end). batch: whether several photos of one size are taken at once.
     """
 
     name: str = PHOTO
     dtype: Literal["uint8"] = "uint8"
-    layout: Literal["NHWC"] = "NHWC"
+    layout: Literal["NHWC", "image"] = "NHWC"
     channels: int
     values: str = "RGB, 0..255"
     sizes: tuple[Side, ...] = ()
@@ -47,6 +47,16 @@ class PhotoInput(Strict):
         return least and (
             self.largest is None or all(side <= most for side, most in zip(size, self.largest, strict=True))
         )
+
+    def nearest(self, size: tuple[int, ...]) -> Side:
+        """What a photo of this height and width has to be resized to, to go in; the first of named sizes."""
+        if self.sizes:
+            return self.sizes[0]
+        most = self.largest or (max(size), max(size))
+        height, width = (
+            max(low, min(side, high)) for side, low, high in zip(size, self.smallest, most, strict=True)
+        )
+        return height, width
 
     def said(self) -> str:
         """The sizes in words."""

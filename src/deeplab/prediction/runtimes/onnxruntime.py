@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,24 +70,32 @@ def onnxruntime_network(
 
 
 def _convert(model: DeepLab, path: Path) -> None:
+    program = to_onnx(exported(model), fix="engine torch", output_names=list(output_names(model)))
+    program.save(os.fspath(path))
+
+
+def to_onnx(
+    program: torch.export.ExportedProgram | torch.nn.Module, *arguments: Any, fix: str = "", **options: Any
+) -> Any:
+    """`torch.onnx.export`, which prints its progress and warns of torch's own deprecated names, in silence.
+
+    Raises:
+        UserError: the extra is not installed, or the model cannot be converted.
+    """
     require("onnxscript", extra=EXTRA)
     heard = logging.getLogger("torch.onnx")
     level = heard.level
     heard.setLevel(logging.ERROR)
     try:
-        # it prints its progress, and warns of torch's own deprecated names
-        with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        with redirect_stdout(io.StringIO()), warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                exported(model), output_names=list(output_names(model)), verbose=False
-            )
-        assert program is not None
-        program.save(os.fspath(path))
+            made = torch.onnx.export(program, *arguments, verbose=False, **options)
+        assert made is not None
     except Exception as error:
         told = str(error).strip().splitlines()[-1:] or [""]
         raise UserError(
-            f"this model cannot be converted to ONNX ({type(error).__name__}: {told[0][:200]})",
-            fix="engine torch",
+            f"this model cannot be converted to ONNX ({type(error).__name__}: {told[0][:200]})", fix=fix
         ) from error
     finally:
         heard.setLevel(level)
+    return made

@@ -98,9 +98,6 @@ def missing_operators() -> list[Any]:
     frontend = require("openvino.frontend", extra=EXTRA)
     ops = require("openvino.opset14", extra=EXTRA)
 
-    def remainder(node: Any) -> list[Any]:
-        return ops.floor_mod(node.get_input(0), node.get_input(1)).outputs()
-
     def larger(node: Any) -> list[Any]:
         return ops.maximum(*_same_type(node)).outputs()
 
@@ -111,7 +108,6 @@ def missing_operators() -> list[Any]:
         return [ops.convert(node.get_input(index), "i64") for index in (0, 1)]
 
     return [
-        frontend.ConversionExtension("<built-in function mod>", remainder),
         # functions in Python are known by what they print as, address included
         frontend.ConversionExtension(str(torch.sym_max), larger),
         frontend.ConversionExtension(str(torch.sym_min), smaller),

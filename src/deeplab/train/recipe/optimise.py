@@ -38,6 +38,8 @@ class OptimiseRecipe(Strict):
     recompute: forget activations inside the backbone's blocks and compute them again: less memory.
     compile: run the network through torch.compile.
     channels_last: memory layout of images and weights.
+    fake_quantise_after: steps until convolutions compute with what int8 leaves of them
+        (`deeplab.train.fake_quantising`), for models that are then exported in int8; 0 is from the start, None never.
     validate_every, save_every, samples_every: steps between validations, checkpoints, and pictures of
         predictions; 0 is never (the end is always validated and saved).
     """
@@ -62,6 +64,7 @@ class OptimiseRecipe(Strict):
     recompute: bool = False
     compile: bool = False
     channels_last: bool = True
+    fake_quantise_after: Count | None = None
     validate_every: Count = 0
     save_every: Count = 200
     samples_every: Count = 0
@@ -80,6 +83,16 @@ class OptimiseRecipe(Strict):
         if twice:
             raise ValueError(f"schedule.{twice[0]} is given twice, once by its short form; leave one out")
         return {**kept, "schedule": {**schedule, **given}}
+
+    @model_validator(mode="after")
+    def _convolutions_can_be_rounded(self) -> Self:
+        if self.fake_quantise_after is not None and (self.compile or self.recompute):
+            other = "compile" if self.compile else "recompute"
+            raise ValueError(
+                f"fake_quantise_after changes convolutions between steps, which {other} cannot follow; "
+                "leave one out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _norms_are_free(self) -> Self:

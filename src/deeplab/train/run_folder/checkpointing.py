@@ -27,10 +27,11 @@ from deeplab.train.random_state import RandomState
 CHECKPOINT_NAME = "checkpoint.safetensors"
 BEFORE_NAME = "checkpoint-before.safetensors"
 METADATA_KEY, CHECKSUM_KEY = "deeplab.training", "deeplab.sha256"
-FORMAT = 2
+FORMAT = 3
 START_ANEW = "train into another folder, or start anew here with --overwrite"
 # may change between the two halves of a run without changing its result
 FREE_KEYS = ("data.root", "workers")
+STEPS_KEY = "optimise.steps"
 
 
 class TrainingState(NamedTuple):
@@ -39,7 +40,8 @@ class TrainingState(NamedTuple):
     Attributes:
         step: updates done.
         tensors: by name: model/..., average/..., auxiliary/..., optimiser/..., random/RANK/...
-        values: JSON values: `recipe`, `data` (fingerprint), `best`, `random`, `resumed`, `scaler`, `seconds`.
+        values: JSON values: `recipe`, `data` (fingerprint), `best`, `random`, `resumed`, `extended`, `scaler`,
+            `seconds`.
     """
 
     step: int
@@ -226,7 +228,7 @@ def recipe_fingerprint(recipe: Mapping[str, Any]) -> str:
 
 
 def refuse_changes(state: TrainingState, recipe: Mapping[str, Any], data: str, source: str) -> None:
-    """See that a run goes on as it began.
+    """See that a run goes on as it began; it may become longer.
 
     Raises:
         UserError: the recipe or the data changed; it names each key with both values.
@@ -236,6 +238,7 @@ def refuse_changes(state: TrainingState, recipe: Mapping[str, Any], data: str, s
         f"{key} is {now.get(key)!r}, the run has {before.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
         if key not in FREE_KEYS and before.get(key) != now.get(key)
+        if key != STEPS_KEY or now[key] < before[key]
     ]
     if changes:
         raise UserError(

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from deeplab.data.dataset import SegmentationDataset
+from deeplab.imaging.bands import viewable
 from deeplab.imaging.overlay import draw_overlay
 from deeplab.imaging.png import save_png
 from deeplab.model.network import DeepLab
@@ -43,11 +44,12 @@ def save_samples(model: DeepLab, dataset: SegmentationDataset, folder: Path, *, 
 def _row(predictor: Predictor, photo: np.ndarray, truth: np.ndarray) -> Image.Image:
     spec = predictor.labels
     predicted = predictor.labels_of(photo).numpy()
-    pictures = [Image.fromarray(photo)]
+    seen = viewable(photo)
+    pictures = [Image.fromarray(seen)]
     for labels in (predicted, truth):
         pictures.append(
             draw_overlay(
-                photo,
+                seen,
                 labels,
                 class_names=spec.classes,
                 palette=np.asarray(spec.palette, dtype=np.uint8),

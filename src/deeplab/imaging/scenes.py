@@ -1,0 +1,238 @@
+"""Pictures larger than memory, read part by part: TIFF of any kind (extra `geo`) and whole slides (extra `slides`).
+
+Values come as they are stored. Transparency and places without data are a mask, not values.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from PIL import TiffImagePlugin
+
+from deeplab.errors import UserError, require
+
+# as photos, that many are held whole
+MOST_PHOTO_PIXELS = 64_000_000
+# where on the ground a pixel lies, and which value is none
+WIDTH, HEIGHT, GEO_TAGS = 256, 257, (33550, 34264, 34735, 42113)
+BIG_TIFF = (b"II+\0", b"MM\0+")
+TIFF = (b"II*\0", b"MM\0*", *BIG_TIFF)
+TIFF_SUFFIXES = frozenset({".tif", ".tiff", ".gtiff", ".tf8", ".btf"})
+SLIDE_SUFFIXES = frozenset(
+    {".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm", ".czi"}
+)
+# wider ones make reading take as long as labelling
+WIDEST_STRIP = 8000
+# of GDAL's blocks
+CACHE_MEGABYTES = 64
+
+
+class Scene(Protocol):
+    """A picture to be read part by part.
+
+    Attributes:
+        path: of its file.
+        size: height and width.
+        bands: what its bands are called, transparency left out.
+    """
+
+    path: Path
+    size: tuple[int, int]
+    bands: Sequence[str]
+
+    def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        """Values as they are stored, [height, width, bands]."""
+
+    def mask(self, top: int, left: int, height: int, width: int) -> np.ndarray | None:
+        """bool [height, width], where there is data; None is everywhere."""
+
+    def preview(self, longest: int) -> np.ndarray:
+        """The whole picture with sides of at most so many pixels, [H, W, bands]."""
+
+    def placed(self) -> Place:
+        """What a raster of the same size takes over from it."""
+
+
+class Place(NamedTuple):
+    """Where a picture lies.
+
+    Attributes:
+        profile: what rasterio writes: the coordinate system, and the transform from pixels to it.
+        tags: further ones of the file.
+    """
+
+    profile: dict[str, Any]
+    tags: dict[str, str]
+
+
+def is_scene(path: Path) -> bool:
+    """Whether a file is read part by part: slides, and TIFFs that lie on the ground or are too large for a photo."""
+    suffix = path.suffix.lower()
+    if suffix not in TIFF_SUFFIXES:
+        return suffix in SLIDE_SUFFIXES
+    try:
+        with path.open("rb") as file:
+            header = file.read(16)
+            if header[:4] not in TIFF:
+                return False
+            if header[:4] in BIG_TIFF:
+                return True
+            tags = TiffImagePlugin.ImageFileDirectory_v2(header[:8])
+            file.seek(tags.next)
+            tags.load(file)
+    # damaged files are the photo reader's to refuse
+    except Exception:
+        return False
+    pixels = int(tags.get(WIDTH, 0)) * int(tags.get(HEIGHT, 0))
+    return pixels > MOST_PHOTO_PIXELS or any(tag in tags for tag in GEO_TAGS)
+
+
+@contextmanager
+def open_scene(path: Path, *, bands: Sequence[int] = (), level: int = 0) -> Iterator[Scene]:
+    """A scene to read from.
+
+    Args:
+        path: of the file.
+        bands: numbers of those to read, from 1, in order; none reads all.
+        level: of a slide, 0 is the finest.
+
+    Raises:
+        UserError: the extra is not installed, the file cannot be read, or has no such band or level.
+    """
+    if path.suffix.lower() in SLIDE_SUFFIXES:
+        openslide: Any = require("openslide", extra="slides")
+        try:
+            with openslide.OpenSlide(path) as slide:
+                yield _Slide(path, slide, level)
+        except openslide.OpenSlideError as error:
+            raise UserError(f"cannot be read as a slide ({error})", file=path) from error
+        return
+    rasterio: Any = require("rasterio", extra="geo")
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_MEGABYTES), warnings.catch_warnings():
+        # a picture need not lie on the ground
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        try:
+            with rasterio.open(path) as source:
+                yield _Raster(path, source, bands)
+        except rasterio.errors.RasterioError as error:
+            raise UserError(f"cannot be read as a raster ({error.__cause__ or error})", file=path) from error
+
+
+class _Raster:
+    """What rasterio reads."""
+
+    def __init__(self, path: Path, source: Any, bands: Sequence[int]) -> None:
+        self.path, self._source = path, source
+        self.size: tuple[int, int] = (source.height, source.width)
+        alpha = [
+            band
+            for band, kind in zip(source.indexes, source.colorinterp, strict=True)
+            if kind.name == "alpha"
+        ]
+        self._bands = list(bands) or [band for band in source.indexes if band not in alpha]
+        if missing := set(self._bands) - set(source.indexes):
+            raise UserError(
+                f"has no band {min(missing)}", allowed=f"1 to {source.count}", fix="--bands", file=path
+            )
+        names = (source.descriptions[band - 1] or f"band {band}" for band in self._bands)
+        self.bands: Sequence[str] = tuple(names)
+        self._masked = any(
+            "all_valid" not in [flag.name for flag in flags] for flags in source.mask_flag_enums
+        )
+        if source.block_shapes[0][1] == source.width > WIDEST_STRIP:
+            warnings.warn(
+                f"{path}: is stored in strips as wide as it is, and each window reads all of those that it touches; "
+                "fix: gdal_translate -co TILED=YES -co COMPRESS=DEFLATE",
+                stacklevel=2,
+            )
+
+    def _window(
+        self, top: int, left: int, height: int, width: int
+    ) -> tuple[tuple[int, int], tuple[int, int]]:
+        return (top, top + height), (left, left + width)
+
+    def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        found = self._source.read(self._bands, window=self._window(top, left, height, width))
+        return np.ascontiguousarray(np.moveaxis(found, 0, -1))
+
+    def mask(self, top: int, left: int, height: int, width: int) -> np.ndarray | None:
+        if not self._masked:
+            return None
+        return self._source.dataset_mask(window=self._window(top, left, height, width)) > 0
+
+    def preview(self, longest: int) -> np.ndarray:
+        shape = shrunk(self.size, longest)
+        return np.moveaxis(self._source.read(self._bands, out_shape=(len(self._bands), *shape)), 0, -1)
+
+    def placed(self) -> Place:
+        placed = {"crs": self._source.crs, "transform": self._source.transform}
+        points, system = self._source.gcps
+        if points:
+            placed = {"gcps": points, "crs": system}
+        return Place(placed, {})
+
+
+class _Slide:
+    """What openslide reads: RGB, where there is anything."""
+
+    bands: Sequence[str] = ("red", "green", "blue")
+
+    def __init__(self, path: Path, slide: Any, level: int) -> None:
+        if not 0 <= level < slide.level_count:
+            sizes = ", ".join(
+                f"{number}: {wide} x {high}" for number, (wide, high) in enumerate(slide.level_dimensions)
+            )
+            raise UserError(f"has no level {level}", allowed=sizes, fix="--level 0", file=path)
+        self.path, self._slide, self._level = path, slide, level
+        width, height = slide.level_dimensions[level]
+        self.size: tuple[int, int] = (height, width)
+        self._factor = slide.level_downsamples[level]
+        self._last: tuple[tuple[int, ...], np.ndarray] | None = None
+
+    def _pixels(self, *place: int) -> np.ndarray:
+        # the mask of a window is asked for before its values
+        if self._last is None or self._last[0] != place:
+            top, left, height, width = place
+            corner = round(left * self._factor), round(top * self._factor)
+            region = self._slide.read_region(corner, self._level, (width, height))
+            self._last = place, np.asarray(region)
+        return self._last[1]
+
+    def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
+        return np.ascontiguousarray(self._pixels(top, left, height, width)[..., :3])
+
+    def mask(self, top: int, left: int, height: int, width: int) -> np.ndarray | None:
+        return self._pixels(top, left, height, width)[..., 3] > 0
+
+    def preview(self, longest: int) -> np.ndarray:
+        height, width = shrunk(self.size, longest)
+        return np.asarray(self._slide.get_thumbnail((width, height)).convert("RGB"))
+
+    def placed(self) -> Place:
+        micrometres = (
+            self._slide.properties.get("openslide.mpp-x"),
+            self._slide.properties.get("openslide.mpp-y"),
+        )
+        if None in micrometres:
+            return Place({}, {})
+        across, down = (f"{10_000 / (float(each) * self._factor):.6f}" for each in micrometres)
+        tags = {"TIFFTAG_XRESOLUTION": across, "TIFFTAG_YRESOLUTION": down}
+        return Place({}, tags | {"TIFFTAG_RESOLUTIONUNIT": "3 (pixels/cm)"})
+
+
+def shrunk(size: tuple[int, int], longest: int) -> tuple[int, int]:
+    """Height and width with the same shape and sides of at most `longest`."""
+    factor = min(1.0, longest / max(size))
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def identity(path: Path) -> list[str | int]:
+    """What changes when a file does."""
+    status = os.stat(path)
+    return [str(path.resolve()), status.st_size, status.st_mtime_ns]

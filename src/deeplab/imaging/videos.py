@@ -1,0 +1,212 @@
+"""Clips and cameras: pictures in, overlays with the clip's own sound and label maps out (extra `video`).
+
+Pictures keep their times, so that clips of changing rates stay in step with their sound, which is copied as it is.
+Label maps are a lossless grey video (FFV1 in Matroska), a value a class, that every common player's library reads.
+"""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from deeplab.errors import UserError, require
+from deeplab.system.writing import ENDING, cannot_write, put_in_place
+
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp", ".ogv"}
+)
+CAMERA = "camera:"
+# the system's interface to cameras, and how it wants them named
+CAMERAS = {"linux": ("v4l2", "/dev/{}"), "darwin": ("avfoundation", "{}"), "win32": ("dshow", "video={}")}
+# of H.264, from 0, which is lossless, to 51
+QUALITY = "20"
+# what players expect in an .mp4; clips with other sound become .mkv
+MP4_SOUND = frozenset({"aac", "mp3", "ac3", "eac3", "opus", "alac"})
+
+
+class Picture(NamedTuple):
+    """One frame.
+
+    Attributes:
+        pixels: uint8 [H, W, 3], RGB, upright.
+        time: since the clip began, in `Clip.tick`.
+    """
+
+    pixels: np.ndarray
+    time: int
+
+
+def is_camera(name: str) -> bool:
+    """Whether a name stands for a camera: camera:NAME, or a device of Linux."""
+    return name.startswith((CAMERA, "/dev/video"))
+
+
+class Clip:
+    """A clip or a camera that is open.
+
+    Attributes:
+        name: what it is called.
+        tick: of its pictures' times, in seconds.
+        rate: pictures a second, on average.
+        frames: how many there are, as the file says; 0 where it does not.
+    """
+
+    def __init__(self, name: str, container: Any) -> None:
+        self.name, self._container = name, container
+        if not container.streams.video:
+            raise UserError("holds no video", file=name)
+        self._video = container.streams.video[0]
+        self._video.thread_type = "AUTO"
+        self.tick: Fraction = self._video.time_base
+        self.rate: Fraction = self._video.average_rate or Fraction(25)
+        self.frames = int(self._video.frames)
+
+    @property
+    def sound(self) -> Any:
+        """Its first stream of sound, or None."""
+        return next(iter(self._container.streams.audio), None)
+
+    def parts(self) -> Iterator[Picture | Any]:
+        """Pictures, and packets of sound, in the file's order.
+
+        Raises:
+            UserError: the clip is damaged, if nothing of it can be read.
+        """
+        av = require("av", extra="video")
+        seen = 0
+        streams = [each for each in (self._video, self.sound) if each is not None]
+        try:
+            for packet in self._container.demux(*streams):
+                if packet.stream is not self._video:
+                    if packet.dts is not None:
+                        yield packet
+                    continue
+                for frame in packet.decode():
+                    # a frame without a time comes one tick's worth after the others
+                    time = frame.pts if frame.pts is not None else round(seen / self.rate / self.tick)
+                    pixels = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4)
+                    seen += 1
+                    yield Picture(np.ascontiguousarray(pixels), int(time))
+        except av.error.FFmpegError as error:
+            raise UserError(
+                f"is damaged behind picture {seen} ({error.strerror})",
+                fix="repair it, or cut it there",
+                file=self.name,
+            ) from error
+        if not seen:
+            raise UserError("holds no picture", file=self.name)
+
+
+@contextmanager
+def open_clip(name: str) -> Iterator[Clip]:
+    """A clip by its path, or a camera.
+
+    Raises:
+        UserError: the extra is not installed, or it cannot be opened.
+    """
+    av: Any = require("av", extra="video")
+    options: dict[str, Any] = {}
+    if is_camera(name):
+        kind, place = CAMERAS.get(sys.platform, CAMERAS["linux"])
+        device = name.removeprefix(CAMERA)
+        options = {"file": device if device.startswith("/") else place.format(device), "format": kind}
+    try:
+        with av.open(**{"file": name, **options}) as container:
+            yield Clip(name, container)
+    except (av.error.FFmpegError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        kind = "camera" if is_camera(name) else "video"
+        raise UserError(f"cannot be opened as a {kind} ({error})", file=name) from error
+
+
+class ClipWriter:
+    """A video that is written under another name until `clip_writer` ends."""
+
+    def __init__(self, container: Any, video: Any, sound: Any) -> None:
+        self._container, self._video, self._sound = container, video, sound
+        self._av: Any = require("av", extra="video")
+        self._last = -1
+
+    def add(self, pixels: np.ndarray, time: int) -> None:
+        """One more picture, uint8 [H, W, 3] or labels [H, W]; those of a time that is not later are left out."""
+        if time <= self._last:
+            return
+        self._last = time
+        kind = {3: "rgb24"}.get(pixels.ndim, "gray16le" if pixels.dtype == np.uint16 else "gray")
+        frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=kind)
+        frame.pts, frame.time_base = time, self._video.codec_context.time_base
+        self._container.mux(self._video.encode(frame))
+
+    def add_sound(self, packet: Any) -> None:
+        """One more packet of the clip's sound."""
+        if self._sound is not None:
+            packet.stream = self._sound
+            self._container.mux(packet)
+
+    def finish(self) -> None:
+        """Write what the encoder holds."""
+        self._container.mux(self._video.encode())
+
+
+@contextmanager
+def clip_writer(
+    path: Path,
+    clip: Clip,
+    size: tuple[int, int],
+    *,
+    labels: np.dtype | None = None,
+    tags: dict[str, str] | None = None,
+) -> Iterator[ClipWriter]:
+    """A video of pictures at the times of `clip`, at `path` once the block has ended without an error.
+
+    Args:
+        path: target, .mp4 or .mkv.
+        clip: what it is made from, and whose sound it gets.
+        size: height and width of the pictures, even ones for overlays.
+        labels: their type, uint8 or uint16, for label maps, which are lossless and have no sound.
+        tags: what the file says of itself.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    av: Any = require("av", extra="video")
+    beside = path.parent / f".{uuid.uuid4().hex}{ENDING}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with av.open(str(beside), "w", format={".mp4": "mp4"}.get(path.suffix, "matroska")) as container:
+            container.metadata.update(tags or {})
+            codec = "ffv1" if labels is not None else "libx264"
+            video = container.add_stream(codec, rate=clip.rate)
+            video.height, video.width = size
+            video.codec_context.time_base = clip.tick
+            if labels is None:
+                video.pix_fmt, video.options = "yuv420p", {"crf": QUALITY, "preset": "veryfast"}
+            else:
+                video.pix_fmt = "gray16le" if labels == np.uint16 else "gray"
+            sound = None
+            if labels is None and clip.sound is not None:
+                sound = container.add_stream_from_template(clip.sound)
+            writer = ClipWriter(container, video, sound)
+            yield writer
+            writer.finish()
+        put_in_place(beside, path)
+    except av.error.FFmpegError as error:
+        raise cannot_write(path, OSError(error.errno, error.strerror)) from error
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        with suppress(OSError):
+            beside.unlink()
+
+
+def overlay_suffix(clip: Clip) -> str:
+    """.mp4, or .mkv where players do not expect the clip's sound in one."""
+    return ".mp4" if clip.sound is None or clip.sound.codec_context.name in MP4_SOUND else ".mkv"

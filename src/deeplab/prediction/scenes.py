@@ -1,0 +1,244 @@
+"""A scene labelled window by window into a raster: memory is that of a window, and a run that was killed goes on.
+
+Beside the raster, under a hidden name, a folder keeps what is done: labels by block, compressed, one after another, a
+line each in a ledger, and means over the whole scene. It is removed when the raster is whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from deeplab.errors import UserError
+from deeplab.imaging.label_rasters import write_label_raster
+from deeplab.imaging.scenes import Scene, identity
+from deeplab.prediction.predictor import Predictor
+from deeplab.prediction.tiles import Gathered, Tiles
+from deeplab.prediction.windows import Place
+from deeplab.system.writing import Appended, cannot_write, whole_file, write_whole
+
+# labels of more classes have no room for a value that is none
+MOST_NARROW, NO_CLASS = 255, 65535
+
+
+class Progress(NamedTuple):
+    """What is being done, and pixels of it that are."""
+
+    what: str
+    pixels: int
+    of: int
+
+
+def label_scene(
+    predictor: Predictor,
+    scene: Scene,
+    target: Path,
+    *,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> np.ndarray:
+    """Label every pixel of a scene that has data.
+
+    Args:
+        predictor: what `predictor.how` says of the window may be None, for the usual one.
+        scene: opened.
+        target: GeoTIFF to write: class indices, and the model's ignore label where there is no data (65535 where it
+            has more than 255 classes).
+        on_progress: called often.
+
+    Returns:
+        int64, pixels by label.
+
+    Raises:
+        UserError: a CRF; bands that the model does not take; or the file cannot be written.
+    """
+    if predictor.how.crf is not None:
+        raise UserError(
+            "the CRF needs the probabilities of the whole photo, and scenes are larger than memory",
+            fix="leave out the CRF",
+            file=scene.path,
+        )
+    spec = predictor.labels
+    narrow = len(spec.classes) <= MOST_NARROW
+    nodata, dtype = (spec.ignore_label, "uint8") if narrow else (NO_CLASS, "uint16")
+    way = predictor.sliding(scene.size)
+    everything = scene.size[0] * scene.size[1]
+
+    def read(place: Place, *, all_of_it: bool = False) -> torch.Tensor | None:
+        mask = scene.mask(*place)
+        if mask is not None and not mask.any() and not all_of_it:
+            return None
+        values = scene.read(*place)
+        try:
+            return predictor.images(predictor.photo(values))
+        except UserError as error:
+            raise UserError(
+                f"its bands ({', '.join(scene.bands)}; {values.dtype}) are not what the model takes: {error.what}",
+                allowed=error.allowed,
+                fix="--bands names those to read, or scale them to 8 bits (gdal_translate -ot Byte -scale)",
+                file=scene.path,
+            ) from error
+
+    ledger = Ledger(target.parent / f".{target.name}.work", _key(predictor, scene))
+    try:
+        if isinstance(way, Tiles):
+            way.gathered = ledger.gathered()
+            exact = predictor.how.seams == "exact"
+            seen = sum(place.height * place.width for place in way.places[: way.gathered.following])
+            for place in way.gather(lambda place: read(place, all_of_it=exact)):
+                ledger.keep(way.gathered)
+                seen = seen % everything + place.height * place.width
+                on_progress(Progress("looking", seen, everything))
+        done = sum(place.height * place.width for place in way.places[: ledger.done])
+        on_progress(Progress("labelling", done, everything))
+        for place, found, _ in way.blocks(read, first=ledger.done):
+            labels = found.cpu().numpy().astype(dtype)
+            mask = scene.mask(*place)
+            if mask is not None:
+                labels[~mask] = nodata
+            ledger.add(labels)
+            done += labels.size
+            on_progress(Progress("labelling", done, everything))
+    finally:
+        ledger.close()
+    parts = (
+        (place.top, place.left, np.frombuffer(content, dtype).reshape(place.height, place.width))
+        for place, content in zip(way.places, ledger.contents(), strict=True)
+    )
+    counts = write_label_raster(
+        target,
+        parts,
+        size=scene.size,
+        dtype=dtype,
+        place=scene.placed(),
+        nodata=nodata,
+        palette=np.array(spec.palette, np.uint8),
+        classes=spec.classes,
+    )
+    ledger.remove()
+    return counts
+
+
+class Ledger:
+    """Blocks that are done, in a folder that a run leaves to the one after it.
+
+    Args:
+        folder: made if missing; one of another key is emptied.
+        key: what the blocks depend on.
+
+    Attributes:
+        done: how many blocks there are.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self._folder, self._labels, self._lines = folder, folder / "labels", folder / "ledger"
+        self._means = folder / "means.npz"
+        self._sizes: list[int] = []
+        try:
+            if folder.exists() and (folder / "key").exists() and (folder / "key").read_text() == key:
+                self._take_over()
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir(parents=True)
+                write_whole(folder / "key", key)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+        self._label_file, self._line_file = Appended(self._labels), Appended(self._lines)
+
+    @property
+    def done(self) -> int:
+        return len(self._sizes)
+
+    def _take_over(self) -> None:
+        """Keep the blocks whose line and content are whole."""
+        kept = 0
+        if self._lines.exists() and self._labels.exists():
+            lines = self._lines.read_bytes().split(b"\n")
+            with self._labels.open("rb") as file:
+                # what stands behind the last line break was cut off
+                for line in lines[:-1]:
+                    size, check = map(int, line.split())
+                    if zlib.crc32(file.read(size)) != check:
+                        break
+                    self._sizes.append(size)
+                    kept += len(line) + 1
+            with self._labels.open("rb+") as file:
+                file.truncate(sum(self._sizes))
+            with self._lines.open("rb+") as file:
+                file.truncate(kept)
+
+    def add(self, labels: np.ndarray) -> None:
+        """Keep one more block."""
+        content = zlib.compress(labels.tobytes(), 1)
+        self._label_file.write(content)
+        self._line_file.write(f"{len(content)} {zlib.crc32(content)}\n")
+        self._sizes.append(len(content))
+
+    def contents(self) -> Iterator[bytes]:
+        """The blocks' bytes, in order."""
+        with self._labels.open("rb") as file:
+            for size in self._sizes:
+                yield zlib.decompress(file.read(size))
+
+    def keep(self, gathered: Gathered) -> None:
+        """Keep how far the passes before have come."""
+        arrays = {f"mean {index:03}": mean.cpu().numpy() for index, mean in enumerate(gathered.means)}
+        if gathered.total is not None:
+            arrays["total"] = gathered.total.cpu().numpy()
+        arrays["counted"] = np.array([gathered.positions, gathered.following])
+        with whole_file(self._means) as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stubs take the names for options
+
+    def gathered(self) -> Gathered:
+        """What `keep` kept last."""
+        if not self._means.exists():
+            return Gathered()
+        with np.load(self._means) as kept:
+            means = tuple(
+                torch.from_numpy(kept[name]) for name in sorted(kept.files) if name.startswith("mean")
+            )
+            total = torch.from_numpy(kept["total"]) if "total" in kept.files else None
+            return Gathered(means, total, *map(int, kept["counted"]))
+
+    def close(self) -> None:
+        """Close its files."""
+        self._label_file.close()
+        self._line_file.close()
+
+    def remove(self) -> None:
+        """Nobody needs it any more."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _key(predictor: Predictor, scene: Scene) -> str:
+    """Changes with the scene, the model and how it labels."""
+    digest = hashlib.blake2b(digest_size=16)
+    network = predictor.network
+    if isinstance(network, nn.Module):
+        for name, value in sorted(network.state_dict().items()):
+            digest.update(
+                name.encode() + value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+            )
+    about = {
+        "scene": identity(scene.path),
+        "size": scene.size,
+        "bands": list(scene.bands),
+        "how": repr(replace(predictor.how, calibration=())),
+        "config": network.config.model_dump_json(),
+        "engine": predictor.engine,
+        "stride": predictor.output_stride,
+        "weights": digest.hexdigest(),
+    }
+    return json.dumps(about)

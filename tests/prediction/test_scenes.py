@@ -1,0 +1,324 @@
+"""Pictures larger than memory: what is kept, what is left out, and runs that are stopped and go on."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from deeplab.imaging.scenes import is_scene, open_scene
+from deeplab.model.checkpoint import load
+from deeplab.prediction.labelling import Labelling
+from deeplab.prediction.predictor import Predictor
+from deeplab.prediction.scenes import Ledger, Progress, label_scene
+from deeplab.prediction.tiles import Gathered
+from deeplab.prediction.windows import Window
+
+rasterio = pytest.importorskip("rasterio", reason="scenes are read by the extra geo")
+# what the tests' own files are read and written with
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+SIZE = (150, 220)
+GROUND: dict[str, Any] = {
+    "crs": "EPSG:32633",
+    "transform": rasterio.Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000),
+}
+
+
+def values(bands: int = 3, dtype: str = "uint8") -> np.ndarray:
+    random = np.random.default_rng(5)
+    coarse = random.integers(1, 256, (-(-SIZE[0] // 16), -(-SIZE[1] // 16), bands))
+    return coarse.repeat(16, 0).repeat(16, 1)[: SIZE[0], : SIZE[1]].astype(dtype)
+
+
+def write(path: Path, stored: np.ndarray, **profile: Any) -> Path:
+    profile = {"driver": "GTiff", "height": SIZE[0], "width": SIZE[1], "dtype": stored.dtype} | profile
+    with rasterio.open(path, "w", count=stored.shape[2], **profile) as file:
+        file.write(np.moveaxis(stored, -1, 0))
+    return path
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Path:
+    """Without data in the rows above 60, and so in whole windows."""
+    stored = values()
+    stored[:60] = 0
+    return write(tmp_path / "scene.tif", stored, nodata=0, **GROUND)
+
+
+@pytest.fixture
+def predictor(squares_model: Path) -> Predictor:
+    return Predictor.of(load(squares_model), Labelling(window=Window(48, 64), device="cpu"))
+
+
+def labelled(path: Path) -> np.ndarray:
+    with rasterio.open(path) as file:
+        return file.read(1)
+
+
+def test_the_command_keeps_where_a_scene_lies(deeplab, squares_model, scene: Path, tmp_path: Path) -> None:
+    words = ("-m", squares_model, "-o", tmp_path / "out", "--window", 48, 64, "--polygons", "geojson")
+    code, _, err = deeplab("predict", scene, *words)
+    assert code == 0, err
+    with rasterio.open(tmp_path / "out" / "scene_labels.tif") as file, rasterio.open(scene) as source:
+        assert (file.crs, file.transform, file.shape) == (source.crs, source.transform, source.shape)
+        assert file.nodata == 255 and file.profile["tiled"] and file.compression.name == "deflate"
+        found = file.read(1)
+        classes = json.loads(file.tags()["CLASSES"])
+        colours = file.colormap(1)
+        assert (file.dataset_mask() > 0).sum() == (found != 255).sum()
+    model = load(squares_model)
+    assert tuple(classes) == model.labels.classes
+    assert [colours[index][:3] for index in range(3)] == list(model.labels.palette)
+    assert (found[:60] == 255).all() and (found[60:] < 3).all() and len(np.unique(found)) > 2
+    (entry,) = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    counts = np.bincount(found[60:].ravel(), minlength=3) / found[60:].size
+    assert entry["shares"] == {
+        classes[index]: pytest.approx(counts[index], abs=1e-6)
+        for index in np.argsort(-counts)
+        if counts[index]
+    }
+    with Image.open(tmp_path / "out" / entry["overlay"]) as overlay:
+        assert overlay.height > SIZE[0]
+    outlines = json.loads((tmp_path / "out" / entry["polygons"]).read_text())["features"]
+    assert {each["properties"]["name"] for each in outlines} == set(classes) - {"background"}
+    across, up = outlines[0]["geometry"]["coordinates"][0][0]
+    # of UTM zone 33 at 500,000 m east
+    assert across == pytest.approx(15, abs=0.01) and up == pytest.approx(45.15, abs=0.01)
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+
+def test_polygons_cover_their_class(deeplab, squares_model, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", values(), nodata=0)
+    assert (
+        deeplab(
+            "predict",
+            path,
+            "-m",
+            squares_model,
+            "-o",
+            tmp_path / "out",
+            "--polygons",
+            "geojson",
+            "--window",
+            64,
+            64,
+        )[0]
+        == 0
+    )
+    found = labelled(tmp_path / "out" / "a_labels.tif")
+    outlines = json.loads((tmp_path / "out" / "a_labels.geojson").read_text())["features"]
+    for index in (1, 2):
+        parts = [each["geometry"]["coordinates"] for each in outlines if each["properties"]["class"] == index]
+        covered = sum(area(outside) - sum(map(area, holes)) for outside, *holes in parts)
+        assert covered == (found == index).sum()
+
+
+def test_geopackages_are_in_the_scenes_own_system(
+    deeplab, squares_model, scene: Path, tmp_path: Path
+) -> None:
+    words = ("-m", squares_model, "-o", tmp_path / "out", "--window", 48, 64, "--polygons", "gpkg")
+    assert deeplab("predict", scene, *words)[0] == 0
+    found = labelled(tmp_path / "out" / "scene_labels.tif")
+    with sqlite3.connect(tmp_path / "out" / "scene_labels.gpkg") as base:
+        assert base.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert base.execute("SELECT srs_id FROM gpkg_contents").fetchall() == [(32633,)]
+        rows = base.execute("SELECT class, name, geom FROM labels").fetchall()
+    base.close()
+    classes = load(squares_model).labels.classes
+    covered = np.zeros(3)
+    for index, name, geometry in rows:
+        assert name == classes[index] and geometry[:2] == b"GP"
+        (outside, *holes), rest = rings(geometry[8:])
+        assert rest == b""
+        covered[index] += area(outside) - sum(map(area, holes))
+        assert all(500_000 <= across <= 500_110 and 4_999_925 <= up <= 4_999_970 for across, up in outside)
+    # of pixels of half a metre
+    assert covered[1:] * 4 == pytest.approx(np.bincount(found[found != 255].ravel(), minlength=3)[1:])
+
+
+def rings(polygon: bytes) -> tuple[list[list[list[float]]], bytes]:
+    """Of well-known binary, and what stands behind it."""
+    order, kind, count = struct.unpack_from("<BII", polygon)
+    assert (order, kind) == (1, 3)
+    rest, found = polygon[9:], []
+    for _ in range(count):
+        (length,) = struct.unpack_from("<I", rest)
+        found.append(np.frombuffer(rest[4:], np.float64, 2 * length).reshape(length, 2).tolist())
+        rest = rest[4 + 16 * length :]
+    return found, rest
+
+
+def area(ring: list[list[float]]) -> float:
+    across, down = np.array(ring[:-1]).T
+    return abs(across @ (np.roll(down, 1) - np.roll(down, -1))) / 2
+
+
+def test_labels_are_those_of_the_array(predictor: Predictor, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", values(), **GROUND)
+    with open_scene(path) as scene:
+        counts = label_scene(predictor, scene, tmp_path / "labels.tif")
+    found = labelled(tmp_path / "labels.tif")
+    expected = predictor.labels_of(values())
+    assert torch.equal(torch.from_numpy(found), expected)
+    assert counts[:3].tolist() == np.bincount(found.ravel(), minlength=3).tolist()
+
+
+@pytest.fixture(params=["blend", "shared"])
+def stoppable(request: pytest.FixtureRequest, squares_model: Path) -> Predictor:
+    return Predictor.of(
+        load(squares_model), Labelling(window=Window(48, 64), seams=request.param, device="cpu")
+    )
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.95])
+@pytest.mark.parametrize("what", ["looking", "labelling"])
+def test_a_stopped_run_goes_on(
+    stoppable: Predictor, scene: Path, tmp_path: Path, share: float, what: str
+) -> None:
+    straight, target = tmp_path / "straight.tif", tmp_path / "labels.tif"
+
+    class Stopped(Exception):
+        pass
+
+    def run(path: Path, on_progress: Callable[[Progress], None]) -> int:
+        """Places that were read."""
+        reads = 0
+        with open_scene(scene) as opened:
+            read = opened.read
+
+            def counted(*place: int) -> np.ndarray:
+                nonlocal reads
+                reads += 1
+                return read(*place)
+
+            opened.read = counted  # type: ignore[method-assign]
+            label_scene(stoppable, opened, path, on_progress=on_progress)
+        return reads
+
+    def stop(progress: Progress) -> None:
+        if progress.what == what and progress.pixels > share * progress.of:
+            raise Stopped
+
+    whole = run(straight, lambda progress: None)
+    if what == "looking" and stoppable.how.seams == "blend":
+        return
+    with pytest.raises(Stopped):
+        run(target, stop)
+    assert not target.exists()
+    rest = run(target, lambda progress: None)
+    assert rest < whole or share == 0
+    assert (labelled(target) == labelled(straight)).all()
+    assert {path.name for path in tmp_path.iterdir()} == {"scene.tif", "straight.tif", "labels.tif"}
+
+
+def test_what_was_cut_off_is_done_again(tmp_path: Path) -> None:
+    blocks = [np.full((4, 5), value, np.uint8) for value in range(3)]
+    ledger = Ledger(tmp_path / "work", "key")
+    for block in blocks:
+        ledger.add(block)
+    ledger.keep(Gathered((torch.ones(1, 2, 1, 1),), torch.ones(2, dtype=torch.float64), 7, 3))
+    ledger.close()
+    labels = tmp_path / "work" / "labels"
+    labels.write_bytes(labels.read_bytes()[:-1])
+    again = Ledger(tmp_path / "work", "key")
+    assert again.done == 2
+    again.add(blocks[2])
+    again.close()
+    assert [block.tobytes() for block in blocks] == list(again.contents())
+    found = again.gathered()
+    assert (
+        found.positions == 7 and found.following == 3 and torch.equal(found.means[0], torch.ones(1, 2, 1, 1))
+    )
+    # of another scene, model or way of labelling
+    other = Ledger(tmp_path / "work", "another key")
+    assert other.done == 0 and other.gathered().means == ()
+    other.close()
+
+
+def test_what_a_scene_is(tmp_path: Path, monkeypatch) -> None:
+    stored = values()
+    assert is_scene(write(tmp_path / "ground.tif", stored, **GROUND))
+    assert is_scene(write(tmp_path / "five.tif", values(5), nodata=0))
+    assert is_scene(write(tmp_path / "big.tif", stored, BIGTIFF="YES"))
+    plain = write(tmp_path / "plain.tif", stored)
+    assert not is_scene(plain)
+    monkeypatch.setattr("deeplab.imaging.scenes.MOST_PHOTO_PIXELS", SIZE[0] * SIZE[1] - 1)
+    assert is_scene(plain)
+    (tmp_path / "empty.tif").write_bytes(b"")
+    (tmp_path / "cut.tif").write_bytes(plain.read_bytes()[:9])
+    assert not is_scene(tmp_path / "empty.tif") and not is_scene(tmp_path / "cut.tif")
+    assert is_scene(tmp_path / "slide.svs")
+
+
+def test_strips_are_warned_of_and_tiles_are_not(tmp_path: Path, monkeypatch, recwarn) -> None:
+    monkeypatch.setattr("deeplab.imaging.scenes.WIDEST_STRIP", SIZE[1] - 1)
+    tiled = write(tmp_path / "tiled.tif", values(), tiled=True, blockxsize=64, blockysize=64, **GROUND)
+    with open_scene(tiled):
+        assert not [each for each in recwarn if "strips" in str(each.message)]
+    strips = write(tmp_path / "strips.tif", values(), **GROUND)
+    with pytest.warns(UserWarning, match="stored in strips.*fix: gdal_translate"), open_scene(strips):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("stored", "options", "message"),
+    [
+        (values(3, "uint16"), [], "uint16"),
+        (values(5), [], "band 1, band 2, band 3, band 4, band 5"),
+        (values(5), ["--bands", 1, 2, 9], "has no band 9; allowed: 1 to 5"),
+        (values(3), ["--crf", "v1"], "leave out the CRF"),
+    ],
+)
+def test_what_a_model_cannot_take_is_named(
+    deeplab, squares_model, tmp_path: Path, stored, options, message
+) -> None:
+    path = write(tmp_path / "scene.tif", stored, **GROUND)
+    code, _, err = deeplab("predict", path, "-m", squares_model, "-o", tmp_path / "out", *options)
+    assert code == 1 and message in err and str(path) in err
+    assert not (tmp_path / "out" / "scene_labels.tif").exists()
+
+
+def test_bands_are_chosen_and_transparency_is_a_mask(deeplab, squares_model, tmp_path: Path) -> None:
+    five, rgb = values(5), values(5)[..., [2, 0, 4]]
+    words = ("-m", squares_model, "-o", tmp_path / "out", "--window", 64, 64)
+    many = write(tmp_path / "many.tif", five, **GROUND)
+    assert deeplab("predict", many, *words, "--bands", 3, 1, 5)[0] == 0
+    alpha = np.full((*SIZE, 1), 255, np.uint8)
+    alpha[:, 100:] = 0
+    clear = write(
+        tmp_path / "clear.tif", np.concatenate([rgb, alpha], 2), photometric="rgb", alpha="yes", **GROUND
+    )
+    assert deeplab("predict", clear, *words)[0] == 0
+    found, masked = (labelled(tmp_path / "out" / f"{name}_labels.tif") for name in ("many", "clear"))
+    assert (masked[:, 100:] == 255).all()
+    assert (found[:, :30] == masked[:, :30]).all()
+
+
+def test_a_damaged_scene_is_skipped_by_name(deeplab, squares_model, scene: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.tif"
+    cut.write_bytes(scene.read_bytes()[: scene.stat().st_size // 2])
+    code, _, err = deeplab("predict", cut, scene, "-m", squares_model, "-o", tmp_path / "out")
+    assert code == 1 and "cut.tif" in err
+    assert (tmp_path / "out" / "scene_labels.tif").exists() and not (
+        tmp_path / "out" / "cut_labels.tif"
+    ).exists()
+
+
+def test_slides_are_read_through_openslide(deeplab, squares_model, tmp_path: Path) -> None:
+    pytest.importorskip("openslide", reason="slides are read by the extra slides")
+    tiled = {"tiled": True, "blockxsize": 64, "blockysize": 64, "photometric": "rgb"}
+    path = write(tmp_path / "slide.tif", values(), **tiled)
+    slide = path.rename(tmp_path / "slide.svs")
+    assert deeplab("predict", slide, "-m", squares_model, "-o", tmp_path / "out", "--window", 48, 64)[0] == 0
+    predictor = Predictor.of(load(squares_model), Labelling(window=Window(48, 64), device="cpu"))
+    assert (labelled(tmp_path / "out" / "slide_labels.tif") == predictor.labels_of(values()).numpy()).all()
+    code, _, err = deeplab("predict", slide, "-m", squares_model, "-o", tmp_path / "out", "--level", 1)
+    assert code == 1 and "has no level 1; allowed: 0: 220 x 150" in err
