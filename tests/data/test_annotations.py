@@ -522,7 +522,7 @@ def test_labelme_photos_inside_the_annotation(tmp_path):
             np.testing.assert_array_equal(np.array(image), pixels)
     assert check_data(tmp_path / "a", Expected(train="all"), workers=1).data.items[0].photo.error is None
     write(tmp_path / "a/x.json", content | {"imageData": "AAAA"})
-    with pytest.raises(UserError, match=r"x\.json:imageData: cannot be read as a picture"):
+    with pytest.raises(UserError, match=r"x\.json:imageData: not a picture"):
         open_source(tmp_path / "a", "all").photo(0)
 
 

@@ -312,6 +312,15 @@ def test_the_full_ade20k_names_objects_by_its_jsons_where_there_is_no_list(tmp_p
     assert [source.label(index).tolist() for index in range(2)] == [[[255, 0]], [[4, 3]]]
 
 
+@pytest.mark.parametrize("number", [0, -3, 6656, 10**30])
+def test_the_full_ade20k_refuses_numbers_that_no_colour_says(tmp_path, number):
+    ade20k_photo(tmp_path, "ADE_train_1", [[0, 1]], objects=[(1, "wall"), (number, "sky")])
+    with pytest.raises(
+        UserError, match=r"ADE_train_1.json: an object's name_ndx is no number of one; allowed: 1\.\.6655"
+    ):
+        open_source(tmp_path, "train")
+
+
 @pytest.mark.parametrize("colour", [(10, 0, 0), (15, 1, 0)])
 def test_the_full_ade20k_refuses_what_is_no_object(tmp_path, colour):
     mask = ade20k_photo(tmp_path, "ADE_train_1", [[1, 2]])

@@ -20,6 +20,7 @@ from support.torch_comparison import assert_same, imported, randomise
 from torch import nn
 from torch_sources import Jfzhang, Kazuto, MMSegmentation, ResNet50, VainF
 
+from deeplab import Segmenter
 from deeplab.cli.app import main
 from deeplab.config import DeepLabConfig, NoContextConfig, backbone_config
 from deeplab.errors import UserError
@@ -423,6 +424,10 @@ def test_four_input_channels_are_noted(tmp_path: Path) -> None:
     assert model.config.pixels.mean[3] == pytest.approx(sum(model.config.pixels.mean[:3]) / 3)
     assert any("reads 4 channels, and the file does not say which" in note for note in report.notes)
     assert model.provenance["import"]["notes"] == list(report.notes)
+    four = np.random.default_rng(0).integers(0, 256, (33, 41, 4), dtype=np.uint8)
+    assert Segmenter(model, device="cpu")(four).labels.shape == (33, 41)
+    with pytest.raises(UserError, match="has 3 bands of uint8; allowed: 4 of uint8"):
+        Segmenter(model, device="cpu")(four[..., :3])
 
 
 def test_the_command_line_recognises_by_content(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

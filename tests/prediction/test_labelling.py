@@ -25,6 +25,10 @@ WAYS = {
         ["--window", 20, 16, "--scales", 1, 1.5],
         {"window": Window(20, 16), "scales": (1.0, 1.5)},
     ),
+    "windows that share": (
+        ["--window", 24, 24, "--seams", "shared", "--output-stride", 8],
+        {"window": Window(24, 24), "seams": "shared", "output_stride": 8},
+    ),
     "bfloat16": (["--precision", "bfloat16"], {"precision": "bfloat16"}),
     "onnxruntime": (["--engine", "onnxruntime"], {"engine": "onnxruntime"}),
     "openvino": (["--engine", "openvino"], {"engine": "openvino"}),

@@ -13,7 +13,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.banded_photos import NAMES, pixels_of
+from support.banded_photos import scene as banded_scene
 
+from deeplab import DeepLab, DeepLabConfig, LabelSpec
+from deeplab.config import ASPPConfig, PixelConfig, backbone_config
 from deeplab.imaging.scenes import is_scene, open_scene
 from deeplab.model.checkpoint import load
 from deeplab.prediction.labelling import Labelling
@@ -286,6 +290,36 @@ def test_what_a_model_cannot_take_is_named(
     assert not (tmp_path / "out" / "scene_labels.tif").exists()
 
 
+def test_a_model_of_bands_labels_scenes_of_them(deeplab, tmp_path: Path) -> None:
+    """No data is out of the range that the model takes, and says nothing to the windows that see it."""
+    torch.manual_seed(3)
+    pixels = {
+        "bands": ["vv", "vh"],
+        "values": "float32",
+        "range": [-50, 10],
+        "mean": [-12.0, -18.0],
+        "std": [4.0, 4.0],
+    }
+    backbone = {"name": "mobilenet_v2", "width": 0.25, "in_channels": 2}
+    config = {"backbone": backbone, "context": {"channels": 8}, "num_classes": 3, "pixels": pixels}
+    DeepLab(DeepLabConfig.model_validate(config)).save_pretrained(tmp_path / "model")
+    stored = values(2).astype(np.float32) / -20
+    stored[:60] = -9999
+    stored[70:75, 90:99] = -9999
+    path = write(tmp_path / "radar.tif", stored, nodata=-9999, **GROUND)
+    words = ("-m", tmp_path / "model", "-o", tmp_path / "out", "--window", 64, 64)
+    code, _, err = deeplab("predict", path, *words)
+    assert code == 0, err
+    found = labelled(tmp_path / "out" / "radar_labels.tif")
+    assert ((found == 255) == (stored[..., 0] == -9999)).all()
+    with Image.open(tmp_path / "out" / "radar_overlay.png") as overlay:
+        assert overlay.width == SIZE[1]
+    stored[100, 100, 1] = 700
+    write(path, stored, nodata=-9999, **GROUND)
+    code, _, err = deeplab("predict", path, *words)
+    assert code == 1 and "holds" in err and "allowed: -50 to 10" in err
+
+
 def test_bands_are_chosen_and_transparency_is_a_mask(deeplab, squares_model, tmp_path: Path) -> None:
     five, rgb = values(5), values(5)[..., [2, 0, 4]]
     words = ("-m", squares_model, "-o", tmp_path / "out", "--window", 64, 64)
@@ -300,6 +334,43 @@ def test_bands_are_chosen_and_transparency_is_a_mask(deeplab, squares_model, tmp
     found, masked = (labelled(tmp_path / "out" / f"{name}_labels.tif") for name in ("many", "clear"))
     assert (masked[:, 100:] == 255).all()
     assert (found[:, :30] == masked[:, :30]).all()
+
+
+def banded(folder: Path, kind: str) -> DeepLab:
+    torch.manual_seed(6)
+    pixels = PixelConfig(**pixels_of(kind))
+    config = DeepLabConfig(
+        backbone=backbone_config("mobilenet_v2", width=0.25, in_channels=len(pixels.names)),
+        context=ASPPConfig(channels=8),
+        num_classes=2,
+        pixels=pixels,
+    )
+    model = DeepLab(config, LabelSpec.named(NAMES)).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize(("kind", "nodata"), [("infrared", 65535), ("float", float("nan"))])
+def test_models_of_bands_read_them_as_stored(deeplab, tmp_path: Path, kind: str, nodata: float) -> None:
+    model = banded(tmp_path / "model", kind)
+    stored, _ = banded_scene(kind, 1, side=120)
+    empty = stored.copy()
+    empty[:30] = nodata
+    profile = {"height": 120, "width": 120, **GROUND}
+    words = ("-m", tmp_path / "model", "-o", tmp_path / "out", "--window", 64, 64, "--device", "cpu")
+    for name, values_of in (("full", stored), ("empty", empty)):
+        path = write(tmp_path / f"{name}.tif", values_of, nodata=nodata, **profile)
+        code, _, err = deeplab("predict", path, *words)
+        assert code == 0, err
+    found, masked = (labelled(tmp_path / "out" / f"{name}_labels.tif") for name in ("full", "empty"))
+    predictor = Predictor.of(model, Labelling(window=Window(64, 64), device="cpu"))
+    assert (found == predictor.labels_of(stored).numpy()).all()
+    assert (masked[:30] == 255).all() and (masked[30:] < 2).all()
+    assert (tmp_path / "out" / "full_overlay.png").exists()
+    # one that it was not made for
+    other = write(tmp_path / "other.tif", stored[..., :1], **profile)
+    code, _, err = deeplab("predict", other, *words)
+    assert code == 1 and "(band 1; " in err and "--bands names those to read" in err
 
 
 def test_a_damaged_scene_is_skipped_by_name(deeplab, squares_model, scene: Path, tmp_path: Path) -> None:

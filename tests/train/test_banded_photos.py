@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from support.banded_photos import NAMES, scene, write_folder, write_tiff
 
 from deeplab import DeepLab, Segmenter
 from deeplab.crf import V2_RESNET101
+from deeplab.data.layouts.embedded import read_embedded_photo
 from deeplab.data.opening import open_complete
 from deeplab.doctor.run import check_data
 from deeplab.errors import UserError
@@ -21,7 +24,9 @@ from deeplab.export.run import export_model
 from deeplab.imaging.bands import Bands
 from deeplab.model.checkpoint import load
 from deeplab.prediction.labelling import Labelling
+from deeplab.prediction.predictor import Predictor
 from deeplab.prediction.sliding import Window
+from deeplab.prediction.videos import PictureLabeller
 from deeplab.serve.models import Models
 from deeplab.system.processes import ALONE
 from deeplab.train.keeper import SILENT
@@ -146,6 +151,8 @@ def test_what_needs_8_bit_rgb_says_so(
         Segmenter(model, engine="openvino")
     with pytest.raises(UserError, match="sigma_beta is in steps of 8 bits, and this model reads"):
         Segmenter(model, crf=V2_RESNET101)
+    with pytest.raises(UserError, match="pictures of clips and cameras are 8-bit RGB"):
+        PictureLabeller(Predictor.of(model))
     code, _, err = deeplab("crf", "search", root, "-m", path, "-o", tmp_path / "crf.json")
     assert code == 2 and "this model reads bands" in err
 
@@ -215,3 +222,24 @@ def test_masks_of_turned_tiffs_are_turned_along(tmp_path: Path) -> None:
     source = open_complete(root, "train", bands=Bands(tuple("abcde"), "float32"))
     assert source.photo(0).shape == (60, 40, 5)
     np.testing.assert_array_equal(source.label(0), np.rot90(labels, -1))
+
+
+def test_photos_inside_annotations_and_shards_are_bands_too(tmp_path: Path) -> None:
+    thermal, wanted = scene("thermal", 0)[0], Bands(("thermal",), "uint16")
+    held = io.BytesIO()
+    Image.fromarray(thermal[..., 0]).save(held, "PNG")
+    content = {
+        "imagePath": "a.png",
+        "imageData": base64.b64encode(held.getvalue()).decode(),
+        "shapes": [{"label": "warm", "points": [[2, 2], [20, 2], [20, 20]], "shape_type": "polygon"}],
+    }
+    (tmp_path / "drawn/train").mkdir(parents=True)
+    (tmp_path / "drawn/train/a.json").write_text(json.dumps(content))
+    inside = open_complete(tmp_path / "drawn", "train", bands=wanted)
+    np.testing.assert_array_equal(inside.photo(0), thermal)
+    assert inside.label(0).shape == (48, 48)
+    np.testing.assert_array_equal(read_embedded_photo(held.getvalue(), "shard:0", wanted), thermal)
+    with pytest.raises(UserError, match=r"a\.json:imageData: of its 16 bits"):
+        open_complete(tmp_path / "drawn", "train").photo(0)
+    with pytest.raises(UserError, match="shard:0: has 1 band of uint16; allowed: 2 of float32"):
+        read_embedded_photo(held.getvalue(), "shard:0", Bands(("vv", "vh"), "float32"))

@@ -46,6 +46,7 @@ def predict_scene(
     import numpy as np
 
     from deeplab.cli.tables import pixel_progress
+    from deeplab.imaging.bands import viewable
     from deeplab.imaging.label_rasters import label_preview, write_polygons
     from deeplab.imaging.overlay import draw_overlay
     from deeplab.imaging.png import save_png
@@ -63,18 +64,17 @@ def predict_scene(
         spec.classes[index]: round(float(found[index]), 6) for index in np.argsort(-found) if found[index]
     }
     entry: dict[str, Any] = {"labels": target.name, "height": size[0], "width": size[1], "shares": shares}
-    if seen.dtype == np.uint8 and seen.shape[2] in (1, 3):
-        # what has no data keeps its colours
-        labels = label_preview(target, OVERVIEW).astype(np.int64)
-        labels[labels >= len(spec.classes)] = spec.ignore_label
-        overlay = draw_overlay(
-            np.ascontiguousarray(seen),
-            labels,
-            class_names=spec.classes,
-            palette=np.array(spec.palette, np.uint8),
-            ignore_label=spec.ignore_label,
-        )
-        entry["overlay"] = save_png(overlay, output / f"{name}_overlay.png").name
+    # what has no data keeps its colours
+    labels = label_preview(target, OVERVIEW).astype(np.int64)
+    labels[labels >= len(spec.classes)] = spec.ignore_label
+    overlay = draw_overlay(
+        np.ascontiguousarray(viewable(np.nan_to_num(seen))),
+        labels,
+        class_names=spec.classes,
+        palette=np.array(spec.palette, np.uint8),
+        ignore_label=spec.ignore_label,
+    )
+    entry["overlay"] = save_png(overlay, output / f"{name}_overlay.png").name
     if options.polygons:
         polygons = output / f"{name}_labels.{options.polygons}"
         background = [index for index, each in enumerate(spec.classes) if each == "background"]

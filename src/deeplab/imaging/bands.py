@@ -188,6 +188,7 @@ def viewable(photo: np.ndarray) -> np.ndarray:
         return photo
     shown = photo[..., :3] if photo.shape[2] >= 3 else photo[..., :1]
     if photo.dtype != np.uint8:
+        shown = np.nan_to_num(shown)
         # a hundred thousand pixels tell the percentiles
         step = max(1, math.isqrt(shown.shape[0] * shown.shape[1] // 100_000))
         low, high = np.percentile(shown[::step, ::step], (2, 98), axis=(0, 1)).astype(np.float32)

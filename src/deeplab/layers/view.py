@@ -58,7 +58,7 @@ class View:
 
     Attributes:
         asked: how many means were asked for.
-        total: float64 [C], what was gathered; and over how many positions.
+        total: float64 [C] on the CPU, what was gathered; and over how many positions.
     """
 
     def __init__(
@@ -73,13 +73,14 @@ class View:
         """[N, C, 1, 1] of a map [N, C, h, w] of the window."""
         self.asked += 1
         if self.asked <= len(self.means):
-            return self.means[self.asked - 1].to(x.dtype)
+            return self.means[self.asked - 1].to(x.device, x.dtype)
         if self.gather:
             for dim, side in ((2, self.sides[0]), (3, self.sides[1])):
                 stride = side.stride_of(x.shape[dim])
                 first, last = (-(-(pixel - side.start) // stride) for pixel in side.core)
                 x = x.narrow(dim, first, last - first)
-            self.total = x.double().sum((0, 2, 3)), x.shape[2] * x.shape[3]
+            # not every device has double precision
+            self.total = x.cpu().double().sum((0, 2, 3)), x.shape[2] * x.shape[3]
             raise Enough
         return x.mean((2, 3), keepdim=True)
 

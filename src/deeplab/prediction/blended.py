@@ -19,7 +19,7 @@ from deeplab.prediction.strips import confidence_of
 from deeplab.prediction.windows import Block, Place, Read, Window
 
 # of probabilities that wait for the windows that overlap them
-OPEN_BYTES = 128 << 20
+OPEN_BYTES = 256 << 20
 
 
 def window_starts(side: int, window: int, *, overlap: float) -> list[int]:

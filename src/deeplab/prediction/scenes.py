@@ -72,19 +72,23 @@ def label_scene(
     nodata, dtype = (spec.ignore_label, "uint8") if narrow else (NO_CLASS, "uint16")
     way = predictor.sliding(scene.size)
     everything = scene.size[0] * scene.size[1]
+    wanted = predictor.network.config.pixels.read_as()
 
     def read(place: Place, *, all_of_it: bool = False) -> torch.Tensor | None:
         mask = scene.mask(*place)
         if mask is not None and not mask.any() and not all_of_it:
             return None
         values = scene.read(*place)
+        if mask is not None and wanted is not None and values.shape[2] == len(wanted.names):
+            # what stands for no data may be out of any range; the mean says nothing
+            values[~mask] = np.asarray(predictor.network.config.pixels.mean).astype(values.dtype)
         try:
             return predictor.images(predictor.photo(values))
         except UserError as error:
             raise UserError(
                 f"its bands ({', '.join(scene.bands)}; {values.dtype}) are not what the model takes: {error.what}",
                 allowed=error.allowed,
-                fix="--bands names those to read, or scale them to 8 bits (gdal_translate -ot Byte -scale)",
+                fix=f"--bands names those to read{'' if wanted else ', gdal_translate -ot Byte -scale makes 8 bits'}",
                 file=scene.path,
             ) from error
 

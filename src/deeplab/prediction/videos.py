@@ -42,11 +42,16 @@ class PictureLabeller:
         flicker: of the labels so far.
 
     Raises:
-        UserError: such a share cannot be, or several passes, windows or a CRF are to be smoothed.
+        UserError: a model of bands, such a share cannot be, or several passes, windows or a CRF are to be smoothed.
     """
 
     def __init__(self, predictor: Predictor, *, smooth: float = 0.0) -> None:
-        how = predictor.how
+        how, bands = predictor.how, predictor.network.config.pixels.bands
+        if bands:
+            raise UserError(
+                f"pictures of clips and cameras are 8-bit RGB, and this model reads the bands {', '.join(bands)}",
+                fix="label such photos one by one",
+            )
         if not 0 <= smooth < 1:
             raise UserError(f"--smooth {smooth}", allowed="0 to below 1", fix="try 0.6")
         if smooth and not (how.one_pass and how.window is None and how.crf is None):

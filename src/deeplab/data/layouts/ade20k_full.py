@@ -28,6 +28,8 @@ LOOKS_FOR = "images/ADE/training/ or images/training/ with folders of NAME_seg.p
 FOLDERS = ("training", "validation")
 OBJECTS, ENDING = "objects.txt", "_seg"
 STEP = 10
+LARGEST = 255 // STEP * 256 + 255
+"""What R and G can say."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,10 @@ def _names(root: Path) -> tuple[tuple[str, ...], str]:
                 with as_written(path):
                     for entry in read_json(path)["annotation"]["object"]:
                         found.setdefault(int(entry["name_ndx"]), class_name(entry["name"]))
+                    if min(found, default=1) < 1 or max(found, default=1) > LARGEST:
+                        raise UserError(
+                            "an object's name_ndx is no number of one", allowed=f"1..{LARGEST}", file=path
+                        )
         if not found:
             raise UserError(
                 "nothing names the objects", fix=f"unpack {OBJECTS} or the photos' JSONs, too", file=root

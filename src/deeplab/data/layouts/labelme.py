@@ -22,7 +22,7 @@ import numpy as np
 from deeplab.data.joining import find_file, plain_name, visible
 from deeplab.data.layouts import polygons
 from deeplab.data.layouts import splits as by_name
-from deeplab.data.layouts.embedded import open_picture
+from deeplab.data.layouts.embedded import read_embedded_photo
 from deeplab.data.layouts.painting import (
     NO_SIZE,
     TOO_FEW,
@@ -42,7 +42,6 @@ from deeplab.data.layouts.polygons import Window
 from deeplab.data.stored import Item, StoredSplit, joined, listing, pictures
 from deeplab.data.upright import Stored, stored
 from deeplab.errors import UserError
-from deeplab.imaging.photos import as_photo
 from deeplab.imaging.pictures import opened_picture
 
 LOOKS_FOR = 'NAME.json with "shapes" and "imagePath" (labelme), also in folders'
@@ -79,7 +78,9 @@ class LabelmeSplit(StoredSplit):
     def photo(self, index: int) -> np.ndarray:
         """See `Source`."""
         item = self.items[index]
-        return _photo_inside(item.mask) if item.photo == item.mask else super().photo(index)
+        if item.photo != item.mask:
+            return super().photo(index)
+        return read_embedded_photo(_photo_inside(item.mask), f"{item.mask}:imageData", self.bands)
 
     def lies(self, index: int) -> Stored | None:
         """See `Survey`; labelme turns what it stores."""
@@ -98,7 +99,9 @@ class _Pictures:
         size = _size_said(content)
         if size == NO_SIZE:
             inside = item.photo == item.mask
-            size = _photo_inside(item.mask).shape[:2] if inside else stored(item.photo).upright
+            size = stored(
+                _photo_inside(item.mask) if inside else item.photo, f"{item.mask}:imageData"
+            ).upright
         return Picture(size, _regions(content, size, item.mask, self.line_width))
 
 
@@ -187,10 +190,9 @@ def _classes(root: Path) -> tuple[ClassList, str]:
     return ClassList.of(sorted(labels - {""})), "the labels drawn"
 
 
-def _photo_inside(path: Path) -> np.ndarray:
+def _photo_inside(path: Path) -> bytes:
     with as_written(path):
-        data = base64.b64decode(read_json(path)["imageData"])
-    return as_photo(open_picture(data, f"{path}:imageData"))
+        return base64.b64decode(read_json(path)["imageData"])
 
 
 def _regions(content: dict[str, Any], size: Size, file: Path, line_width: float | None) -> list[Region]:
