@@ -147,7 +147,7 @@ class Answers:
 
     def _ask(self) -> list[bytes]:
         found = [self.segmenter(photo).labels for photo in self.photos]
-        replies = [self.client.segment(png(photo), "format=png") for photo in self.photos]
+        replies = [self.client.segment(png(photo), "output=labels") for photo in self.photos]
         assert all(reply.status == 200 for reply in replies), [reply.status for reply in replies]
         return [np.ascontiguousarray(labels).tobytes() for labels in found] + [
             reply.body for reply in replies
