@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +24,7 @@ from deeplab.config.labels import LabelSpec
 from deeplab.data.dataset import SegmentationDataset
 from deeplab.data.layouts import LAYOUTS, recognise
 from deeplab.data.layouts.tar_shards import pairs_in
-from deeplab.data.opening import open_split, resolve, split_names
+from deeplab.data.opening import open_source, open_split, resolve, split_names
 from deeplab.data.recipe import DataRecipe
 from deeplab.data.source import Source
 from deeplab.doctor.found import Expected, find
@@ -198,6 +200,20 @@ def test_annotations_of_photos_or_classes_that_are_not_listed(tmp_path: Path) ->
         assert f"two categories have the {key} {twice[0][key]!r}" in str(
             assert_all_agree(root, tmp_path / "out")
         )
+
+
+@pytest.mark.parametrize("name", ["coco", "coco-panoptic", "cvat", "labelme", "supervisely", "via"])
+def test_a_split_that_is_not_there_takes_nothing_from_another_one(name: str, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    SETS[name](root)
+    if name == "cvat":
+        notes = root / "annotations.xml"
+        text(notes, re.sub(r'<image [^>]*subset="val".*?</image>', "", notes.read_text()))
+    for place in [place for place in root.rglob("*") if "val" in place.name]:
+        shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+    assert split_names(root) == ("train",)
+    with pytest.raises(UserError, match="train"):
+        open_source(root, "val")
 
 
 def test_splits_are_joined_by_the_names_of_classes(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def survey(root: Path, split: str) -> StoredSplit:
         raise UserError(
             f"two images are called {twice}", fix="give each its own name, or merge them", file=path
         )
-    chosen = list(entries) if own else by_name.choose(root, list(entries), split)
+    chosen = list(entries) if own else by_name.choose(root, list(entries), split, hashed=splits(root))
     folder = photo_folder(root, path, split, images)
     photos = {name: find_file((folder,), entries[name]["file_name"]) for name in chosen if name in entries}
     items, missing = joined(chosen, photos, path)

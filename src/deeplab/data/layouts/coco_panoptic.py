@@ -95,7 +95,7 @@ def survey(root: Path, split: str) -> StoredSplit:
     ids = [image["id"] for image in images]
     if len(entries) < len(images) or len(set(ids)) < len(ids):
         raise UserError("two images have one id or one name", fix="give each its own", file=path)
-    chosen = list(entries) if own else by_name.choose(root, list(entries), split)
+    chosen = list(entries) if own else by_name.choose(root, list(entries), split, hashed=splits(root))
     folder = photo_folder(root, path, split, images)
     photos = {name: find_file((folder,), image["file_name"]) for name, image in entries.items()}
     with as_written(path):

@@ -96,7 +96,7 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
         raise UserError(
             f"two photos are called {twice}", fix="give each its own name, or merge them", file=path
         )
-    chosen = list(entries) if own else by_name.choose(root, list(entries), split)
+    chosen = list(entries) if own else by_name.choose(root, list(entries), split, hashed=splits(root))
     photos = {
         name: find_file((folder, folder / "images"), entry["filename"]) for name, entry in entries.items()
     }
