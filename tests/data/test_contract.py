@@ -216,6 +216,27 @@ def test_a_split_that_is_not_there_takes_nothing_from_another_one(name: str, tmp
         open_source(root, "val")
 
 
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("coco", "annotations/instances_train.json"),
+        ("label-studio", "export.json"),
+        ("via", "train/via_region_data.json"),
+        ("yolo", "data.yaml"),
+    ],
+)
+def test_of_two_exports_none_counts_in_silence(name: str, file: str, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    SETS[name](root)
+    export = root / file
+    shutil.copy(export, export.with_stem(f"{export.stem}_older"))
+    assert recognise(root) == name
+    with pytest.raises(UserError, match=f"several files that may count: {export.name}, {export.stem}_older"):
+        open_source(root, "train")
+    with pytest.raises(UserError, match="several files"):
+        check_data(root, workers=1)
+
+
 def test_splits_are_joined_by_the_names_of_classes(tmp_path: Path) -> None:
     root = tmp_path / "data"
     SETS["coco"](root)

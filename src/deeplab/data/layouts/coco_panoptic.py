@@ -20,7 +20,7 @@ from PIL import Image
 
 from deeplab.data.joining import find_file, plain_name, same_id, sample_names, visible
 from deeplab.data.layouts import splits as by_name
-from deeplab.data.layouts.coco import file_for, file_of, photo_folder
+from deeplab.data.layouts.coco import file_for, files_of, photo_folder
 from deeplab.data.layouts.painting import as_written, class_name, mentions, read_json
 from deeplab.data.source import ignore_label_of, label_type
 from deeplab.data.stored import Item, StoredSplit, joined, left_over
@@ -65,7 +65,7 @@ def recognise(root: Path) -> bool:
 def splits(root: Path) -> tuple[str, ...]:
     """The splits that have a file of their own, else lists, else "train" and "val"."""
     files = _files(root)
-    own = tuple(name for name in ("train", "val", "test") if file_of(files, root, name))
+    own = tuple(name for name in ("train", "val", "test") if files_of(files, root, name))
     return own or by_name.available(root)
 
 

@@ -70,7 +70,7 @@ class _Pictures:
 
 def recognise(root: Path) -> bool:
     """Whether a JSON in `root` is such a list."""
-    return _find(root) is not None
+    return bool(_files(root))
 
 
 def splits(root: Path) -> tuple[str, ...]:
@@ -89,9 +89,10 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
     Raises:
         UserError: no such split, or the JSON is of another form.
     """
-    path = _find(root)
-    if path is None:
+    exports = _files(root)
+    if not exports:
         raise UserError(f"{root} holds no {LOOKS_FOR}", fix="export as JSON (not JSON-MIN) into it")
+    path = by_name.the_only(exports)
     with as_written(path):
         listed = read_json(path)
         tasks = [task for task in listed if _annotation(task)]
@@ -134,13 +135,14 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
     )
 
 
-def _find(root: Path) -> Path | None:
+def _files(root: Path) -> list[Path]:
+    found = []
     for path in visible(root, "*.json"):
         with path.open("rb") as file:
             is_list = file.read(LIST_START).removeprefix(BOM).lstrip().startswith(b"[")
         if is_list and mentions(path, b'"data"', b'"annotations"', b'"result"'):
-            return path
-    return None
+            found.append(path)
+    return found
 
 
 def _annotation(task: Task) -> Task | None:

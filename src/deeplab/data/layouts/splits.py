@@ -167,6 +167,20 @@ def choose(
     )
 
 
+def the_only(files: Sequence[Path]) -> Path:
+    """The file that all of a split's labels are from.
+
+    Raises:
+        UserError: there are several, such as exports of two days or two batches, of which one would count in silence.
+    """
+    if len(files) > 1:
+        raise UserError(
+            f"{files[0].parent} holds several files that may count: {', '.join(file.name for file in files)}",
+            fix="leave one there, or merge them",
+        )
+    return files[0]
+
+
 def matched(path: Path, names: Sequence[str]) -> list[str]:
     """The names on a list, each as it stands among `names`, once; those that are not among them as they are listed.
 

@@ -60,12 +60,12 @@ class _Pictures:
 
 def recognise(root: Path) -> bool:
     """Whether there is such a file."""
-    return any(_file(folder) for folder in _folders(root).values())
+    return any(_files(folder) for folder in _folders(root).values())
 
 
 def splits(root: Path) -> tuple[str, ...]:
     """The folders of splits that have a file, else lists, else "train" and "val"."""
-    own = tuple(split for split, folder in _folders(root).items() if split and _file(folder))
+    own = tuple(split for split, folder in _folders(root).items() if split and _files(folder))
     return own or by_name.available(root)
 
 
@@ -81,13 +81,14 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
         UserError: no such split, or a file of another form.
     """
     folders = _folders(root)
-    own = split in folders and _file(folders[split]) is not None
+    own = bool(split in folders and _files(folders[split]))
     folder = folders[split] if own else root
-    path = _file(folder)
-    if path is None:
+    exports = _files(folder)
+    if not exports:
         raise UserError(
             f"{folder} holds no {LOOKS_FOR}", fix=f"name a split that has one: {', '.join(splits(root))}"
         )
+    path = by_name.the_only(exports)
     listed = _listed(path)
     files = [plain_name(entry["filename"]) for entry in listed]
     entries = dict(zip(sample_names(files), listed, strict=True))
@@ -107,7 +108,7 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
         for item in items
         for text in unpainted(_regions(regions[item.name], (0, 0), path, photo=item.photo.name), path)
     ]
-    every = (_listed(file) for place in folders.values() if (file := _file(place)) is not None)
+    every = (_listed(file) for place in folders.values() for file in _files(place))
     found = {_class(region) for listed in every for entry in listed for region in entry["regions"]} - {""}
     if bad and not found:
         raise UserError(
@@ -134,8 +135,8 @@ def _folders(root: Path) -> dict[str, Path]:
     return {split: folder for split, folder in own.items() if folder is not None} | {"": root}
 
 
-def _file(folder: Path) -> Path | None:
-    return next((path for path in visible(folder, "*.json") if mentions(path, *KEYS)), None)
+def _files(folder: Path) -> list[Path]:
+    return [path for path in visible(folder, "*.json") if mentions(path, *KEYS)]
 
 
 def _listed(path: Path) -> list[Entry]:
