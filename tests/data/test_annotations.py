@@ -597,6 +597,23 @@ def test_yolo_outlines_are_shares_of_the_photo(tmp_path, form, names):
     assert source.label(0).tolist() == [[0, 0, 1, 1], [0, 2, 2, 2]]
 
 
+def test_via_regions_whose_class_was_forgotten_take_no_other_attribute_for_it(tmp_path):
+    SETS["via"](tmp_path)
+    for file in tmp_path.rglob("*.json"):
+        first, other = entries = list((content := json.loads(file.read_text())).values())
+        first["regions"][0]["region_attributes"] = {"quality": "good"}
+        other["regions"][0]["region_attributes"] = {"class": "dog", "quality": "bad"}
+        assert len(entries) == len(content)
+        text(file, json.dumps(content))
+    found = open_source(tmp_path, "train")
+    assert found.classes == ("background", "dog") and len(found.bad) == 1 and "no class" in found.bad[0]
+    assert not found.label(0).any() and found.label(1).any()
+    # one of any name is the class where it is the only one
+    for file in tmp_path.rglob("*.json"):
+        text(file, file.read_text().replace('"quality"', '"kind"').replace('"class": "dog", ', ""))
+    assert open_source(tmp_path, "train").classes == ("background", "bad", "good")
+
+
 def test_yolo_boxes_and_classes_that_are_not_listed(tmp_path):
     yolo(tmp_path, f"0 {SQUARE}", "1 0.5 0.5 0.1 0.1", f"7 {SQUARE}")
     source = open_source(tmp_path, "train")
@@ -674,7 +691,7 @@ def test_panoptic_segments_are_semantic_labels(tmp_path):
 
 def test_via_shapes_in_a_project_and_in_a_table(tmp_path):
     shapes = [
-        ({"name": "polygon", "all_points_x": [0, 4, 4, 0], "all_points_y": [0, 0, 1, 1]}, {"kind": "dog"}),
+        ({"name": "polygon", "all_points_x": [0, 4, 4, 0], "all_points_y": [0, 0, 1, 1]}, {"name": "dog"}),
         ({"name": "rect", "x": 1, "y": 0, "width": 1, "height": 2}, {"class": "cat", "colour": "grey"}),
         ({"name": "circle", "cx": 2, "cy": 2, "r": 0.8}, {"type": {"fox": True, "cat": False}}),
         ({"name": "ellipse", "cx": 0.5, "cy": 3, "rx": 1.2, "ry": 0.4, "theta": np.pi / 2}, {"label": 7}),

@@ -237,6 +237,18 @@ def test_of_two_exports_none_counts_in_silence(name: str, file: str, tmp_path: P
         check_data(root, workers=1)
 
 
+def test_a_set_on_which_nothing_is_drawn_is_failed_and_refused(tmp_path: Path) -> None:
+    SETS["labelme"](tmp_path)
+    (tmp_path / "labels.txt").unlink()
+    for file in tmp_path.rglob("*.json"):
+        text(file, json.dumps(json.loads(file.read_text()) | {"shapes": []}))
+    assert "one class only, background" in (refusal(lambda: by_training(tmp_path, "train")) or "")
+    checked = check_data(tmp_path, workers=1)
+    assert [finding.code for finding in checked.findings if finding.severity == "error"] == [
+        "training-refuses"
+    ]
+
+
 def test_splits_are_joined_by_the_names_of_classes(tmp_path: Path) -> None:
     root = tmp_path / "data"
     SETS["coco"](root)

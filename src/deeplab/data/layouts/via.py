@@ -3,13 +3,14 @@
     ROOT/*.json (an export, or a project with "_via_img_metadata") with the photos beside it or in ROOT/images/
     ROOT/train/*.json and ROOT/val/*.json likewise
 
-Shapes: polygon, rect, circle, ellipse. A region's class is its only attribute, or the one of several that is called
-class, label, name, type or category. Classes: background and all that are drawn, by the alphabet. Source: VIA's
-documentation of its annotation files.
+Shapes: polygon, rect, circle, ellipse. A region's class is the only attribute that the file's regions have, or the one
+of several that is called class, label, name, type or category. Classes: background and all that are drawn, by the
+alphabet. Source: VIA's documentation of its annotation files.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,8 @@ LOOKS_FOR = 'a JSON with "regions" and "shape_attributes" here or in train/ (VIA
 KEYS = (b'"filename"', b'"regions"', b'"shape_attributes"')
 PROJECT = "_via_img_metadata"
 CLASS_ATTRIBUTES = ("class", "label", "name", "type", "category")
+CLASS = "class of the region"
+"""Where a region keeps what its attributes say."""
 SHAPES = ("polygon", "rect", "circle", "ellipse")
 
 Entry = dict[str, Any]
@@ -109,7 +112,7 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
         for text in unpainted(_regions(regions[item.name], (0, 0), path, photo=item.photo.name), path)
     ]
     every = (_listed(file) for place in folders.values() for file in _files(place))
-    found = {_class(region) for listed in every for entry in listed for region in entry["regions"]} - {""}
+    found = {region[CLASS] for listed in every for entry in listed for region in entry["regions"]} - {""}
     if bad and not found:
         raise UserError(
             f"no region has a class (first: {bad[0]})",
@@ -148,17 +151,24 @@ def _listed(path: Path) -> list[Entry]:
             regions = entry.get("regions") or []
             entry["regions"] = list(regions.values()) if isinstance(regions, dict) else regions
             plain_name(entry["filename"])
-            for region in entry["regions"]:
-                region["shape_attributes"]["name"]
+        regions = [region for entry in listed for region in entry["regions"]]
+        # a region lacks the attributes that nobody set there, and another one of its own is not its class
+        known = dict.fromkeys(key for region in regions for key in _attributes(region))
+        wanted = list(known) if len(known) == 1 else [key for key in CLASS_ATTRIBUTES if key in known]
+        for region in regions:
+            region["shape_attributes"]["name"]
+            region[CLASS] = _class(_attributes(region), wanted)
     return listed
 
 
-def _class(region: Entry) -> str:
-    """The region's class; "" for none."""
+def _attributes(region: Entry) -> Entry:
     attributes = region.get("region_attributes")
-    attributes = attributes if isinstance(attributes, dict) else {}
-    wanted = attributes if len(attributes) == 1 else [key for key in CLASS_ATTRIBUTES if key in attributes]
-    value = attributes[next(iter(wanted))] if wanted else None
+    return attributes if isinstance(attributes, dict) else {}
+
+
+def _class(attributes: Entry, wanted: Sequence[str]) -> str:
+    """The value of the first of the attributes that are wanted; "" for none."""
+    value = next((attributes[key] for key in wanted if key in attributes), None)
     if isinstance(value, dict):
         # a check box
         ticked = [name for name, on in value.items() if on]
@@ -169,9 +179,9 @@ def _class(region: Entry) -> str:
 def _regions(regions: list[Entry], size: tuple[int, int], file: Path, *, photo: str) -> list[Region]:
     return [
         Region(
-            _class(region),
+            region[CLASS],
             partial(_cover, region["shape_attributes"], size=size, file=file),
-            f"region {number} ({_class(region)}) of {photo}",
+            f"region {number} ({region[CLASS]}) of {photo}",
             _fault(region),
         )
         for number, region in enumerate(regions, 1)
@@ -180,7 +190,7 @@ def _regions(regions: list[Entry], size: tuple[int, int], file: Path, *, photo: 
 
 def _fault(region: Entry) -> str:
     shape = region["shape_attributes"]
-    if not _class(region):
+    if not region[CLASS]:
         return "it has no class"
     return outline_fault(_points(shape)) if shape["name"] == "polygon" else ""
 
