@@ -271,6 +271,19 @@ def test_cvat_tracks_are_told_apart_by_frame(tmp_path):
     assert len(missing) == 1 and "frame_000001" in missing[0]
 
 
+def test_cvat_frames_that_are_numbered_from_one_are_refused(tmp_path):
+    for frame in (1, 2, 3):
+        photo(tmp_path / f"images/frame_{frame:04d}.png", (3, 5))
+    text(
+        tmp_path / "annotations.xml",
+        VIDEO.replace("<original_size>", "<stop_frame>2</stop_frame><original_size>"),
+    )
+    with pytest.raises(
+        UserError, match=r"frame_0003.png is numbered above the video's last frame, 2 .*number photos"
+    ):
+        open_source(tmp_path, "all")
+
+
 # --- Label Studio
 
 
@@ -326,6 +339,15 @@ def test_label_studio_without_regions_is_background(tmp_path):
     photo(tmp_path / "0a1b2c3d-a b.jpg", (2, 4))
     write(tmp_path / "export.json", task())
     assert label(tmp_path, names=("background", "cat")) == [[0] * 4] * 2
+
+
+def test_label_studio_ground_truth_counts_before_what_others_drew(tmp_path):
+    photo(tmp_path / "0a1b2c3d-a b.jpg", (2, 4))
+    drawn = region("rectanglelabels", "cat", x=0, y=0, width=50, height=100)
+    tasks = task()
+    tasks[0]["annotations"] += [{"ground_truth": True, "result": [drawn]}, {"result": []}]
+    write(tmp_path / "export.json", tasks)
+    assert label(tmp_path) == [[1, 1, 0, 0]] * 2
 
 
 def test_label_studio_brush_literals_and_faults():

@@ -139,6 +139,13 @@ def _images(tree: ElementTree.Element, root: Path) -> list[ElementTree.Element]:
     )
     sides = {side: size.findtext(side, "") for side in ("width", "height")} if size is not None else {}
     photos = {int(found[0]): file for file in pictures(root / "images") if (found := FRAME.search(file.stem))}
+    # of one video; photos that are numbered from 1 would each have the labels of the next frame
+    stops = [int(stop.text or 0) for stop in tree.findall("./meta//stop_frame")]
+    if len(stops) == 1 and max(photos, default=0) > stops[0]:
+        raise UserError(
+            f"{photos[max(photos)]} is numbered above the video's last frame, {stops[0]} ({root / FILE})",
+            fix="number photos as CVAT does, the first one 0",
+        )
     names = {frame: file.relative_to(root / "images").as_posix() for frame, file in photos.items()}
     shapes = [(_whole(shape, "frame"), track, shape) for track in tracks for shape in track]
     visible_frames = {frame for frame, _, shape in shapes if shape.get("outside") != "1"}

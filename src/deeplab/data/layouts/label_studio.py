@@ -2,8 +2,9 @@
 
     ROOT/*.json, a list of tasks; photos in ROOT/images/ or ROOT, by the name that the task has for them
 
-Regions: polygon, brush, rectangle, ellipse. Of several annotations the first that was not cancelled counts.
-Uploaded photos have eight hexadecimal digits and a hyphen before their name, which may be gone on disk.
+Regions: polygon, brush, rectangle, ellipse. Of several annotations that were not cancelled the one set as ground truth
+counts, else the first. Uploaded photos have eight hexadecimal digits and a hyphen before their name, which may be gone
+on disk.
 Source: Label Studio's documentation of its results.
 """
 
@@ -146,7 +147,8 @@ def _files(root: Path) -> list[Path]:
 
 
 def _annotation(task: Task) -> Task | None:
-    return next((entry for entry in task["annotations"] if not entry.get("was_cancelled")), None)
+    valid = [entry for entry in task["annotations"] if not entry.get("was_cancelled")]
+    return next((entry for entry in valid if entry.get("ground_truth")), next(iter(valid), None))
 
 
 def _results(task: Task) -> list[Task]:
