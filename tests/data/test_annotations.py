@@ -271,6 +271,19 @@ def test_cvat_tracks_are_told_apart_by_frame(tmp_path):
     assert len(missing) == 1 and "frame_000001" in missing[0]
 
 
+def test_cvat_frames_that_are_numbered_from_one_are_refused(tmp_path):
+    for frame in (1, 2, 3):
+        photo(tmp_path / f"images/frame_{frame:04d}.png", (3, 5))
+    text(
+        tmp_path / "annotations.xml",
+        VIDEO.replace("<original_size>", "<stop_frame>2</stop_frame><original_size>"),
+    )
+    with pytest.raises(
+        UserError, match=r"frame_0003.png is numbered above the video's last frame, 2 .*number photos"
+    ):
+        open_source(tmp_path, "all")
+
+
 # --- Label Studio
 
 
@@ -326,6 +339,15 @@ def test_label_studio_without_regions_is_background(tmp_path):
     photo(tmp_path / "0a1b2c3d-a b.jpg", (2, 4))
     write(tmp_path / "export.json", task())
     assert label(tmp_path, names=("background", "cat")) == [[0] * 4] * 2
+
+
+def test_label_studio_ground_truth_counts_before_what_others_drew(tmp_path):
+    photo(tmp_path / "0a1b2c3d-a b.jpg", (2, 4))
+    drawn = region("rectanglelabels", "cat", x=0, y=0, width=50, height=100)
+    tasks = task()
+    tasks[0]["annotations"] += [{"ground_truth": True, "result": [drawn]}, {"result": []}]
+    write(tmp_path / "export.json", tasks)
+    assert label(tmp_path) == [[1, 1, 0, 0]] * 2
 
 
 def test_label_studio_brush_literals_and_faults():
@@ -597,6 +619,23 @@ def test_yolo_outlines_are_shares_of_the_photo(tmp_path, form, names):
     assert source.label(0).tolist() == [[0, 0, 1, 1], [0, 2, 2, 2]]
 
 
+def test_via_regions_whose_class_was_forgotten_take_no_other_attribute_for_it(tmp_path):
+    SETS["via"](tmp_path)
+    for file in tmp_path.rglob("*.json"):
+        first, other = entries = list((content := json.loads(file.read_text())).values())
+        first["regions"][0]["region_attributes"] = {"quality": "good"}
+        other["regions"][0]["region_attributes"] = {"class": "dog", "quality": "bad"}
+        assert len(entries) == len(content)
+        text(file, json.dumps(content))
+    found = open_source(tmp_path, "train")
+    assert found.classes == ("background", "dog") and len(found.bad) == 1 and "no class" in found.bad[0]
+    assert not found.label(0).any() and found.label(1).any()
+    # one of any name is the class where it is the only one
+    for file in tmp_path.rglob("*.json"):
+        text(file, file.read_text().replace('"quality"', '"kind"').replace('"class": "dog", ', ""))
+    assert open_source(tmp_path, "train").classes == ("background", "bad", "good")
+
+
 def test_yolo_boxes_and_classes_that_are_not_listed(tmp_path):
     yolo(tmp_path, f"0 {SQUARE}", "1 0.5 0.5 0.1 0.1", f"7 {SQUARE}")
     source = open_source(tmp_path, "train")
@@ -674,7 +713,7 @@ def test_panoptic_segments_are_semantic_labels(tmp_path):
 
 def test_via_shapes_in_a_project_and_in_a_table(tmp_path):
     shapes = [
-        ({"name": "polygon", "all_points_x": [0, 4, 4, 0], "all_points_y": [0, 0, 1, 1]}, {"kind": "dog"}),
+        ({"name": "polygon", "all_points_x": [0, 4, 4, 0], "all_points_y": [0, 0, 1, 1]}, {"name": "dog"}),
         ({"name": "rect", "x": 1, "y": 0, "width": 1, "height": 2}, {"class": "cat", "colour": "grey"}),
         ({"name": "circle", "cx": 2, "cy": 2, "r": 0.8}, {"type": {"fox": True, "cat": False}}),
         ({"name": "ellipse", "cx": 0.5, "cy": 3, "rx": 1.2, "ry": 0.4, "theta": np.pi / 2}, {"label": 7}),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +24,7 @@ from deeplab.config.labels import LabelSpec
 from deeplab.data.dataset import SegmentationDataset
 from deeplab.data.layouts import LAYOUTS, recognise
 from deeplab.data.layouts.tar_shards import pairs_in
-from deeplab.data.opening import open_split, resolve, split_names
+from deeplab.data.opening import open_source, open_split, resolve, split_names
 from deeplab.data.recipe import DataRecipe
 from deeplab.data.source import Source
 from deeplab.doctor.found import Expected, find
@@ -198,6 +200,53 @@ def test_annotations_of_photos_or_classes_that_are_not_listed(tmp_path: Path) ->
         assert f"two categories have the {key} {twice[0][key]!r}" in str(
             assert_all_agree(root, tmp_path / "out")
         )
+
+
+@pytest.mark.parametrize("name", ["coco", "coco-panoptic", "cvat", "labelme", "supervisely", "via"])
+def test_a_split_that_is_not_there_takes_nothing_from_another_one(name: str, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    SETS[name](root)
+    if name == "cvat":
+        notes = root / "annotations.xml"
+        text(notes, re.sub(r'<image [^>]*subset="val".*?</image>', "", notes.read_text()))
+    for place in [place for place in root.rglob("*") if "val" in place.name]:
+        shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+    assert split_names(root) == ("train",)
+    with pytest.raises(UserError, match="train"):
+        open_source(root, "val")
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("coco", "annotations/instances_train.json"),
+        ("label-studio", "export.json"),
+        ("via", "train/via_region_data.json"),
+        ("yolo", "data.yaml"),
+    ],
+)
+def test_of_two_exports_none_counts_in_silence(name: str, file: str, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    SETS[name](root)
+    export = root / file
+    shutil.copy(export, export.with_stem(f"{export.stem}_older"))
+    assert recognise(root) == name
+    with pytest.raises(UserError, match=f"several files that may count: {export.name}, {export.stem}_older"):
+        open_source(root, "train")
+    with pytest.raises(UserError, match="several files"):
+        check_data(root, workers=1)
+
+
+def test_a_set_on_which_nothing_is_drawn_is_failed_and_refused(tmp_path: Path) -> None:
+    SETS["labelme"](tmp_path)
+    (tmp_path / "labels.txt").unlink()
+    for file in tmp_path.rglob("*.json"):
+        text(file, json.dumps(json.loads(file.read_text()) | {"shapes": []}))
+    assert "one class only, background" in (refusal(lambda: by_training(tmp_path, "train")) or "")
+    checked = check_data(tmp_path, workers=1)
+    assert [finding.code for finding in checked.findings if finding.severity == "error"] == [
+        "training-refuses"
+    ]
 
 
 def test_splits_are_joined_by_the_names_of_classes(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from deeplab import __version__
 from deeplab.data.decoded import DecodedFiles
 from deeplab.data.layouts import LAYOUTS, recognise
+from deeplab.data.layouts.painting import BACKGROUND
 from deeplab.data.layouts.splits import CLASS_FILES, names_file, read_classes
 from deeplab.data.recipe import DataRecipe
 from deeplab.data.selection import selected
@@ -202,8 +203,18 @@ def resolve(data: DataRecipe) -> DataRecipe:
                 file=data.root,
             )
     if len(classes) < 2:
-        raise UserError(f"{data.root} has one class only, {classes}", fix="two are needed, add 'background'")
+        raise one_class(data.root, classes)
     return data.model_copy(update={"layout": layout, "names": names, "classes": classes})
+
+
+def one_class(root: Path, classes: tuple[str, ...]) -> UserError:
+    """What to raise where nothing is to be told apart."""
+    fix = (
+        "draw or list what it is to be told from"
+        if BACKGROUND in classes
+        else "two are needed, add 'background'"
+    )
+    return UserError(f"{root} has one class only, {', '.join(classes)}", fix=fix)
 
 
 def _layout_name(root: Path, layout: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from deeplab.data.opening import open_complete, split_names
+from deeplab.data.opening import one_class, open_complete, split_names
 from deeplab.data.source import IGNORE_LABEL
 from deeplab.doctor.class_list import ClassList
 from deeplab.doctor.findings import Finding
@@ -46,6 +46,8 @@ def _open_splits(root: Path, found: Found, classes: ClassList) -> None:
             f"it takes {IGNORE_LABEL} alone for ignore, not {classes.ignore_label}",
             fix=f"save {IGNORE_LABEL} in place of {classes.ignore_label}",
         )
+    if len(classes.names) == 1:
+        raise one_class(root, classes.names)
     for split in ("train", "val"):
         if split in found.splits:
             with warnings.catch_warnings():

@@ -77,7 +77,7 @@ def recognise(root: Path) -> bool:
 def splits(root: Path) -> tuple[str, ...]:
     """The splits that have a file of their own, else lists, else "train" and "val"."""
     files = _files(root)
-    own = tuple(name for name in ("train", "val", "test") if file_of(files, root, name))
+    own = tuple(name for name in ("train", "val", "test") if files_of(files, root, name))
     return own or by_name.available(root)
 
 
@@ -99,7 +99,7 @@ def survey(root: Path, split: str) -> StoredSplit:
         raise UserError(
             f"two images are called {twice}", fix="give each its own name, or merge them", file=path
         )
-    chosen = list(entries) if own else by_name.choose(root, list(entries), split)
+    chosen = list(entries) if own else by_name.choose(root, list(entries), split, hashed=splits(root))
     folder = photo_folder(root, path, split, images)
     photos = {name: find_file((folder,), entries[name]["file_name"]) for name in chosen if name in entries}
     items, missing = joined(chosen, photos, path)
@@ -228,29 +228,30 @@ def _files(root: Path) -> list[Path]:
     ]
 
 
-def file_of(files: list[Path], root: Path, split: str) -> Path | None:
-    """The file of that split, by a word of its name or by its folder."""
+def files_of(files: list[Path], root: Path, split: str) -> list[Path]:
+    """The files of that split, by a word of their name or by their folder."""
     wanted = {split, *by_name.ALIASES.get(split, ())}
-    for path in files:
-        words = set(re.split(r"[^a-z]+", path.stem.lower()))
-        if words & wanted or (path.parent.name in wanted and path.parent != root):
-            return path
-    return None
+    return [
+        path
+        for path in files
+        if wanted.intersection(re.split(r"[^a-z]+", path.stem.lower()))
+        or (path.parent.name in wanted and path.parent != root)
+    ]
 
 
 def file_for(files: list[Path], root: Path, split: str) -> tuple[Path, bool]:
     """The file that the split is in, and whether it is the split's own.
 
     Raises:
-        UserError: there are several, or none, and none is the split's own.
+        UserError: several are the split's own, or none is and there is not one alone.
     """
-    own = file_of(files, root, split)
-    if own is None and len(files) != 1:
+    own = files_of(files, root, split)
+    if not own and len(files) != 1:
         found = ", ".join(str(path.relative_to(root)) for path in files) or "none"
         raise UserError(
             f"{root} has no file for the split {split!r}; found: {found}", fix="name another split"
         )
-    return own or files[0], own is not None
+    return by_name.the_only(own or files), bool(own)
 
 
 def photo_folder(root: Path, path: Path, split: str, images: Sequence[Entry]) -> Path:

@@ -19,7 +19,7 @@ import numpy as np
 
 from deeplab.data.joining import find_file, plain_name, same_id, sample_names, visible
 from deeplab.data.layouts import splits as by_name
-from deeplab.data.layouts.coco import file_for, file_of, photo_folder
+from deeplab.data.layouts.coco import file_for, files_of, photo_folder
 from deeplab.data.layouts.masks import NO_CLASS, classes_of
 from deeplab.data.layouts.painting import as_written, class_name, mentions, read_json
 from deeplab.data.source import ignore_label_of, label_type
@@ -69,7 +69,7 @@ def recognise(root: Path) -> bool:
 def splits(root: Path) -> tuple[str, ...]:
     """The splits that have a file of their own, else lists, else "train" and "val"."""
     files = _files(root)
-    own = tuple(name for name in ("train", "val", "test") if file_of(files, root, name))
+    own = tuple(name for name in ("train", "val", "test") if files_of(files, root, name))
     return own or by_name.available(root)
 
 
@@ -99,7 +99,7 @@ def survey(root: Path, split: str) -> StoredSplit:
     ids = [image["id"] for image in images]
     if len(entries) < len(images) or len(set(ids)) < len(ids):
         raise UserError("two images have one id or one name", fix="give each its own", file=path)
-    chosen = list(entries) if own else by_name.choose(root, list(entries), split)
+    chosen = list(entries) if own else by_name.choose(root, list(entries), split, hashed=splits(root))
     folder = photo_folder(root, path, split, images)
     photos = {name: find_file((folder,), image["file_name"]) for name, image in entries.items()}
     with as_written(path):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -65,8 +66,7 @@ def recognise(root: Path) -> bool:
 
 def splits(root: Path) -> tuple[str, ...]:
     """Subsets with a split's name, else lists, else "train" and "val"."""
-    subsets = {_split_of(image) for image in _read(root / FILE).findall("image")}
-    return tuple(name for name in ("train", "val", "test") if name in subsets) or by_name.available(root)
+    return _splits(root, _read(root / FILE).findall("image"))
 
 
 def survey(root: Path, split: str) -> StoredSplit:
@@ -91,7 +91,7 @@ def survey(root: Path, split: str) -> StoredSplit:
         raise UserError(
             f"two images are called {Counter(names).most_common(1)[0][0]}", fix="rename one", file=root / FILE
         )
-    chosen = names if own else by_name.choose(root, names, split)
+    chosen = names if own else by_name.choose(root, names, split, hashed=_splits(root, every))
     photos = {name: _photo(root, entries[name]) for name in chosen if name in entries}
     items, missing = joined(chosen, photos, root / FILE)
     with as_written(root / FILE):
@@ -135,6 +135,13 @@ def _images(tree: ElementTree.Element, root: Path) -> list[ElementTree.Element]:
     )
     sides = {side: size.findtext(side, "") for side in ("width", "height")} if size is not None else {}
     photos = {int(found[0]): file for file in pictures(root / "images") if (found := FRAME.search(file.stem))}
+    # of one video; photos that are numbered from 1 would each have the labels of the next frame
+    stops = [int(stop.text or 0) for stop in tree.findall("./meta//stop_frame")]
+    if len(stops) == 1 and max(photos, default=0) > stops[0]:
+        raise UserError(
+            f"{photos[max(photos)]} is numbered above the video's last frame, {stops[0]} ({root / FILE})",
+            fix="number photos as CVAT does, the first one 0",
+        )
     names = {frame: file.relative_to(root / "images").as_posix() for frame, file in photos.items()}
     shapes = [(_whole(shape, "frame"), track, shape) for track in tracks for shape in track]
     visible_frames = {frame for frame, _, shape in shapes if shape.get("outside") != "1"}
@@ -151,6 +158,11 @@ def _images(tree: ElementTree.Element, root: Path) -> list[ElementTree.Element]:
 
 def _size(image: ElementTree.Element) -> Size:
     return _whole(image, "height"), _whole(image, "width")
+
+
+def _splits(root: Path, images: Sequence[ElementTree.Element]) -> tuple[str, ...]:
+    subsets = {_split_of(image) for image in images}
+    return tuple(name for name in ("train", "val", "test") if name in subsets) or by_name.available(root)
 
 
 def _whole(element: ElementTree.Element, key: str) -> int:

@@ -2,8 +2,9 @@
 
     ROOT/*.json, a list of tasks; photos in ROOT/images/ or ROOT, by the name that the task has for them
 
-Regions: polygon, brush, rectangle, ellipse. Of several annotations the first that was not cancelled counts.
-Uploaded photos have eight hexadecimal digits and a hyphen before their name, which may be gone on disk.
+Regions: polygon, brush, rectangle, ellipse. Of several annotations that were not cancelled the one set as ground truth
+counts, else the first. Uploaded photos have eight hexadecimal digits and a hyphen before their name, which may be gone
+on disk.
 Source: Label Studio's documentation of its results.
 """
 
@@ -71,7 +72,7 @@ class _Pictures:
 
 def recognise(root: Path) -> bool:
     """Whether a JSON in `root` is such a list."""
-    return _find(root) is not None
+    return bool(_files(root))
 
 
 def splits(root: Path) -> tuple[str, ...]:
@@ -90,9 +91,10 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
     Raises:
         UserError: no such split, or the JSON is of another form.
     """
-    path = _find(root)
-    if path is None:
+    exports = _files(root)
+    if not exports:
         raise UserError(f"{root} holds no {LOOKS_FOR}", fix="export as JSON (not JSON-MIN) into it")
+    path = by_name.the_only(exports)
     with as_written(path):
         listed = read_json(path)
         tasks = [task for task in listed if _annotation(task)]
@@ -135,16 +137,18 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
     )
 
 
-def _find(root: Path) -> Path | None:
+def _files(root: Path) -> list[Path]:
+    found = []
     for path in visible(root, "*.json"):
         is_list = beginning(path, LIST_START).removeprefix(BOM).lstrip().startswith(b"[")
         if is_list and mentions(path, b'"data"', b'"annotations"', b'"result"'):
-            return path
-    return None
+            found.append(path)
+    return found
 
 
 def _annotation(task: Task) -> Task | None:
-    return next((entry for entry in task["annotations"] if not entry.get("was_cancelled")), None)
+    valid = [entry for entry in task["annotations"] if not entry.get("was_cancelled")]
+    return next((entry for entry in valid if entry.get("ground_truth")), next(iter(valid), None))
 
 
 def _results(task: Task) -> list[Task]:

@@ -123,7 +123,7 @@ def survey(
     files = listing(folder, _annotations(folder)).files
     if not files:
         raise UserError(f"{folder} holds no JSON", fix="name the folder that labelme wrote to")
-    chosen = list(files) if folder != root else by_name.choose(root, list(files), split)
+    chosen = list(files) if folder != root else by_name.choose(root, list(files), split, hashed=splits(root))
     photos: dict[str, Path] = {}
     bad: list[str] = []
     for name in chosen:

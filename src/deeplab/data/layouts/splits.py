@@ -138,8 +138,13 @@ def list_of(root: Path, split: str) -> Path | None:
     return lists(root).get(split) or next((path for path in named if path.is_file()), None)
 
 
-def choose(root: Path, names: Sequence[str], split: str) -> list[str]:
+def choose(
+    root: Path, names: Sequence[str], split: str, *, hashed: Sequence[str] = ("train", "val")
+) -> list[str]:
     """Those of `names` that belong to `split`; a list may also hold names that are not among `names`.
+
+    Where some splits have a file or folder of their own, a hash would take samples of theirs for another one: `hashed`
+    names the splits that may be told so.
 
     Raises:
         UserError: no such split, or a name on the list that may be one of several.
@@ -150,12 +155,31 @@ def choose(root: Path, names: Sequence[str], split: str) -> list[str]:
     if split == "all":
         return list(names)
     found = lists(root)
-    if split in ("train", "val") and not found.keys() & {"train", "val"}:
+    if split in ("train", "val") and split in hashed and not found.keys() & {"train", "val"}:
         return [name for name in names if falls_into_val(name) == (split == "val")]
+    if not found and not {"train", "val"} <= set(hashed):
+        raise UserError(
+            f"{root} has no split {split!r}; splits found: {', '.join(hashed)}",
+            fix="give it a file or folder of its own; what is named after no split is split by hash",
+        )
     raise UserError(
         f"{root} has no split {split!r}; lists found: {', '.join(found) or 'none'}",
         fix=f"write {root / (split + '.txt')} with one name a line, or take 'train', 'val' or 'all'",
     )
+
+
+def the_only(files: Sequence[Path]) -> Path:
+    """The file that all of a split's labels are from.
+
+    Raises:
+        UserError: there are several, such as exports of two days or two batches, of which one would count in silence.
+    """
+    if len(files) > 1:
+        raise UserError(
+            f"{files[0].parent} holds several files that may count: {', '.join(file.name for file in files)}",
+            fix="leave one there, or merge them",
+        )
+    return files[0]
 
 
 def matched(path: Path, names: Sequence[str]) -> list[str]:

@@ -71,7 +71,7 @@ def survey(root: Path, split: str) -> StoredSplit:
     paths = [path for folder in folders for path in visible(folder / "ann", "*.json")]
     files = [plain_name(f"{path.parent.parent.name}/{path.stem}") for path in paths]
     annotations = dict(zip(sample_names(files), paths, strict=True))
-    chosen = list(annotations) if own else by_name.choose(root, list(annotations), split)
+    chosen = list(annotations) if own else by_name.choose(root, list(annotations), split, hashed=splits(root))
     photos = {name: find_file((path.parent.parent / "img",), path.stem) for name, path in annotations.items()}
     items, missing = joined(chosen, photos, annotations)
     annotated = set(photos.values())

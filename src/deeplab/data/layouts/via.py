@@ -3,13 +3,14 @@
     ROOT/*.json (an export, or a project with "_via_img_metadata") with the photos beside it or in ROOT/images/
     ROOT/train/*.json and ROOT/val/*.json likewise
 
-Shapes: polygon, rect, circle, ellipse. A region's class is its only attribute, or the one of several that is called
-class, label, name, type or category. Classes: background and all that are drawn, by the alphabet. Source: VIA's
-documentation of its annotation files.
+Shapes: polygon, rect, circle, ellipse. A region's class is the only attribute that the file's regions have, or the one
+of several that is called class, label, name, type or category. Classes: background and all that are drawn, by the
+alphabet. Source: VIA's documentation of its annotation files.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,8 @@ LOOKS_FOR = 'a JSON with "regions" and "shape_attributes" here or in train/ (VIA
 KEYS = (b'"filename"', b'"regions"', b'"shape_attributes"')
 PROJECT = "_via_img_metadata"
 CLASS_ATTRIBUTES = ("class", "label", "name", "type", "category")
+CLASS = "class of the region"
+"""Where a region keeps what its attributes say."""
 SHAPES = ("polygon", "rect", "circle", "ellipse")
 
 Entry = dict[str, Any]
@@ -60,12 +63,12 @@ class _Pictures:
 
 def recognise(root: Path) -> bool:
     """Whether there is such a file."""
-    return any(_file(folder) for folder in _folders(root).values())
+    return any(_files(folder) for folder in _folders(root).values())
 
 
 def splits(root: Path) -> tuple[str, ...]:
     """The folders of splits that have a file, else lists, else "train" and "val"."""
-    own = tuple(split for split, folder in _folders(root).items() if split and _file(folder))
+    own = tuple(split for split, folder in _folders(root).items() if split and _files(folder))
     return own or by_name.available(root)
 
 
@@ -81,13 +84,14 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
         UserError: no such split, or a file of another form.
     """
     folders = _folders(root)
-    own = split in folders and _file(folders[split]) is not None
+    own = bool(split in folders and _files(folders[split]))
     folder = folders[split] if own else root
-    path = _file(folder)
-    if path is None:
+    exports = _files(folder)
+    if not exports:
         raise UserError(
             f"{folder} holds no {LOOKS_FOR}", fix=f"name a split that has one: {', '.join(splits(root))}"
         )
+    path = by_name.the_only(exports)
     listed = _listed(path)
     files = [plain_name(entry["filename"]) for entry in listed]
     entries = dict(zip(sample_names(files), listed, strict=True))
@@ -96,7 +100,7 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
         raise UserError(
             f"two photos are called {twice}", fix="give each its own name, or merge them", file=path
         )
-    chosen = list(entries) if own else by_name.choose(root, list(entries), split)
+    chosen = list(entries) if own else by_name.choose(root, list(entries), split, hashed=splits(root))
     photos = {
         name: find_file((folder, folder / "images"), entry["filename"]) for name, entry in entries.items()
     }
@@ -107,8 +111,8 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
         for item in items
         for text in unpainted(_regions(regions[item.name], (0, 0), path, photo=item.photo.name), path)
     ]
-    every = (_listed(file) for place in folders.values() if (file := _file(place)) is not None)
-    found = {_class(region) for listed in every for entry in listed for region in entry["regions"]} - {""}
+    every = (_listed(file) for place in folders.values() for file in _files(place))
+    found = {region[CLASS] for listed in every for entry in listed for region in entry["regions"]} - {""}
     if bad and not found:
         raise UserError(
             f"no region has a class (first: {bad[0]})",
@@ -134,8 +138,8 @@ def _folders(root: Path) -> dict[str, Path]:
     return {split: folder for split, folder in own.items() if folder is not None} | {"": root}
 
 
-def _file(folder: Path) -> Path | None:
-    return next((path for path in visible(folder, "*.json") if mentions(path, *KEYS)), None)
+def _files(folder: Path) -> list[Path]:
+    return [path for path in visible(folder, "*.json") if mentions(path, *KEYS)]
 
 
 def _listed(path: Path) -> list[Entry]:
@@ -147,17 +151,24 @@ def _listed(path: Path) -> list[Entry]:
             regions = entry.get("regions") or []
             entry["regions"] = list(regions.values()) if isinstance(regions, dict) else regions
             plain_name(entry["filename"])
-            for region in entry["regions"]:
-                region["shape_attributes"]["name"]
+        regions = [region for entry in listed for region in entry["regions"]]
+        # a region lacks the attributes that nobody set there, and another one of its own is not its class
+        known = dict.fromkeys(key for region in regions for key in _attributes(region))
+        wanted = list(known) if len(known) == 1 else [key for key in CLASS_ATTRIBUTES if key in known]
+        for region in regions:
+            region["shape_attributes"]["name"]
+            region[CLASS] = _class(_attributes(region), wanted)
     return listed
 
 
-def _class(region: Entry) -> str:
-    """The region's class; "" for none."""
+def _attributes(region: Entry) -> Entry:
     attributes = region.get("region_attributes")
-    attributes = attributes if isinstance(attributes, dict) else {}
-    wanted = attributes if len(attributes) == 1 else [key for key in CLASS_ATTRIBUTES if key in attributes]
-    value = attributes[next(iter(wanted))] if wanted else None
+    return attributes if isinstance(attributes, dict) else {}
+
+
+def _class(attributes: Entry, wanted: Sequence[str]) -> str:
+    """The value of the first of the attributes that are wanted; "" for none."""
+    value = next((attributes[key] for key in wanted if key in attributes), None)
     if isinstance(value, dict):
         # a check box
         ticked = [name for name, on in value.items() if on]
@@ -168,9 +179,9 @@ def _class(region: Entry) -> str:
 def _regions(regions: list[Entry], size: tuple[int, int], file: Path, *, photo: str) -> list[Region]:
     return [
         Region(
-            _class(region),
+            region[CLASS],
             partial(_cover, region["shape_attributes"], size=size, file=file),
-            f"region {number} ({_class(region)}) of {photo}",
+            f"region {number} ({region[CLASS]}) of {photo}",
             _fault(region),
         )
         for number, region in enumerate(regions, 1)
@@ -179,7 +190,7 @@ def _regions(regions: list[Entry], size: tuple[int, int], file: Path, *, photo: 
 
 def _fault(region: Entry) -> str:
     shape = region["shape_attributes"]
-    if not _class(region):
+    if not region[CLASS]:
         return "it has no class"
     return outline_fault(_points(shape)) if shape["name"] == "polygon" else ""
 

@@ -64,7 +64,7 @@ class _Pictures:
 
 def recognise(root: Path) -> bool:
     """Whether there is such a description, and a text file beside photos or in a folder of labels."""
-    return _described(root) is not None
+    return bool(_described(root))
 
 
 def splits(root: Path) -> tuple[str, ...]:
@@ -120,20 +120,23 @@ def survey(root: Path, split: str) -> StoredSplit:
     )
 
 
-def _described(root: Path) -> Path | None:
+def _described(root: Path) -> list[Path]:
     texts = (f"{LABELS}/*.txt", f"{LABELS}/*/*.txt", f"*/{LABELS}/*.txt")
     if not any(visible(root, pattern) for pattern in texts):
-        return None
-    for path in (*visible(root, "*.yaml"), *visible(root, "*.yml")):
-        if b"names" in beginning(path, LARGEST_TEXT):
-            return path
-    return None
+        return []
+    return [
+        path
+        for end in ("yaml", "yml")
+        for path in visible(root, f"*.{end}")
+        if b"names" in beginning(path, LARGEST_TEXT)
+    ]
 
 
 def _description(root: Path) -> tuple[Path, dict[str, Any]]:
-    path = _described(root)
-    if path is None:
+    found = _described(root)
+    if not found:
         raise UserError(f"{root} holds no {LOOKS_FOR}", fix="name the folder of data.yaml")
+    path = by_name.the_only(found)
     with foreign(path, "cannot be read as YAML", fix="correct it"):
         content = parse_yaml(read_text(path))
     if not isinstance(content, dict) or not content.get("names"):
