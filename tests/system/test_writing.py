@@ -51,7 +51,15 @@ OWN_WAYS = {
     "train/run_folder/folder.py",
     "system/writing.py",
     # into a folder of `whole_folder`, which is there once all of it is
-    *(f"export/{name}.py" for name in ["executorch", "layouts", "litert", "onnx", "openvino", "run"]),
+    *(
+        f"export/{name}.py"
+        for name in ["coreml", "executorch", "layouts", "litert", "onnx", "openvino", "run", "torch_export"]
+    ),
+    # by libraries that open files themselves, beside the place and then `put_in_place`
+    "imaging/label_rasters.py",
+    "imaging/videos.py",
+    # cuts off what a killed run left half written in the folder of its own
+    "prediction/scenes.py",
 }
 
 

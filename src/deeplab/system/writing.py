@@ -71,7 +71,7 @@ def write_whole(
             with content.open("rb") as source:
                 shutil.copyfileobj(source, file)
         else:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(_encoded(content) if isinstance(content, str) else content)
     return Path(path)
 
 
@@ -119,7 +119,7 @@ class Appended:
         Raises:
             UserError: it cannot be written; part of it may be.
         """
-        rest = memoryview(content.encode() if isinstance(content, str) else content)
+        rest = memoryview(_encoded(content) if isinstance(content, str) else content)
         try:
             while rest:
                 rest = rest[self._file.write(rest) :]
@@ -153,7 +153,8 @@ def put_in_place(part: Path, path: Path) -> None:
 def cannot_write(path: Path, error: OSError, otherwise: str = ELSEWHERE) -> UserError:
     """What to raise where `path`, or the folder it lies in, cannot be written."""
     reason, fix = str(error.strerror or error), ""
-    blocking = next((each for each in path.parents if each.exists() and not each.is_dir()), None)
+    places = (path, *path.parents) if error.errno == errno.EEXIST else path.parents
+    blocking = next((each for each in places if each.exists() and not each.is_dir()), None)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         reason, fix = "the disk is full", "free some space there"
     elif error.errno == errno.EROFS:
@@ -165,6 +166,11 @@ def cannot_write(path: Path, error: OSError, otherwise: str = ELSEWHERE) -> User
     return UserError(
         f"cannot be written ({reason})", fix=f"{fix}, or {otherwise}" if fix else otherwise, file=path
     )
+
+
+def _encoded(text: str) -> bytes:
+    """UTF-8; bytes of file names that are none, which Python keeps as lone surrogates, escaped as JSON reads them."""
+    return text.encode(errors="backslashreplace")
 
 
 def _keep(path: Path, before: Path) -> None:
