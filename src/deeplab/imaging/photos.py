@@ -214,16 +214,16 @@ def _read(
         ) from error
     # Damaged headers make Pillow raise nearly anything: OSError, ValueError, SyntaxError, struct.error.
     except Exception as error:
-        raise UserError(f"{name}: cannot be read as a picture ({error})") from error
+        raise UserError(f"cannot be read as a picture ({error})", file=name) from error
 
 
 def _require_bytes(name: str) -> None:
     try:
         size = os.stat(name).st_size
     except OSError as error:
-        raise UserError(f"{name}: cannot be read ({error.strerror})") from error
+        raise UserError(f"cannot be read ({error.strerror})", file=name) from error
     if os.path.isdir(name):
-        raise UserError(f"{name}: is a folder, not a photo")
+        raise UserError("is a folder, not a photo", file=name)
     if size == 0:
         raise UserError(_EMPTY, file=name)
 

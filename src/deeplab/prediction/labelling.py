@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -41,7 +42,7 @@ class Labelling:
     Raises:
         UserError: a scale that is not positive, a threshold that is not between 0 and 1, no such precision, a CRF
             together with windows, seams that several passes or another engine cannot have, or int8 with PyTorch or
-            without photos to calibrate with.
+            without photos to calibrate with, or such photos without int8.
     """
 
     scales: tuple[float, ...] = (1.0,)
@@ -59,7 +60,7 @@ class Labelling:
     def __post_init__(self) -> None:
         object.__setattr__(self, "scales", tuple(self.scales))
         object.__setattr__(self, "calibration", tuple(self.calibration))
-        if not self.scales or min(self.scales) <= 0:
+        if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
             raise UserError(f"scales {self.scales}: give positive factors, like 0.75 1 1.25")
         if self.precision not in get_args(Precision):
             raise UserError(f"precision {self.precision!r}; allowed are {', '.join(get_args(Precision))}")
@@ -83,6 +84,11 @@ class Labelling:
             )
         if self.precision == INT8 and self.engine == TORCH:
             raise UserError(f"engine {TORCH} has no precision {INT8}", fix="engine openvino")
+        if self.calibration and self.precision != INT8:
+            raise UserError(
+                f"precision {self.precision} takes no calibration photos",
+                fix=f"precision {INT8} with engine openvino, or leave them out",
+            )
         if self.precision == INT8 and not self.calibration:
             raise UserError(
                 "int8 takes the ranges of values from photos, and there are none",
