@@ -53,12 +53,13 @@ OWN_WAYS = {
     # into a folder of `whole_folder`, which is there once all of it is
     *(
         f"export/{name}.py"
-        for name in ["coreml", "executorch", "layouts", "litert", "onnx", "openvino", "run", "torch_export"]
+        for name in ["coreml", "executorch", "layouts", "litert", "onnx", "openvino", "run"]
     ),
-    # by libraries that open files themselves, beside the place and then `put_in_place`
+    "export/torch_export.py",
+    # libraries that want a path: a hidden one beside the target, and `put_in_place`
     "imaging/label_rasters.py",
     "imaging/videos.py",
-    # cuts off what a killed run left half written in the folder of its own
+    # cuts the half line of a killed run off its ledger
     "prediction/scenes.py",
 }
 

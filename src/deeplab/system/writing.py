@@ -20,6 +20,7 @@ from deeplab.errors import UserError
 
 ELSEWHERE = "name another place"
 ENDING = ".tmp"
+NO_UTF8 = "backslashreplace"
 
 
 @contextmanager
@@ -63,6 +64,8 @@ def write_whole(
 ) -> Path:
     """Write text (as UTF-8), bytes, or a copy of the file at a path; otherwise as `whole_file`.
 
+    Bytes of a file's name that are no UTF-8 are written as \\udcff, as JSON has them.
+
     Returns:
         the path written.
     """
@@ -71,7 +74,7 @@ def write_whole(
             with content.open("rb") as source:
                 shutil.copyfileobj(source, file)
         else:
-            file.write(_encoded(content) if isinstance(content, str) else content)
+            file.write(content.encode(errors=NO_UTF8) if isinstance(content, str) else content)
     return Path(path)
 
 
@@ -119,7 +122,7 @@ class Appended:
         Raises:
             UserError: it cannot be written; part of it may be.
         """
-        rest = memoryview(_encoded(content) if isinstance(content, str) else content)
+        rest = memoryview(content.encode(errors=NO_UTF8) if isinstance(content, str) else content)
         try:
             while rest:
                 rest = rest[self._file.write(rest) :]
@@ -166,11 +169,6 @@ def cannot_write(path: Path, error: OSError, otherwise: str = ELSEWHERE) -> User
     return UserError(
         f"cannot be written ({reason})", fix=f"{fix}, or {otherwise}" if fix else otherwise, file=path
     )
-
-
-def _encoded(text: str) -> bytes:
-    """UTF-8; bytes of file names that are none, which Python keeps as lone surrogates, escaped as JSON reads them."""
-    return text.encode(errors="backslashreplace")
 
 
 def _keep(path: Path, before: Path) -> None:
