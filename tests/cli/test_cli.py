@@ -129,6 +129,33 @@ def test_several_scales_and_flip(deeplab, model_folder: Path, tmp_path: Path) ->
         (["predict", "{photo}", "-m", "{model}", "--output-stride", "7"], "output stride 7"),
         (["predict", "{photo}", "-m", "{model}", "--device", "abacus"], "device 'abacus'"),
         (["predict", "{photo}", "-m", "{model}", "--scales", "0"], "positive"),
+        (["predict", "{photo}", "-m", "{model}", "--scales", "nan"], "a scale is nan"),
+        (["predict", "{photo}", "-o", "{model}/config.json"], "config.json is a file, not a folder"),
+        (
+            ["predict", "{photo}", "--overlap", "0.5"],
+            "--overlap would change nothing; allowed: with --window",
+        ),
+        (["predict", "{photo}", "--seams", "shared"], "--seams would change nothing; allowed: with --window"),
+        (["eval", "nowhere", "--seams", "exact"], "--seams would change nothing; allowed: with --window"),
+        (
+            ["predict", "{photo}", "--bands", "1", "--level", "2"],
+            "--level would change nothing; allowed: with a slide",
+        ),
+        (
+            ["predict", "{photo}", "--bands", "3", "2", "1"],
+            "--bands would change nothing; allowed: with a TIFF",
+        ),
+        (
+            ["predict", "{photo}", "--polygons", "gpkg"],
+            "--polygons would change nothing; allowed: with a scene",
+        ),
+        (
+            ["predict", "{photo}", "--every", "2", "--smooth", "0.5"],
+            "--every and --smooth would change nothing",
+        ),
+        (["predict", "{photo}", "--cluster", "ray", "--seconds", "2"], "--seconds would change nothing"),
+        (["predict", "{photo}", "--workers", "2"], "--workers would change nothing; allowed: with --cluster"),
+        (["predict", "{photo}", "--calibration", "{photo}"], "precision float32 takes no calibration photos"),
         (["train", "nowhere.yaml", "-o", "run"], "nowhere.yaml"),
         (["import", "nowhere.tflite", "-o", "out"], "nowhere.tflite"),
         (["eval", "nowhere", "-m", "{model}"], "nowhere"),
@@ -188,6 +215,29 @@ def test_settings_beyond_reason_are_refused_first(
 def test_unique_names() -> None:
     paths = [Path("a/cat.jpg"), Path("b/cat.jpg"), Path("b/dog.jpg"), Path("b/dog.png")]
     assert unique_names(paths) == ["a_cat_jpg", "b_cat_jpg", "dog_jpg", "dog_png"]
+
+
+def test_names_that_are_no_utf8_and_lines_stand_in_the_index(
+    deeplab, model_folder: Path, tmp_path: Path
+) -> None:
+    names = [os.fsdecode(b"bad\xff.png"), "two\nlines.png"]
+    (tmp_path / "in").mkdir()
+    try:
+        photos = [photo(tmp_path / "in" / name) for name in names]
+    except OSError:
+        pytest.skip("this file system takes only UTF-8")
+    code, _, err = deeplab("predict", tmp_path / "in", "-m", model_folder, "-o", tmp_path / "out")
+    assert code == 0, err
+    entries = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [entry["photo"] for entry in entries] == [str(each) for each in photos]
+    assert all((tmp_path / "out" / entry["labels"]).exists() for entry in entries)
+
+
+def test_a_photo_that_windows_do_not_fit_is_named(deeplab, model_folder: Path, tmp_path: Path) -> None:
+    path = photo(tmp_path / "a.png")
+    words = ("-o", tmp_path / "out", "--window", 16, 16, "--seams", "exact")
+    code, _, err = deeplab("predict", path, "-m", model_folder, *words)
+    assert code == 1 and f"skipped: {path}: windows of 16 pixels are too small" in err
 
 
 def test_help_needs_no_torch() -> None:

@@ -43,7 +43,7 @@ class Labelling:
     Raises:
         UserError: a scale that is not positive, or beyond reason, a threshold that is not between 0 and 1, no such
             precision, a CRF together with windows, seams that several passes or another engine cannot have, or int8
-            with PyTorch or without photos to calibrate with.
+            with PyTorch or without photos to calibrate with, or such photos without int8.
     """
 
     scales: tuple[float, ...] = (1.0,)
@@ -88,6 +88,11 @@ class Labelling:
             )
         if self.precision == INT8 and self.engine == TORCH:
             raise UserError(f"engine {TORCH} has no precision {INT8}", fix="engine openvino")
+        if self.calibration and self.precision != INT8:
+            raise UserError(
+                f"precision {self.precision} takes no calibration photos",
+                fix=f"precision {INT8} with engine openvino, or leave them out",
+            )
         if self.precision == INT8 and not self.calibration:
             raise UserError(
                 "int8 takes the ranges of values from photos, and there are none",
