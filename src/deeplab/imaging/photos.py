@@ -209,7 +209,8 @@ def _read(
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooManyPixels(
             f"too large to be read safely ({error})",
-            fix="shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it",
+            fix="shrink it, or save it as TIFF, which deeplab predict --window labels part by part (extra geo); in Python "
+            "raise PIL.Image.MAX_IMAGE_PIXELS if you trust it",
             file=name,
         ) from error
     # Damaged headers make Pillow raise nearly anything: OSError, ValueError, SyntaxError, struct.error.
