@@ -39,6 +39,7 @@ from deeplab.imaging.bands import (
     tiff_header,
 )
 from deeplab.imaging.pictures import opened_picture, strips
+from deeplab.system.reading import beginning
 
 # HEIC is listed although Pillow alone cannot read it: a phone's photos must not vanish without a word.
 PHOTO_SUFFIXES = frozenset(
@@ -209,8 +210,8 @@ def _read(
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooManyPixels(
             f"too large to be read safely ({error})",
-            fix="shrink it, or save it as TIFF, which deeplab predict --window labels part by part (extra geo); in Python "
-            "raise PIL.Image.MAX_IMAGE_PIXELS if you trust it",
+            fix="shrink it, or save it as TIFF, which deeplab predict --window labels part by part (extra geo); in "
+            "Python raise PIL.Image.MAX_IMAGE_PIXELS if you trust it",
             file=name,
         ) from error
     # Damaged headers make Pillow raise nearly anything: OSError, ValueError, SyntaxError, struct.error.
@@ -230,9 +231,10 @@ def _require_bytes(name: str) -> None:
 
 
 def _is_heic(source: str | bytes) -> bool:
-    if isinstance(source, str):
-        return source.lower().endswith((".heic", ".heif"))
-    return source[4:12] in _HEIC
+    if isinstance(source, bytes):
+        return source[4:12] in _HEIC
+    # telephones' photos are renamed to .jpg, too
+    return source.lower().endswith((".heic", ".heif")) or beginning(source, 12)[4:12] in _HEIC
 
 
 def as_photo(image: PhotoLike, bands: Bands | None = None) -> np.ndarray:
