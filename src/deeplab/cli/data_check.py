@@ -65,7 +65,9 @@ def check(
     from deeplab.doctor.report import write_report
     from deeplab.doctor.run import check_data
 
-    expected = Expected(stored.storage, num_classes, stored.keep, stored.other, ignore_label, train, val)
+    expected = Expected(
+        stored.storage, num_classes, stored.keep, stored.other or "ignore", ignore_label, train, val
+    )
     with _progress() as watcher:
         checked = check_data(root, expected, workers=workers, watcher=watcher)
     folder = output or Path(f"{root.resolve().name}-check")
