@@ -19,7 +19,7 @@ from support.every_layout import NAMES, SETS, SIDE, halves
 
 from deeplab.cli.data import convert, tfrecord, webdataset
 from deeplab.cli.evaluate import open_labelled
-from deeplab.cli.stored_data import RECOGNISED
+from deeplab.cli.stored_data import StoredData
 from deeplab.config.labels import LabelSpec
 from deeplab.data.dataset import SegmentationDataset
 from deeplab.data.layouts import LAYOUTS, recognise
@@ -52,7 +52,7 @@ def by_training(root: Path, split: str) -> Seen:
 
 
 def by_eval(root: Path, split: str, classes: tuple[str, ...]) -> Seen:
-    return seen_in(open_labelled(root, split, RECOGNISED, LabelSpec.named(classes)), classes)
+    return seen_in(open_labelled(root, split, StoredData(other="ignore"), LabelSpec.named(classes)), classes)
 
 
 def by_convert(root: Path, split: str, output: Path) -> tuple[int, tuple[str, ...], list[int]]:

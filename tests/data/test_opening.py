@@ -10,7 +10,7 @@ from support.data_folders import grey, photo, text
 
 from deeplab.cli.data import convert
 from deeplab.cli.evaluate import open_labelled
-from deeplab.cli.stored_data import RECOGNISED, StoredData
+from deeplab.cli.stored_data import StoredData
 from deeplab.config.labels import LabelSpec
 from deeplab.data.layouts import LAYOUTS, recognise
 from deeplab.data.opening import open_source, open_split, resolve
@@ -138,7 +138,7 @@ def test_a_choice_of_many_classes_works_everywhere(tmp_path, deeplab, make, othe
     recipe = resolve(DataRecipe(root=root, classes=keep, other=other))
     assert open_split(recipe, "train").load(0)[1].tolist() == expected
     model = LabelSpec.named(keep if other == "background" else ("k299", "k0"))
-    seen = open_labelled(root, "train", RECOGNISED, model).load(0)[1]
+    seen = open_labelled(root, "train", StoredData(other=other), model).load(0)[1]
     one, others = (1, 0) if other == "background" else (0, 255)
     assert seen.tolist() == [[one, one, others, others], [one, one, others, 255 if last == 255 else others]]
     convert(root, tmp_path / "plain", stored=StoredData(keep=keep, other=other))
@@ -151,6 +151,24 @@ def test_a_choice_of_many_classes_works_everywhere(tmp_path, deeplab, make, othe
         sum(row.count(index) for row in expected) for index in range(2)
     ]
     assert code == (other == "ignore"), (out, err)
+
+
+def test_eval_does_with_other_classes_as_it_is_told_or_says_what_it_does(plain):
+    def seen(names, **told):
+        return open_labelled(plain, "train", StoredData(**told), LabelSpec.named(names)).load(0)[1]
+
+    whole, two = seen(("background", "cat", "dog")), ("background", "dog")
+    assert 1 in whole
+    for other, value in (("background", 0), ("ignore", 255)):
+        assert np.array_equal(seen(two, other=other), np.array([0, value, 1, *[255] * 253])[whole])
+    with pytest.warns(
+        UserWarning, match=r"lacks classes of the masks \(cat\), which count as its background"
+    ):
+        assert np.array_equal(seen(two), seen(two, other="background"))
+    with pytest.warns(UserWarning, match=r"\(background\), which are ignored"):
+        assert set(np.unique(seen(("dog", "cat")))) <= {0, 1, 255}
+    with pytest.raises(UserError, match="--keep background cat: a model is measured on all of its classes"):
+        seen(two, keep=("background", "cat"))
 
 
 @pytest.mark.parametrize("layout", ["images", "voc"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -125,11 +126,15 @@ def evaluate(
 def open_labelled(
     root: Path, split: str, stored: StoredData, spec: LabelSpec, bands: Bands | None = None
 ) -> SegmentationDataset:
-    """A split whose masks show the model's classes; classes that it does not have are its background, or ignored.
+    """A split whose masks show the model's classes; what becomes of others `stored` says, or a warning.
 
     Photos are read as `bands` says, as 8-bit RGB if it is None.
+
+    Raises:
+        UserError: the masks lack one of the model's classes, or other classes than the model's are to be kept.
     """
     from deeplab.data.dataset import SegmentationDataset
+    from deeplab.data.first_look import NAMES_SHOWN
     from deeplab.data.selection import selected
 
     source = stored.whole(root, split, bands)
@@ -139,7 +144,24 @@ def open_labelled(
             f"the model's classes {', '.join(sorted(set(known) - set(source.classes)))} are not among the "
             "masks' classes; name those with --classes, in the masks' order"
         )
-    other = "background" if "background" in known else "ignore"
+    if stored.keep and set(stored.keep) != set(known):
+        raise UserError(
+            f"--keep {' '.join(stored.keep)}: a model is measured on all of its classes, {', '.join(known)}",
+            fix="leave it out; --other says what becomes of the masks' other classes",
+        )
+    other = stored.other or ("background" if "background" in known else "ignore")
+    lacking = [name for name in source.classes if name not in known]
+    if lacking and stored.other is None:
+        more = ", ..." if len(lacking) > NAMES_SHOWN else ""
+        effect = (
+            "count as its background, --other ignore leaves them out"
+            if other == "background"
+            else "are ignored"
+        )
+        warnings.warn(
+            f"the model lacks classes of the masks ({', '.join(lacking[:NAMES_SHOWN])}{more}), which {effect}",
+            stacklevel=2,
+        )
     return SegmentationDataset(selected(source, known, other=other))
 
 

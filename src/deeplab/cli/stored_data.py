@@ -33,7 +33,8 @@ class StoredData:
     keep:
         Names of the classes that count, in their new order. Default: all.
     other:
-        What becomes of all other classes.
+        What becomes of all other classes. Default: they are ignored; where a model is measured, they are its
+        background if it has one, and a warning names them.
     line_width:
         Of lines that labelme's files draw, in pixels. Default: lines are refused.
     on_bad:
@@ -48,7 +49,7 @@ class StoredData:
     classes: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ()
     values: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = ()
     keep: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ()
-    other: Literal["ignore", "background"] = "ignore"
+    other: Literal["ignore", "background"] | None = None
     line_width: float | None = None
     on_bad: Literal["skip", "error"] = "skip"
     drawn_on: Literal["auto", "upright", "stored"] = "auto"
@@ -57,7 +58,7 @@ class StoredData:
         """The classes to keep of a split that is whole; see `whole`."""
         from deeplab.data.selection import selected
 
-        return selected(self.whole(root, split), self.keep, other=self.other)
+        return selected(self.whole(root, split), self.keep, other=self.other or "ignore")
 
     def whole(self, root: Path, split: str, bands: Bands | None = None) -> Survey:
         """A split that is whole, with all its classes, its photos read as `bands` says; see `open_complete`."""
