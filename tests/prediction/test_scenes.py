@@ -148,6 +148,34 @@ def test_geopackages_are_in_the_scenes_own_system(
     assert covered[1:] * 4 == pytest.approx(np.bincount(found[found != 255].ravel(), minlength=3)[1:])
 
 
+def test_polygons_follow_ground_control_points(deeplab, squares_model, tmp_path: Path) -> None:
+    """Those of the corners of a place on the ground say what its transform says."""
+    height, width = SIZE
+    corners = [(0, 0), (0, width), (height, 0), (height, width)]
+    points = [
+        rasterio.control.GroundControlPoint(
+            row, column, *rasterio.transform.xy(GROUND["transform"], row, column, offset="ul")
+        )
+        for row, column in corners
+    ]
+    path = write(tmp_path / "points.tif", values())
+    with rasterio.open(path, "r+") as file:
+        file.gcps = points, rasterio.crs.CRS.from_string(GROUND["crs"])
+    other = write(tmp_path / "transform.tif", values(), **GROUND)
+    words = ("-m", squares_model, "-o", tmp_path / "out", "--polygons", "geojson")
+    assert deeplab("predict", path, other, *words)[0] == 0
+    found, expected = (
+        json.loads((tmp_path / "out" / f"{name}_labels.geojson").read_text())["features"]
+        for name in ("points", "transform")
+    )
+    assert found and len(found) == len(expected)
+    for one, two in zip(found, expected, strict=True):
+        assert one["properties"] == two["properties"]
+        for ring, same in zip(one["geometry"]["coordinates"], two["geometry"]["coordinates"], strict=True):
+            # to some centimetres
+            np.testing.assert_allclose(ring, same, atol=5e-7)
+
+
 def rings(polygon: bytes) -> tuple[list[list[list[float]]], bytes]:
     """Of well-known binary, and what stands behind it."""
     order, kind, count = struct.unpack_from("<BII", polygon)

@@ -141,7 +141,8 @@ def predict(
     _write_index(entries, output / INDEX_NAME)
     failed = sum("error" in entry for entry in entries)
     print(
-        f"{len(entries) - failed} photos labelled: look at {output}/*_overlay.png; shares are in {output / INDEX_NAME}"
+        f"{len(entries) - failed} photos labelled: look at {output}/*_overlay.{'*' if clips or cameras else 'png'}; "
+        f"shares are in {output / INDEX_NAME}"
     )
     if failed:
         print(f"{failed} photos failed, see above", file=sys.stderr)

@@ -95,7 +95,8 @@ def write_polygons(raster: Path, path: Path, *, classes: Sequence[str], untinted
     """Write the outlines of a label raster's regions, each region of one class a polygon with holes.
 
     GeoJSON (.geojson) is in longitude and latitude where the raster lies on the ground, GeoPackage (.gpkg) in its own
-    coordinate system; columns and rows where it has none. `class` and `name` are the polygons' properties.
+    coordinate system, by its ground control points where it has those; columns and rows where it lies nowhere. `class`
+    and `name` are the polygons' properties.
 
     Args:
         raster: see `write_label_raster`.
@@ -112,21 +113,23 @@ def write_polygons(raster: Path, path: Path, *, classes: Sequence[str], untinted
     with _rasterio() as rasterio, rasterio.open(raster) as source:
         features: Any = require("rasterio.features", extra="geo")
         warp: Any = require("rasterio.warp", extra="geo")
+        points, system = source.gcps
+        crs = system if points else source.crs
         outlines = (
-            (int(value), outline)
+            (int(value), _through(points, outline) if points else outline)
             for outline, value in features.shapes(rasterio.band(source, 1), transform=source.transform)
             if value != source.nodata and value not in untinted
         )
         if path.suffix == ".gpkg":
-            code = (source.crs.to_epsg() or LOCAL) if source.crs is not None else NOWHERE
-            about = "" if source.crs is None else source.crs.to_wkt()
+            code = (crs.to_epsg() or LOCAL) if crs is not None else NOWHERE
+            about = "" if crs is None else crs.to_wkt()
             return write_geopackage(path, outlines, classes=classes, system=(code, about))
         count = 0
         with whole_file(path) as file:
             file.write(b'{"type": "FeatureCollection", "features": [')
             for index, outline in outlines:
-                if source.crs is not None:
-                    outline = warp.transform_geom(source.crs, LONGITUDES, outline, precision=DIGITS)
+                if crs is not None:
+                    outline = warp.transform_geom(crs, LONGITUDES, outline, precision=DIGITS)
                 properties = {"class": index, "name": classes[index]}
                 feature = {"type": "Feature", "properties": properties, "geometry": outline}
                 file.write((",\n" if count else "\n").encode())
@@ -134,6 +137,17 @@ def write_polygons(raster: Path, path: Path, *, classes: Sequence[str], untinted
                 count += 1
             file.write(b"\n]}\n")
     return count
+
+
+def _through(points: Sequence[Any], outline: dict[str, Any]) -> dict[str, Any]:
+    """An outline in columns and rows, on the ground as ground control points say."""
+    transform: Any = require("rasterio.transform", extra="geo")
+    rings = []
+    with transform.GCPTransformer(points) as way:
+        for ring in outline["coordinates"]:
+            columns, rows = zip(*ring, strict=True)
+            rings.append(list(zip(*way.xy(rows, columns, offset="ul"), strict=True)))
+    return outline | {"coordinates": rings}
 
 
 @contextmanager
