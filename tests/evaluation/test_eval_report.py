@@ -192,6 +192,7 @@ def test_a_second_model_is_compared_with_the_first(evaluate, models, tmp_path: P
         (["--window", 0, 9], "window 0 x 9"),
         (["--window", 9, 9, "--overlap", 1], "overlap 1.0"),
         (["--boundaries", "--widths", 0], "--widths is 0"),
+        (["--edges", "void"], "--widths and --edges would change nothing; allowed: with --boundaries"),
         (["--bootstrap", -1], "--bootstrap is -1"),
         (["--against", "nowhere"], "nowhere: cannot be read"),
         (["--scales", 0], "positive"),

@@ -37,8 +37,8 @@ def evaluate(
     passes: Passes = ONE_PASS,
     runtime: Runtime = USUAL,
     boundaries: Annotated[bool, Parameter(negative="")] = False,
-    widths: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (1, 2, 3, 5, 10, 20, 40),
-    edges: Literal["labels", "void"] = "labels",
+    widths: Annotated[tuple[int, ...], Parameter(consume_multiple=True, negative="")] = (),
+    edges: Literal["labels", "void"] | None = None,
     reliability: Annotated[bool, Parameter(negative="")] = False,
     bootstrap: int = 0,
     against: Path | None = None,
@@ -62,10 +62,10 @@ def evaluate(
     boundaries:
         Also mean IoU near the outlines (trimap), Boundary IoU and boundary F-score.
     widths:
-        Of the trimap's bands, in pixels.
+        Of the trimap's bands, in pixels. Default: 1 2 3 5 10 20 40.
     edges:
-        What the trimap's bands lie along: labels for every change of the label, void for ignored pixels (as the
-        papers' plots on VOC).
+        What the trimap's bands lie along: labels for every change of the label, the default, void for ignored pixels
+        (as the papers' plots on VOC).
     reliability:
         Also the expected calibration error and the reliability diagram.
     bootstrap:
@@ -85,6 +85,10 @@ def evaluate(
     keep_freed_memory()
     how = labelling(runtime, passes)
     refuse_outside(0, 100_000, __bootstrap=bootstrap, __worst=worst)
+    if not boundaries and (widths or edges):
+        raise UserError(
+            "--widths and --edges would change nothing", allowed="with --boundaries", fix="leave them out"
+        )
     for width in widths:
         refuse_outside(1, 1000, __widths=width)
     with join_processes(how.device) as world:
@@ -95,7 +99,7 @@ def evaluate(
         other = _counts_of(against, dataset, spec)
         scores = _zero(spec, worst=worst if output else 0, calibration=reliability)
         if boundaries:
-            scores.boundaries = _zero_boundaries(spec, widths=widths, edges=edges)
+            scores.boundaries = _zero_boundaries(spec, widths=widths, edges=edges or "labels")
         scores.instances = _zero_instances(dataset, spec)
         scores = _measured(predictor, dataset, scores, world=world)
         if not world.is_main:
@@ -190,9 +194,9 @@ def _zero(spec: LabelSpec, *, worst: int, calibration: bool) -> Scores:
 def _zero_boundaries(
     spec: LabelSpec, *, widths: tuple[int, ...], edges: Literal["labels", "void"]
 ) -> Boundaries:
-    from deeplab.evaluation.boundaries import Boundaries
+    from deeplab.evaluation.boundaries import WIDTHS, Boundaries
 
-    return Boundaries(len(spec.classes), ignore_label=spec.ignore_label, widths=widths, edges=edges)
+    return Boundaries(len(spec.classes), ignore_label=spec.ignore_label, widths=widths or WIDTHS, edges=edges)
 
 
 def _zero_instances(dataset: SegmentationDataset, spec: LabelSpec) -> InstanceIoU | None:
