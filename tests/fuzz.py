@@ -1,4 +1,4 @@
-"""Mutants of good files, given to every reader of weights, configs and recipes: python tests/fuzz.py [READER ...]
+"""Mutants of good files, given to everything that reads: python tests/fuzz.py [READER ...]
 
 Each must end in success or in one UserError that names its file, within 10 seconds and 2 GB. A reader runs in a
 process of its own, so that one that ends or hangs is seen too. What went wrong is kept in fuzz-found/READER/, and the
@@ -31,6 +31,7 @@ import numpy as np
 import torch
 import yaml
 from safetensors.torch import save as safetensors
+from support import hostile_data
 
 from deeplab.config import ASPPConfig, DecoderConfig, DeepLabConfig, backbone_config
 from deeplab.crf.config import crf_parameters
@@ -96,9 +97,11 @@ def words(data: bytes, chance: Random) -> bytes:
     kind = chance.random()
     if kind < 0.1:
         return binary(data, chance)
-    if kind < 0.7:
-        as_json = data[:1] in b"{["
-        values = json.loads(data) if as_json else yaml.safe_load(data)
+    as_json = data[:1] in b"{["
+    values = (
+        json.loads(data) if as_json else yaml.safe_load(data) if b": " in data and data[:1] != b"<" else None
+    )
+    if kind < 0.7 and isinstance(values, dict | list):
         for _ in range(chance.choice((1, 1, 2))):
             values = elsewhere(values, values, chance)
         return (json.dumps(values) if as_json else yaml.safe_dump(values)).encode(errors="surrogatepass")
@@ -437,9 +440,11 @@ TARGETS: dict[str, Target] = {
     "keras, its config": Target(rezipped(keras_zip(), "config.json", "w.keras"), import_weights),
     "keras, its weights": Target(rezipped(keras_zip(), "weights.h5", "w.keras"), import_weights),
     "tfrecord": Target(records, read_records),
+    **{name: Target(make, read) for name, (make, read, _) in hostile_data.TARGETS.items()},
 }  # fmt: skip
 TEXTUAL = {
     "own config.json", "own model", "recipe", "crf parameters", "cell", "keras, its config", "safetensors, its header",
+    *(name for name, (_, _, textual) in hostile_data.TARGETS.items() if textual),
 }  # fmt: skip
 
 
@@ -554,20 +559,21 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--count", type=int, default=COUNT, help="mutants a reader")
     parser.add_argument("--minutes", type=float, default=60.0, help="stop after this long")
+    parser.add_argument("--markdown", action="store_true", help="print a table for docs/robustness.md")
     options = parser.parse_args()
+    row = "{:32}{:>8}{:>9}{:>9}{:>7}{:>9}"
+    if options.markdown:
+        row = "| {} | {} | {} | {} | {} | {} |"
     until, wrong = time.monotonic() + 60 * options.minutes, 0
-    print(f"{'reader':32}{'inputs':>8}{'success':>9}{'refused':>9}{'wrong':>7}{'seconds':>9}")
+    print(row.format("reader", "inputs", "success", "refused", "wrong", "seconds"))
+    if options.markdown:
+        print(row.format("---", *["---:"] * 5))
     for name in options.readers:
         began = time.monotonic()
         found = run(name, options.seed, options.count, until)
-        cells = [
-            found.total(),
-            found["success"],
-            found["refused"],
-            found["wrong"],
-            round(time.monotonic() - began),
-        ]
-        print(f"{name:32}" + "{:8}{:9}{:9}{:7}{:9}".format(*cells), flush=True)
+        seconds = round(time.monotonic() - began)
+        cells = found.total(), found["success"], found["refused"], found["wrong"], seconds
+        print(row.format(name, *cells), flush=True)
         wrong += found["wrong"]
     sys.exit(1 if wrong else 0)
 

@@ -7,6 +7,8 @@ import os
 from types import ModuleType
 
 DISTRIBUTION = "deeplab-segmentation"
+# workers of whatever kind, each with memory of its own
+MOST_PROCESSES = 256
 
 
 class UserError(ValueError):
@@ -37,6 +39,19 @@ class UserError(ValueError):
         """The same mistake, in `file` where it names none."""
         own = file if self.file is None else self.file
         return UserError(self.what, allowed=self.allowed, fix=self.fix, file=own)
+
+
+def refuse_outside(lowest: float, highest: float, **settings: float) -> None:
+    """See that each setting is a number in these bounds, before anything starts.
+
+    Raises:
+        UserError: one is not; it is called by its name, `_` for a space; `__` begins an option of the command.
+    """
+    for name, value in settings.items():
+        if not lowest <= value <= highest:
+            option = name.startswith("__")
+            called = f"--{name[2:].replace('_', '-')}" if option else name.replace("_", " ")
+            raise UserError(f"{called} is {value}", allowed=f"{lowest} to {highest}")
 
 
 def require(module: str, *, extra: str) -> ModuleType:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,15 @@ def test_a_broken_photo_is_reported_skipped_and_makes_exit_code_1(
     assert not list((tmp_path / "out").glob("broken*"))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere all names are Unicode")
+def test_names_that_are_no_utf8_are_in_the_index(deeplab, model_folder: Path, tmp_path: Path) -> None:
+    path = photo(tmp_path / "in" / os.fsdecode(b"a\xff.png"))
+    code, out, err = deeplab("predict", tmp_path / "in", "-m", model_folder, "-o", tmp_path / "out")
+    assert code == 0 and "1 photos labelled" in out, err
+    (entry,) = json.loads((tmp_path / "out" / "predictions.json").read_text(encoding="utf-8"))
+    assert entry["photo"] == str(path) and (tmp_path / "out" / entry["labels"]).is_file()
+
+
 def test_a_second_run_does_not_label_its_own_results(deeplab, model_folder: Path, tmp_path: Path) -> None:
     photo(tmp_path / "a.png")
     for _ in range(2):
@@ -119,6 +129,33 @@ def test_several_scales_and_flip(deeplab, model_folder: Path, tmp_path: Path) ->
         (["predict", "{photo}", "-m", "{model}", "--output-stride", "7"], "output stride 7"),
         (["predict", "{photo}", "-m", "{model}", "--device", "abacus"], "device 'abacus'"),
         (["predict", "{photo}", "-m", "{model}", "--scales", "0"], "positive"),
+        (["predict", "{photo}", "-m", "{model}", "--scales", "nan"], "a scale is nan"),
+        (["predict", "{photo}", "-o", "{model}/config.json"], "config.json is a file, not a folder"),
+        (
+            ["predict", "{photo}", "--overlap", "0.5"],
+            "--overlap would change nothing; allowed: with --window",
+        ),
+        (["predict", "{photo}", "--seams", "shared"], "--seams would change nothing; allowed: with --window"),
+        (["eval", "nowhere", "--seams", "exact"], "--seams would change nothing; allowed: with --window"),
+        (
+            ["predict", "{photo}", "--bands", "1", "--level", "2"],
+            "--level would change nothing; allowed: with a slide",
+        ),
+        (
+            ["predict", "{photo}", "--bands", "3", "2", "1"],
+            "--bands would change nothing; allowed: with a TIFF",
+        ),
+        (
+            ["predict", "{photo}", "--polygons", "gpkg"],
+            "--polygons would change nothing; allowed: with a scene",
+        ),
+        (
+            ["predict", "{photo}", "--every", "2", "--smooth", "0.5"],
+            "--every and --smooth would change nothing",
+        ),
+        (["predict", "{photo}", "--cluster", "ray", "--seconds", "2"], "--seconds would change nothing"),
+        (["predict", "{photo}", "--workers", "2"], "--workers would change nothing; allowed: with --cluster"),
+        (["predict", "{photo}", "--calibration", "{photo}"], "precision float32 takes no calibration photos"),
         (["train", "nowhere.yaml", "-o", "run"], "nowhere.yaml"),
         (["import", "nowhere.tflite", "-o", "out"], "nowhere.tflite"),
         (["eval", "nowhere", "-m", "{model}"], "nowhere"),
@@ -134,9 +171,73 @@ def test_mistakes_get_one_message_and_exit_code_2(
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("predict", "x.png", "--window", 1, 1), "window 1 x 1"),
+        (("predict", "x.png", "--scales", 100), "a scale is 100.0; allowed: 0.125 to 8"),
+        (("predict", "x.png", "--scales", "nan"), "a scale is nan"),
+        (("predict", "x.png", "--scales", *[1] * 40), "number of scales is 40"),
+        (("eval", "data", "--bootstrap", 10**9), "--bootstrap is 1000000000"),
+        (("eval", "data", "--boundaries", "--widths", 10**9), "--widths is 1000000000"),
+        (("serve", "--queue", 0), "queue is 0"),
+        (("serve", "--queue", 10**9), "queue is 1000000000"),
+        (("serve", "--workers", 100_000), "workers is 100000; allowed: 1 to 256"),
+        (("serve", "--port", 99_999), "port is 99999"),
+        (("serve", "--deadline", "nan"), "deadline is nan"),
+        (("data", "tfrecord", "data", "out", "--shards", 10**9), "--shards is 1000000000"),
+        (("data", "webdataset", "data", "out", "--samples", 0), "--samples is 0"),
+        (("data", "check", "data", "--workers", -4), "--workers is -4"),
+        (("data", "check", "data", "--num-classes", 10**9), "--num-classes is 1000000000"),
+        (("crf", "search", "data", "-o", "x.json", "--grid", 1000), "--grid is 1000"),
+        (("export", "animals", "--to", "onnx", "-o", "out", "--size", -5, 5), "--size is -5"),
+        (("train", "own-photos", "-o", "out", "data.root=.", "workers=100000"), "workers = 100000"),
+        (
+            ("train", "own-photos", "-o", "out", "data.root=.", "optimise.batch_size=1000000000"),
+            "batch_size = 10",
+        ),
+        (("train", "own-photos", "-o", "out", "data.root=.", "seed=-1"), "seed = -1"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_settings_beyond_reason_are_refused_first(
+    deeplab, words: tuple, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if words[0] == "serve":
+        pytest.importorskip("fastapi", reason="the extra serve is not installed")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.png").write_bytes(b"no picture: nothing is opened yet")
+    code, _, err = deeplab(*words)
+    assert code == 2 and said in err and "Traceback" not in err
+    assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
+
+
 def test_unique_names() -> None:
     paths = [Path("a/cat.jpg"), Path("b/cat.jpg"), Path("b/dog.jpg"), Path("b/dog.png")]
     assert unique_names(paths) == ["a_cat_jpg", "b_cat_jpg", "dog_jpg", "dog_png"]
+
+
+def test_names_that_are_no_utf8_and_lines_stand_in_the_index(
+    deeplab, model_folder: Path, tmp_path: Path
+) -> None:
+    names = [os.fsdecode(b"bad\xff.png"), "two\nlines.png"]
+    (tmp_path / "in").mkdir()
+    try:
+        photos = [photo(tmp_path / "in" / name) for name in names]
+    except OSError:
+        pytest.skip("this file system takes only UTF-8")
+    code, _, err = deeplab("predict", tmp_path / "in", "-m", model_folder, "-o", tmp_path / "out")
+    assert code == 0, err
+    entries = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [entry["photo"] for entry in entries] == [str(each) for each in photos]
+    assert all((tmp_path / "out" / entry["labels"]).exists() for entry in entries)
+
+
+def test_a_photo_that_windows_do_not_fit_is_named(deeplab, model_folder: Path, tmp_path: Path) -> None:
+    path = photo(tmp_path / "a.png")
+    words = ("-o", tmp_path / "out", "--window", 16, 16, "--seams", "exact")
+    code, _, err = deeplab("predict", path, "-m", model_folder, *words)
+    assert code == 1 and f"skipped: {path}: windows of 16 pixels are too small" in err
 
 
 def test_help_needs_no_torch() -> None:

@@ -118,6 +118,23 @@ def test_a_job_goes_on_with_the_shards_that_are_open(tmp_path: Path) -> None:
     assert Job.planned(photos, tmp_path, shard_size=3, about={"model": "another"}).open_shards() == [0, 1, 2]
 
 
+def test_what_cannot_be_written_is_no_fault_of_the_photo(tmp_path: Path, monkeypatch) -> None:
+    """And names that are long, or no UTF-8, are written."""
+    photos = [tmp_path / ("a" * 250), tmp_path / os.fsdecode(b"bad\xff"), tmp_path / ("\u732b" * 80)]
+    job = Job.planned(photos, tmp_path / "out", shard_size=5, about={})
+    with monkeypatch.context() as patched:
+
+        def full(path: Path, content: bytes) -> None:
+            raise UserError("cannot be written (the disk is full)", file=path)
+
+        patched.setattr("deeplab.cluster.shards.write_whole", full)
+        with pytest.raises(UserError, match="the disk is full"):
+            job.label_shard(0, label=lambda photo: b"x")
+    assert job.open_shards() == [0]
+    job.label_shard(0, label=lambda photo: os.fsencode(photo.name))
+    assert contents(job) == {str(photo): os.fsencode(photo.name) for photo in photos}
+
+
 def test_a_ledger_that_was_cut_off(tmp_path: Path) -> None:
     photos = [Path(name) for name in "abc"]
     job = Job.planned(photos, tmp_path, shard_size=3, about={})

@@ -187,7 +187,7 @@ def test_labelme_faults_are_named_with_their_file(tmp_path):
     with pytest.raises(UserError, match=r"a\.json: the label 'cta' is no class; allowed: background, cat"):
         label(tmp_path, names=("background", "cat"))
     text(tmp_path / "a.json", "{")
-    with pytest.raises(UserError, match=r"a\.json cannot be read as JSON"):
+    with pytest.raises(UserError, match=r"a\.json: cannot be read as JSON"):
         open_source(tmp_path, "all", Storage(layout="labelme"))
 
 
@@ -228,7 +228,7 @@ def test_cvat_subsets_are_splits_and_lines_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"annotations\.xml: a shape of type 'polyline' has no area"):
         label(tmp_path, "train")
     text(tmp_path / "annotations.xml", "<annotations>")
-    with pytest.raises(UserError, match=r"annotations\.xml cannot be read as CVAT's XML"):
+    with pytest.raises(UserError, match=r"annotations\.xml: cannot be read as CVAT's XML"):
         open_source(tmp_path, "train")
 
 
@@ -671,7 +671,7 @@ def test_yolo_files_without_a_partner(tmp_path):
     source = open_source(tmp_path, "train")
     assert [source.name(index) for index in range(2)] == ["a", "b"] and not source.label(1).any()
     assert source.missing == (f"photo of {tmp_path / 'labels/train/c.txt'}",)
-    with pytest.raises(UserError, match=r"data\.yaml has no split 'test'; splits found: train, val"):
+    with pytest.raises(UserError, match=r"data\.yaml: has no split 'test'; splits found: train, val"):
         open_source(tmp_path, "test")
 
 

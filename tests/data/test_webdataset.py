@@ -112,10 +112,10 @@ def test_remote_shards_come_when_they_are_needed(shards, tmp_path, monkeypatch):
 def test_wrong_indexes_are_named(shards):
     index = {"shardlist": [{"url": "train-000000.tar", "nsamples": 3}]}
     text(shards / "train.json", json.dumps(index))
-    with pytest.raises(UserError, match=r"train-000000\.tar has 2 samples .* where the index says 3"):
+    with pytest.raises(UserError, match=r"train-000000\.tar: has 2 samples .* where the index says 3"):
         open_source(shards, "train").photo(0)
     text(shards / "train.json", json.dumps({"shardlist": [{"url": "train-000000.tar"}]}))
-    with pytest.raises(UserError, match=r"train\.json is not of the form"):
+    with pytest.raises(UserError, match=r"train\.json: is not of the form"):
         open_source(shards, "train")
     with pytest.raises(UserError, match=r"no test-.*splits found: train"):
         open_source(shards, "test")
@@ -131,7 +131,7 @@ def test_an_index_runs_no_commands(tmp_path):
 
 def test_damaged_shards_are_named(tmp_path):
     (tmp_path / "train-000000.tar").write_bytes(b"no tar" * 200)
-    with pytest.raises(UserError, match=r"train-000000\.tar cannot be read as a tar"):
+    with pytest.raises(UserError, match=r"train-000000\.tar: cannot be read as a tar"):
         pairs_in(tmp_path / "train-000000.tar")
 
 

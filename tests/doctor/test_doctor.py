@@ -105,7 +105,7 @@ def test_class_names_come_from_a_file_or_words(tmp_path: Path) -> None:
         "y",
         "z",
     )
-    with pytest.raises(UserError, match=r"nowhere\.txt cannot be read as text"):
+    with pytest.raises(UserError, match=r"nowhere\.txt: cannot be read"):
         check_data(tmp_path, Expected(Storage(names=("nowhere.txt",))))
 
 

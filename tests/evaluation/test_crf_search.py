@@ -135,7 +135,7 @@ def test_the_command_writes_what_eval_reads(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--photos", 0, "-o", "x.json"), "--photos 0; allowed: 1 or more"),
+        (("--photos", 0, "-o", "x.json"), "--photos is 0; allowed: 1 to"),
         (("-o", "missing/x.json"), "folder missing of -o does not exist"),
         (("--w1", 5, 3, "-o", "x.json"), "range of w1 is 5 to 3"),
     ],

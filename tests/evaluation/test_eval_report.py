@@ -191,9 +191,9 @@ def test_a_second_model_is_compared_with_the_first(evaluate, models, tmp_path: P
     [
         (["--window", 0, 9], "window 0 x 9"),
         (["--window", 9, 9, "--overlap", 1], "overlap 1.0"),
-        (["--boundaries", "--widths", 0], "band widths [0]"),
-        (["--bootstrap", -1], "--bootstrap -1"),
-        (["--against", "nowhere"], "nowhere: no counts of an earlier evaluation"),
+        (["--boundaries", "--widths", 0], "--widths is 0"),
+        (["--bootstrap", -1], "--bootstrap is -1"),
+        (["--against", "nowhere"], "nowhere: cannot be read"),
         (["--scales", 0], "positive"),
     ],
 )

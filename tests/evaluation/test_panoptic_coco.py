@@ -183,11 +183,11 @@ def test_wrong_pictures_are_named(tmp_path: Path) -> None:
     save_ids(row(PREDICTED)[:, 1:], png)
     refused(r"predicted/100.png is 19x1, .*truth/100.png 20x1")
     Image.new("P", (20, 1)).save(png)
-    refused("predicted/100.png is of mode P; allowed: RGB")
+    refused("predicted/100.png: is of mode P; allowed: RGB")
     png.write_bytes(b"no picture")
     refused("predicted/100.png: cannot be read as a picture")
     png.unlink()
-    refused("predicted/100.png: cannot be read as a picture")
+    refused("predicted/100.png: cannot be read .No such file")
 
 
 @pytest.mark.parametrize(

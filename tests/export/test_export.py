@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -432,6 +435,58 @@ def test_files_that_are_no_exports_are_refused_by_name(tmp_path: Path, name: str
     (tmp_path / name).write_bytes(b"nothing")
     with pytest.raises(UserError, match=rf"{name}: .* cannot read it"):
         Segmenter(tmp_path / name)
+
+
+def rewritten(path: Path, target: Path, change: Callable[[str, bytes], tuple[str, bytes] | None]) -> Path:
+    """A copy of a .pt2 with changed parts."""
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(target, "w") as out:
+        for name in archive.namelist():
+            changed = change(name, archive.read(name))
+            if changed is not None:
+                out.writestr(*changed)
+    return target
+
+
+def test_what_pytorch_would_run_while_it_opens_a_file_is_refused(exported: Export, tmp_path: Path) -> None:
+    """Nothing of these is in what we write, and each ends in Python being run, or a library."""
+    made = exported("torch-export") / "small.pt2"
+    proof = tmp_path / "proof"
+    call = f"__import__('os').mkdir('{proof}')"
+
+    class Trap:
+        def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
+            return os.mkdir, (str(proof),)
+
+    held = io.BytesIO()
+    torch.save([Trap()], held)
+
+    def text(ending: str, old: str, new: str) -> Callable[[str, bytes], tuple[str, bytes]]:
+        def change(name: str, data: bytes) -> tuple[str, bytes]:
+            assert not name.endswith(ending) or old.encode() in data, old
+            return name, data.replace(old.encode(), new.encode(), 1) if name.endswith(ending) else data
+
+        return change
+
+    def whole(ending: str, content: bytes) -> Callable[[str, bytes], tuple[str, bytes]]:
+        return lambda name, data: (name, content if name.endswith(ending) else data)
+
+    def renamed(name: str, data: bytes) -> tuple[str, bytes]:
+        return name.replace("archive_version", "data/aotinductor/model/model.so"), data
+
+    changes = {
+        "a pickle": text("weights_config.json", '"use_pickle": false', '"use_pickle": true'),
+        "an object": text("constants_config.json", '"tensor_0"', '"opaque_obj_0"'),
+        "Python objects": whole("sample_inputs/model.pt", held.getvalue()),
+        "a call of": text("model.json", "torch.ops.aten.conv2d.default", "torch.os.system"),
+        "the size": text("model.json", "Integer(-1)", call),
+        "the name": text("model.json", '"photo"', json.dumps(f'photo")+{call}+("')),
+        "the part": renamed,
+    }
+    for said, change in changes.items():
+        with pytest.raises(UserError, match=rf"trap\.pt2: holds .*{said}") as caught:
+            open_artefact(rewritten(made, tmp_path / "trap.pt2", change))
+        assert caught.value.file is not None and not proof.exists(), said
+    assert open_artefact(rewritten(made, tmp_path / "same.pt2", lambda name, data: (name, data)))
 
 
 def test_predict_and_eval_take_the_folder(

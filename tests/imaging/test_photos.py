@@ -228,6 +228,7 @@ def jpeg_bytes() -> bytes:
         ("zero.jpg", b"", r"the file is empty \(0 bytes\)"),
         ("text.jpg", b"hello", "not a picture"),
         ("phone.HEIC", b"\0\0\0\x18ftypheic", "HEIC photos cannot be read"),
+        ("renamed.jpg", b"\0\0\0\x18ftypheic", "HEIC photos cannot be read"),
         ("cut.png", png_bytes()[:3000], "damaged or cut off"),
         ("cut.jpg", jpeg_bytes()[:1500], "damaged or cut off"),
         ("head.jpg", jpeg_bytes()[:100], "cannot be read|not a picture|damaged"),

@@ -287,7 +287,32 @@ def test_what_a_model_cannot_take_is_named(
     path = write(tmp_path / "scene.tif", stored, **GROUND)
     code, _, err = deeplab("predict", path, "-m", squares_model, "-o", tmp_path / "out", *options)
     assert code == 1 and message in err and str(path) in err
-    assert not (tmp_path / "out" / "scene_labels.tif").exists()
+    assert [each.name for each in (tmp_path / "out").iterdir()] == ["predictions.json"]
+
+
+def test_a_fourth_band_is_no_transparency(deeplab, squares_model, tmp_path: Path) -> None:
+    """Whatever it holds: here what would be opaque."""
+    stored = values(4)
+    stored[..., 3] = 255
+    path = write(tmp_path / "scene.tif", stored, photometric="minisblack", **GROUND)
+    code, _, err = deeplab("predict", path, "-m", squares_model, "-o", tmp_path / "out")
+    assert (
+        code == 1 and f"{path}: has 4 bands (band 1, band 2, band 3, band 4), and the model takes RGB" in err
+    )
+
+
+def test_numbers_of_a_palette_are_its_colours(predictor: Predictor, tmp_path: Path) -> None:
+    table = {number: (number * 37 % 256, 255 - number, number // 2, 255) for number in range(256)}
+    path = write(tmp_path / "scene.tif", values(1), photometric="palette", **GROUND)
+    with rasterio.open(path, "r+") as file:
+        file.write_colormap(1, table)
+    colours = np.array([table[number][:3] for number in range(256)], np.uint8)[values(1)[..., 0]]
+    with open_scene(path) as scene:
+        assert (scene.read(0, 0, *SIZE) == colours).all()
+        assert scene.preview(50).shape == (34, 50, 3)
+        label_scene(predictor, scene, tmp_path / "labels.tif")
+    with rasterio.open(tmp_path / "labels.tif") as file:
+        assert (file.read(1) == predictor.label(colours).labels.numpy()).all()
 
 
 def test_a_model_of_bands_labels_scenes_of_them(deeplab, tmp_path: Path) -> None:

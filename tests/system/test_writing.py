@@ -51,7 +51,16 @@ OWN_WAYS = {
     "train/run_folder/folder.py",
     "system/writing.py",
     # into a folder of `whole_folder`, which is there once all of it is
-    *(f"export/{name}.py" for name in ["executorch", "layouts", "litert", "onnx", "openvino", "run"]),
+    *(
+        f"export/{name}.py"
+        for name in ["coreml", "executorch", "layouts", "litert", "onnx", "openvino", "run"]
+    ),
+    "export/torch_export.py",
+    # libraries that want a path: a hidden one beside the target, and `put_in_place`
+    "imaging/label_rasters.py",
+    "imaging/videos.py",
+    # cuts the half line of a killed run off its ledger
+    "prediction/scenes.py",
 }
 
 

@@ -167,14 +167,14 @@ def test_mistakes_are_told(squares: Path, tmp_path: Path) -> None:
         train(taught_by(squares, folder), tmp_path / "b", device="cpu")
     write_map(folder / "photo0.npz", np.zeros((2, 2, 2)))
     with pytest.raises(
-        UserError, match=r"photo0.npz holds float16 of the shape \(2, 2, 2\); allowed: .*\(3, h, w\)"
+        UserError, match=r"photo0.npz: holds float16 of the shape \(2, 2, 2\); allowed: .*\(3, h, w\)"
     ):
         train(taught_by(squares, folder, steps=1), tmp_path / "c", device="cpu")
     (folder / "photo0.npz").write_bytes(b"PK")
-    with pytest.raises(UserError, match=r"photo0.npz cannot be read as a teacher's map"):
+    with pytest.raises(UserError, match=r"photo0.npz: cannot be read as a teacher's map"):
         train(taught_by(squares, folder, steps=1), tmp_path / "d", device="cpu")
     (folder / "classes.json").write_text("{}")
-    with pytest.raises(UserError, match=r"classes.json is no list of class names"):
+    with pytest.raises(UserError, match=r"classes.json: is no list of class names"):
         train(taught_by(squares, folder, steps=1), tmp_path / "e", device="cpu")
     with pytest.raises(ValueError, match=r"not turned or pasted; leave out augment.rotate"):
         taught_by(squares, folder, augment={"rotate": 5})

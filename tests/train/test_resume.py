@@ -95,6 +95,23 @@ def unbroken(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_one_seed_makes_the_same_bits(data: Path, unbroken: Path, tmp_path: Path) -> None:
+    finish(start_run(small_recipe(data), tmp_path / "again"))
+    assert_same_run(tmp_path / "again", unbroken)
+    finish(start_run(small_recipe(data).model_copy(update={"seed": 1}), tmp_path / "other"))
+    with pytest.raises(AssertionError):
+        assert_same_run(tmp_path / "other", unbroken)
+
+
+def test_killed_behind_the_last_validation(data: Path, unbroken: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(unbroken, folder)
+    (folder / "run.json").unlink()
+    finish(start_run(small_recipe(data), folder, resume=True))
+    assert_same_run(folder, unbroken)
+    assert (folder / "run.json").is_file()
+
+
 def test_killed_at_random_moments(data: Path, unbroken: Path, tmp_path: Path) -> None:
     folder, moments = tmp_path / "run", random.Random(4)
     log = folder / "log.jsonl"

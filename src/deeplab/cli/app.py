@@ -5,6 +5,7 @@ Subcommands are import paths: `deeplab --help` must not wait for torch.
 
 from __future__ import annotations
 
+import io
 import sys
 import warnings
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from deeplab import __version__
 from deeplab.cli.crf import crf
 from deeplab.cli.data import data
 from deeplab.errors import UserError
+from deeplab.system.memory import ran_out_of_memory
 
 app = App(
     name="deeplab",
@@ -53,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: words after `deeplab`; None takes the process's own.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # names of files may be no UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
         with warnings.catch_warnings():
@@ -60,6 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             result = app(words, result_action="return_value")
     except UserError as error:
         print(f"deeplab: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        print(
+            "deeplab: memory ran out; fix: smaller photos, --window, fewer --scales or a smaller batch",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         print("deeplab: stopped", file=sys.stderr)

@@ -77,7 +77,7 @@ def predict_on_cluster(
             total += 1
             if "error" in line:
                 dead += 1
-                file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+                file.write(f"{json.dumps(line)}\n".encode())
     job.finish()
     print(f"{total - dead} photos labelled: {output}/labels-*.tar, a line for each in labels-*.jsonl")
     if dead:

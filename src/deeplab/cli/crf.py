@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 
 from deeplab.cli.labelling import USUAL, Runtime, labelling
 from deeplab.cli.stored_data import RECOGNISED, StoredData
-from deeplab.errors import UserError
+from deeplab.errors import UserError, refuse_outside
 from deeplab.system.writing import write_whole
 
 if TYPE_CHECKING:
@@ -73,8 +73,9 @@ def search(
     from deeplab.crf.search import at_an_edge, best_of, checked_box
     from deeplab.system.memory import keep_freed_memory
 
-    if photos < 1:
-        raise UserError(f"--photos {photos}", allowed="1 or more")
+    refuse_outside(1, 1_000_000, __photos=photos)
+    refuse_outside(0, (1 << 63) - 1, __seed=seed)
+    refuse_outside(1, 32, __grid=grid, __rounds=rounds)
     if not output.parent.is_dir():
         raise UserError(f"folder {output.parent} of -o does not exist; make it, or give another")
     ranges = SearchRanges(w1, sigma_alpha, sigma_beta)

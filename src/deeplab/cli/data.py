@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from cyclopts import App
 
 from deeplab.cli.stored_data import RECOGNISED, StoredData
+from deeplab.errors import refuse_outside
 
 if TYPE_CHECKING:
     pass
@@ -107,8 +108,9 @@ def tfrecord(
         Number of files.
     """
     from deeplab.cli.tables import photo_progress
-    from deeplab.data.layouts.tfrecord import write_split
+    from deeplab.data.layouts.tfrecord import MOST_SHARDS, write_split
 
+    refuse_outside(1, MOST_SHARDS, __shards=shards)
     source = stored.opened(root, split)
     with photo_progress(len(source), "samples") as progress:
         write_split(source, output, split, shards=shards, on_sample=progress.advance)
@@ -140,8 +142,9 @@ def webdataset(
         In a shard.
     """
     from deeplab.cli.tables import photo_progress
-    from deeplab.data.layouts.tar_shards import write_shards
+    from deeplab.data.layouts.tar_shards import MOST_SAMPLES, write_shards
 
+    refuse_outside(1, MOST_SAMPLES, __samples=samples)
     source = stored.opened(root, split)
     with photo_progress(len(source), "samples") as progress:
         written = write_shards(source, output, split, samples=samples, on_sample=progress.advance)

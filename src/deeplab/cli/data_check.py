@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from deeplab.cli.stored_data import RECOGNISED, StoredData
+from deeplab.errors import MOST_PROCESSES, refuse_outside
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,6 +66,11 @@ def check(
     from deeplab.doctor.report import write_report
     from deeplab.doctor.run import check_data
 
+    if workers is not None:
+        refuse_outside(1, MOST_PROCESSES, __workers=workers)
+    if num_classes is not None:
+        refuse_outside(1, 65_536, __num_classes=num_classes)
+    refuse_outside(0, 65_535, __ignore_label=ignore_label)
     expected = Expected(
         stored.storage, num_classes, stored.keep, stored.other or "ignore", ignore_label, train, val
     )

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from deeplab.cli.labelling import ONE_PASS, USUAL, Passes, Runtime, labelling
 from deeplab.cli.stored_data import RECOGNISED, StoredData
-from deeplab.errors import UserError
+from deeplab.errors import UserError, refuse_outside
 
 if TYPE_CHECKING:
     from deeplab.config.labels import LabelSpec
@@ -84,8 +84,9 @@ def evaluate(
 
     keep_freed_memory()
     how = labelling(runtime, passes)
-    if bootstrap < 0 or worst < 0:
-        raise UserError(f"--bootstrap {bootstrap}, --worst {worst}", allowed="0 or more")
+    refuse_outside(0, 100_000, __bootstrap=bootstrap, __worst=worst)
+    for width in widths:
+        refuse_outside(1, 1000, __widths=width)
     with join_processes(how.device) as world:
         predictor = open_predictor(model, replace(how, device=str(world.device)))
         spec = predictor.labels

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from deeplab.cli.labelling import CALIBRATION_PHOTOS, spread
 from deeplab.cli.stored_data import StoredData
-from deeplab.errors import UserError
+from deeplab.errors import UserError, refuse_outside
 
 if TYPE_CHECKING:
     from deeplab.export.run import Exported
@@ -118,6 +118,8 @@ def export(
     from deeplab.imaging.photos import find_photos, read_photo
     from deeplab.model.checkpoint import load
 
+    for side in (*form.size, *(form.max_size or ())):
+        refuse_outside(1, 1 << 16, __size=side)
     sizes = _pairs(form.size)
     found = spread(find_photos(proof.calibration), CALIBRATION_PHOTOS) if proof.calibration else []
     # before the model is loaded: what cannot be is said at once

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
+
+from deeplab.errors import UserError
 
 if TYPE_CHECKING:
     from deeplab.prediction.labelling import Labelling
@@ -82,17 +84,20 @@ class Passes:
 USUAL, ONE_PASS = Runtime(), Passes()
 
 
-def labelling(runtime: Runtime, passes: Passes = ONE_PASS) -> Labelling:
-    """The description that the options make.
+def labelling(runtime: Runtime, passes: Passes = ONE_PASS, *, scenes: bool = False) -> Labelling:
+    """The description that the options make; scenes come in windows without `--window`, too.
 
     Raises:
-        UserError: see `Labelling`; or no photos to calibrate with are found, or no such parameters of a CRF.
+        UserError: see `Labelling`; or no photos to calibrate with are found, no such parameters of a CRF, or seams or
+            an overlap of no windows.
     """
     from deeplab.crf import crf_parameters
     from deeplab.imaging.photos import find_photos
     from deeplab.prediction.labelling import Labelling
     from deeplab.prediction.windows import Window
 
+    if passes.window is None:
+        refuse_idle(passes, "overlap", *([] if scenes else ["seams"]), needs="--window HEIGHT WIDTH")
     found = find_photos(runtime.calibration) if runtime.calibration else []
     return Labelling(
         scales=passes.scales,
@@ -107,6 +112,23 @@ def labelling(runtime: Runtime, passes: Passes = ONE_PASS) -> Labelling:
         calibration=tuple(spread(found, CALIBRATION_PHOTOS)),
         threshold=passes.threshold,
     )
+
+
+def refuse_idle(options: Any, *names: str, needs: str) -> None:
+    """Refuse those of a command's options, a dataclass, that were given though nothing is there that they speak of.
+
+    Raises:
+        UserError: one of these fields is not its default.
+    """
+    given = [
+        f"--{field.name.replace('_', '-')}"
+        for field in fields(options)
+        if field.name in names and getattr(options, field.name) != field.default
+    ]
+    if given:
+        raise UserError(
+            f"{' and '.join(given)} would change nothing", allowed=f"with {needs}", fix="leave it out"
+        )
 
 
 def spread(photos: Sequence[Path], most: int) -> list[Path]:

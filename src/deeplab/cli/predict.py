@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
@@ -14,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from deeplab.cli.cluster import ClusterOptions, predict_on_cluster
-from deeplab.cli.labelling import ONE_PASS, USUAL, Passes, Runtime, labelling
+from deeplab.cli.labelling import ONE_PASS, USUAL, Passes, Runtime, labelling, refuse_idle
 from deeplab.cli.scenes import SceneOptions, predict_scene
 from deeplab.cli.videos import VideoOptions, predict_video
 from deeplab.errors import UserError
-from deeplab.system.writing import write_whole
+from deeplab.system.writing import cannot_write, write_whole
 
 if TYPE_CHECKING:
     from deeplab.prediction.segmenter import Segmentation, Segmenter
@@ -62,7 +63,7 @@ def predict(
         Folder to write into, made if missing.
     """
     from deeplab.imaging.photos import find_photos
-    from deeplab.imaging.scenes import is_scene
+    from deeplab.imaging.scenes import SLIDE_SUFFIXES, is_scene
     from deeplab.imaging.videos import VIDEO_SUFFIXES, is_camera
     from deeplab.prediction.segmenter import Segmenter
     from deeplab.system.memory import keep_freed_memory
@@ -75,7 +76,26 @@ def predict(
     photos = [photo for photo in find_photos(files) if not _inside(photo, output)] if files else []
     if not photos and not cameras:
         raise UserError(f"all photos found lie inside the output folder {output}; give another with -o")
-    how = labelling(runtime, passes)
+    alone = many.cluster is None
+    # on a cluster all are photos
+    clips = {photo for photo in photos if alone and photo.suffix.lower() in VIDEO_SUFFIXES}
+    pictures = {photo for photo in photos if alone and is_scene(photo)}
+    slides = {photo for photo in pictures if photo.suffix.lower() in SLIDE_SUFFIXES}
+    if alone:
+        refuse_idle(many, "shard_size", "workers", needs="--cluster")
+    if not clips and not cameras:
+        refuse_idle(videos, "every", "smooth", "seconds", needs="a clip or a camera, without --cluster")
+    if not pictures:
+        refuse_idle(
+            scenes,
+            "polygons",
+            needs="a scene (a TIFF on the ground or a large one, or a slide), without --cluster",
+        )
+    if not slides:
+        refuse_idle(scenes, "level", needs="a slide, without --cluster")
+    if pictures == slides:
+        refuse_idle(scenes, "bands", needs="a TIFF on the ground or a large one, without --cluster")
+    how = labelling(runtime, passes, scenes=bool(pictures))
     if many.cluster is not None:
         if cameras:
             raise UserError(
@@ -91,13 +111,17 @@ def predict(
             "fix: leave --precision away",
             file=sys.stderr,
         )
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(output, error) from error
     names = dict(zip(photos, unique_names(photos), strict=True))
     large: list[tuple[str, Callable[..., Made]]] = []
     small = {}
     for photo, name in names.items():
-        if photo.suffix.lower() in VIDEO_SUFFIXES:
+        if photo in clips:
             large.append((str(photo), partial(predict_video, source=str(photo), name=name, options=videos)))
-        elif is_scene(photo):
+        elif photo in pictures:
             large.append((str(photo), partial(predict_scene, path=photo, name=name, options=scenes)))
         else:
             small[photo] = name
@@ -111,8 +135,8 @@ def predict(
             entry |= written
             print(f"{Path(place).name}: {found}", file=sys.stderr)
         except UserError as error:
-            entry["error"] = str(error)
-            print(f"skipped: {error}", file=sys.stderr)
+            entry["error"] = str(error.within(place))
+            print(f"skipped: {entry['error']}", file=sys.stderr)
         entries.append(entry)
     _write_index(entries, output / INDEX_NAME)
     failed = sum("error" in entry for entry in entries)
@@ -146,8 +170,8 @@ def _predict_all(segmenter: Segmenter, photos: dict[Path, str], output: Path) ->
                 if len(photos) <= SPELL_OUT or not progress.is_terminal:
                     progress.line(f"{photo.name}: {found}")
             except UserError as error:
-                entry["error"] = str(error)
-                progress.line(f"skipped: {error}")
+                entry["error"] = str(error.within(photo))
+                progress.line(f"skipped: {entry['error']}")
             entries.append(entry)
             progress.advance()
     return entries
@@ -162,7 +186,7 @@ def unique_names(photos: Sequence[Path]) -> list[str]:
     """A file name for each photo's results: its stem, with as much of the path as tells it from others."""
     names = [photo.stem for photo in photos]
     for depth in range(1, max((len(photo.parts) for photo in photos), default=0) + 1):
-        repeated = {name for name in names if names.count(name) > 1}
+        repeated = {name for name, count in Counter(names).items() if count > 1}
         if not repeated:
             break
         names = [

@@ -11,7 +11,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from deeplab.cli.labelling import ONE_PASS, USUAL, Passes, Runtime, labelling
-from deeplab.errors import UserError, require
+from deeplab.errors import MOST_PROCESSES, UserError, refuse_outside, require
 
 TOKEN = "DEEPLAB_TOKEN"
 EXTRA = "serve"
@@ -71,8 +71,9 @@ def serve(
     from deeplab.serve.server import Service, listen
     from deeplab.serve.server import serve as run
 
-    if workers < 1:
-        raise UserError(f"workers is {workers}", allowed="1 or more")
+    refuse_outside(1, MOST_PROCESSES, workers=workers)
+    refuse_outside(0, 65_535, port=port)
+    refuse_outside(0, 86_400, drain=drain)
     limits = Limits(pixels=max_pixels, bytes=max_bytes, queue=queue, deadline=deadline)
     token = _token(token_file)
     service = Service(model, labelling(runtime, passes), limits, token=token, origins=cors, drain=drain)

@@ -55,7 +55,7 @@ def predict_video(
     from deeplab.imaging.videos import Picture, clip_writer, is_camera, open_clip, overlay_suffix
     from deeplab.prediction.videos import PictureLabeller
 
-    if options.every < 1 or (options.seconds is not None and options.seconds <= 0):
+    if options.every < 1 or (options.seconds is not None and not options.seconds > 0):
         raise UserError(
             f"--every {options.every}, --seconds {options.seconds}", allowed="from 1, and above 0"
         )

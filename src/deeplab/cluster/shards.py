@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tarfile
 from collections import Counter
@@ -25,6 +26,8 @@ from deeplab.system.writing import Appended, remove_remains, whole_file, write_w
 
 # of a photo that takes its process with it
 MOST_TRIES = 2
+# with a number before it, and four bytes a character, what file systems take
+LONGEST_STEM = 60
 KILLER = f"its process was killed {MOST_TRIES} times while it was labelled"
 
 
@@ -55,7 +58,7 @@ class Job:
         """
         if shard_size < 1:
             raise UserError(f"--shard-size {shard_size}", allowed="from 1", fix="some thousand")
-        digest = hashlib.blake2b("\n".join(map(str, photos)).encode(), digest_size=16).hexdigest()
+        digest = hashlib.blake2b(b"\n".join(map(os.fsencode, photos)), digest_size=16).hexdigest()
         key = json.dumps({"photos": digest, "shard size": shard_size, **about}, sort_keys=True)
         job = cls(target, -(-len(photos) // shard_size))
         kept = job._folder / "key"
@@ -127,11 +130,13 @@ class Job:
                     ledger.write(f'\n{{"trying": {place}}}\n')
                     try:
                         content = label(photo)
-                        name = f"{place:05}_{photo.stem}.png"
-                        write_whole(work / name, content)
-                        line |= {"labels": name, "tar": f"labels-{number:05}.tar"}
                     except UserError as error:
                         line["error"] = str(error)
+                    else:
+                        # where this cannot be written, no other photo's labels can: nothing is wrong with the photo
+                        name = f"{place:05}_{photo.stem[:LONGEST_STEM]}.png"
+                        write_whole(work / name, content)
+                        line |= {"labels": name, "tar": f"labels-{number:05}.tar"}
                 ledger.write(f"\n{json.dumps(line, ensure_ascii=False)}\n")
                 done[place] = line
         finally:

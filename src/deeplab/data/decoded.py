@@ -45,13 +45,12 @@ class DecodedFiles:
         """
         key = self._key(files)
         paths = [self.folder / f"{key}.{part}.npy" for part in ("photo", "mask")]
-        try:
-            image, label = (np.load(path, mmap_mode="r") for path in paths)
-        except FileNotFoundError:
-            image, label = decode()
-            for path, array in zip(paths, (image, label), strict=True):
+        kept = _kept(*paths)
+        if kept is None:
+            kept = decode()
+            for path, array in zip(paths, kept, strict=True):
                 _save(path, array)
-        return image, label
+        return kept
 
     def _key(self, files: tuple[str, str]) -> str:
         about = [self.about]
@@ -65,6 +64,19 @@ class DecodedFiles:
                 ) from None
             about += [os.path.abspath(name), str(state.st_size), str(state.st_mtime_ns)]
         return hashlib.blake2b("\0".join(about).encode(), digest_size=16).hexdigest()
+
+
+def _kept(photo: Path, mask: Path) -> Pair | None:
+    """The mapped pair; None where it is not there, or was damaged since."""
+    try:
+        if not photo.is_file() or not mask.is_file():
+            return None
+        image, label = (np.lib.format.open_memmap(path, mode="r") for path in (photo, mask))
+    # whatever a damaged header makes of it
+    except Exception:
+        return None
+    whole = image.ndim == 3 and image.shape[2] == 3 and image.dtype == label.dtype == np.uint8
+    return (image, label) if whole and label.shape == image.shape[:2] else None
 
 
 def _save(path: Path, array: np.ndarray) -> None:

@@ -21,6 +21,7 @@ from deeplab.data.storage import RECOGNISED, Storage
 from deeplab.errors import UserError
 from deeplab.imaging.bands import Bands
 from deeplab.system.cache import cache_folder
+from deeplab.system.reading import foreign
 
 if TYPE_CHECKING:
     from deeplab.data.dataset import SegmentationDataset, Transform
@@ -59,7 +60,8 @@ def survey(root: str | Path, split: str, storage: Storage = RECOGNISED) -> Surve
             f"{key}={given[key]!r}: data in the layout {chosen} ({root}) say that themselves",
             fix=f"leave {key} out" + ("; classes chooses among the classes" if key == "names" else ""),
         )
-    return replace(LAYOUTS[chosen].survey(root, split, **given), drawn_on=storage.drawn_on)
+    with foreign(root, "its annotations are not of the form that their tool writes", fix="export them again"):
+        return replace(LAYOUTS[chosen].survey(root, split, **given), drawn_on=storage.drawn_on)
 
 
 def open_source(root: str | Path, split: str, storage: Storage = RECOGNISED) -> Survey:
@@ -89,7 +91,9 @@ def open_source(root: str | Path, split: str, storage: Storage = RECOGNISED) -> 
     twice = [name for name, count in Counter(found.classes).items() if count > 1]
     if twice:
         raise UserError(
-            f"{found.origin} lists the class {twice[0]!r} twice", fix="give each class a name of its own"
+            f"{found.origin} lists the class {twice[0]!r} twice",
+            fix="give each class a name of its own",
+            file=root,
         )
     return found
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deeplab.data.upright import DrawnOn
+from deeplab.errors import refuse_outside
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,10 @@ class Storage:
     line_width: float | None = None
     on_bad: Literal["error", "skip"] = "skip"
     drawn_on: DrawnOn = "auto"
+
+    def __post_init__(self) -> None:
+        if self.line_width is not None:
+            refuse_outside(1e-3, 65_536, line_width=self.line_width)
 
 
 RECOGNISED = Storage()

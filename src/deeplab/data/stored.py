@@ -16,6 +16,7 @@ from deeplab.data.source import Survey, Unpaired
 from deeplab.data.upright import Stored, stored
 from deeplab.errors import UserError
 from deeplab.imaging.photos import PHOTO_SUFFIXES, read_photo
+from deeplab.system.reading import foreign
 
 REPORT = "check.json"
 """The doctor's report: pictures beside it are the doctor's own."""
@@ -60,7 +61,9 @@ class StoredSplit(Survey):
 
     def drawn(self, index: int) -> np.ndarray:
         """See `Survey`."""
-        return self.read(self.items[index])
+        item = self.items[index]
+        with foreign(item.mask):
+            return self.read(item)
 
     def lies(self, index: int) -> Stored | None:
         """See `Survey`."""

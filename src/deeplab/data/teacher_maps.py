@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,8 @@ from deeplab.data.resize import Size
 from deeplab.data.source import IGNORE_LABEL, Source
 from deeplab.errors import UserError
 from deeplab.system.cache import ANOTHER_CACHE
+from deeplab.system.files.arrays import read_arrays
+from deeplab.system.reading import foreign, parse_json, read_text
 from deeplab.system.writing import write_whole
 
 CLASSES_NAME = "classes.json"
@@ -189,39 +190,39 @@ def class_matches(teacher: Sequence[str], student: Sequence[str], source: str) -
 
 def _read_classes(folder: Path) -> list[str]:
     path = folder / CLASSES_NAME
-    try:
-        classes = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as a list of class names ({error})") from None
+    with foreign(path, "cannot be read as a list of class names"):
+        classes = parse_json(read_text(path))
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise UserError(
-            f"{path} is no list of class names", allowed='a JSON list, such as ["background", "cat"]'
+            "is no list of class names", allowed='a JSON list, such as ["background", "cat"]', file=path
         )
     return classes
 
 
 def _read_map(path: Path, classes: int) -> Array:
     """float32 [classes, h, w]."""
-    try:
-        with np.load(path) as file:
-            stored = file["probabilities"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    again = (
+        "if it is missing or broken, delete it and start the training again, which makes what is missing of a "
+        "model's maps"
+    )
+    with foreign(path, "cannot be read as a teacher's map", fix=again):
+        (stored,) = read_arrays(path, "probabilities")
+    if stored.ndim != 3 or len(stored) != classes or stored.dtype.kind not in "fu" or not stored.size:
         raise UserError(
-            f"{path} cannot be read as a teacher's map ({error})",
-            fix=(
-                "if it is missing or broken, delete it and start the training again, which makes what is "
-                "missing of a model's maps"
-            ),
-        ) from None
-    if stored.ndim != 3 or len(stored) != classes or stored.dtype.kind not in "fu":
-        raise UserError(
-            f"{path} holds {stored.dtype} of the shape {stored.shape}",
+            f"holds {stored.dtype} of the shape {stored.shape}",
             allowed=(
                 f"floats 0..1 or uint8 of the shape ({classes}, h, w), one plane for each class that "
                 f"{CLASSES_NAME} names"
             ),
+            file=path,
         )
-    return stored.astype(np.float32) / (255 if stored.dtype == np.uint8 else 1)
+    found = stored.astype(np.float32) / (255 if stored.dtype == np.uint8 else 1)
+    # NaN is in no range, and half precision rounds
+    if not 0 <= found.min() <= found.max() <= 1.01:
+        raise UserError(
+            f"holds {found.min()} to {found.max()}", allowed="probabilities, 0..1", fix=again, file=path
+        )
+    return found
 
 
 def _sampled(planes: Array, rows: Array, columns: Array, size: Size) -> Array:

@@ -6,7 +6,6 @@ upright photo or on the stored one, which their sizes tell apart where the two h
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from deeplab.errors import UserError
 from deeplab.imaging.bands import tiff_header, turned
+from deeplab.imaging.pictures import opened_picture
 
 ORIENTATION, IMAGE_WIDTH, IMAGE_LENGTH = 0x0112, 0x0100, 0x0101
 UPRIGHT = 1
@@ -63,14 +63,15 @@ def stored(photo: Path | bytes, name: str = "") -> Stored:
         with warnings.catch_warnings():
             # odd metadata warn; whoever reads the pixels says what matters
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(photo) if isinstance(photo, bytes) else photo) as image:
+            with opened_picture(photo) as image:
                 return stored_as(image)
     except UnidentifiedImageError:
         return _by_header(photo, name)
     # damaged files make the decoders raise nearly anything
     except Exception as error:
         raise UserError(
-            f"{name if isinstance(photo, bytes) else photo}: cannot be read as a picture ({error})"
+            error.what if isinstance(error, UserError) else f"cannot be read as a picture ({error})",
+            file=name if isinstance(photo, bytes) else photo,
         ) from error
 
 

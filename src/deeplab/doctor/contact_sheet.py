@@ -16,6 +16,7 @@ from deeplab.doctor.text import FAINT_INK, INK, draw_text
 from deeplab.imaging.legend import PANEL, Entry, draw_legend
 from deeplab.imaging.overlay import draw_overlay
 from deeplab.imaging.palettes import pascal
+from deeplab.imaging.pictures import opened_picture
 
 TILE_WIDTH = 320
 TILE_HEIGHT = 240
@@ -169,7 +170,7 @@ def _mask_picture(data: Examined, item: Inspected, palette: np.ndarray) -> Image
 def _as_stored(item: Inspected) -> Image.Image:
     """Colours as they are; greys spread so that the largest value is white."""
     assert item.pair.mask is not None
-    with Image.open(item.pair.mask) as stored:
+    with opened_picture(item.pair.mask) as stored:
         if item.mask is None or not item.mask.counts:
             return stored.convert("RGB")
         grey = np.array(stored).astype(np.float32)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from deeplab.doctor.colours import Colour
 from deeplab.doctor.photo_facts import why_unreadable
+from deeplab.imaging.pictures import opened_picture
 
 INDEX_MODES = ("P", "L", "1")
 MAX_COLOURS = 256
@@ -59,7 +60,7 @@ def mask_facts(path: Path) -> MaskFacts:
         with warnings.catch_warnings():
             # Odd metadata warn; the decoder's errors are what matters here.
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
+            with opened_picture(path) as image:
                 image.load()
                 return _facts(image)
     # Damaged files make the decoders raise nearly anything: OSError, SyntaxError, struct.error, zlib.error.

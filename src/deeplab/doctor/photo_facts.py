@@ -20,6 +20,7 @@ from deeplab.data.upright import SIDEWAYS, stored, stored_as
 from deeplab.errors import UserError
 from deeplab.imaging.bands import STORED_AS, Values, has_wide_colours, read_stored, tiff_header, viewable
 from deeplab.imaging.photos import hidden_bands, read_photo
+from deeplab.imaging.pictures import opened_picture
 
 THUMB_SIDE = 16
 HASH_BYTES = 16
@@ -99,7 +100,7 @@ def photo_facts(path: Path) -> PhotoFacts:
 
 def _photo_facts(path: Path) -> PhotoFacts:
     try:
-        with Image.open(path) as image:
+        with opened_picture(path) as image:
             banded = image.mode in BANDED
             if not (
                 banded or image.mode.startswith(("I", "F")) or has_wide_colours(image) or hidden_bands(image)
@@ -158,6 +159,8 @@ def why_unreadable(path: Path, error: Exception) -> str:
         return "HEIC, which Pillow cannot read"
     if isinstance(error, Image.DecompressionBombError):
         return f"too many pixels to be read safely ({error})"
+    if isinstance(error, UserError):
+        return error.what
     if isinstance(error, UnidentifiedImageError):
         return "not a picture"
     return f"damaged or cut off ({error})"

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image
 
 from deeplab.data.source import Survey
 from deeplab.data.upright import DrawnOn, stored, turned_upright
@@ -18,6 +17,7 @@ from deeplab.doctor.photo_facts import PhotoFacts, array_facts, photo_facts
 from deeplab.errors import UserError
 from deeplab.imaging.bands import read_stored, viewable
 from deeplab.imaging.photos import read_photo
+from deeplab.imaging.pictures import opened_picture
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class FileReader:
 
     def labels(self, pair: Pair) -> np.ndarray:
         """See `Reader`."""
-        with Image.open(_present(pair.mask)) as image:
+        with opened_picture(_present(pair.mask)) as image:
             values = np.array(image).astype(np.int64)
         labels = values if self.decode is None else np.array(self.decode)[values]
         if pair.photo is None:

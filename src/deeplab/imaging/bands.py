@@ -19,6 +19,8 @@ import numpy as np
 from PIL import Image
 
 from deeplab.errors import UserError, require
+from deeplab.imaging.pictures import opened_picture
+from deeplab.system.reading import plain_file
 
 Values = Literal["uint8", "uint16", "float32"]
 HIGHEST: dict[Values, float] = {"uint8": 255, "uint16": 65535, "float32": math.inf}
@@ -73,7 +75,7 @@ def tiff_header(source: SOURCE) -> TiffHeader | None:
     Raises:
         OSError: the file cannot be read.
     """
-    with BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+    with BytesIO(source) if isinstance(source, bytes) else plain_file(source) as file:
         start = file.read(16)
         if start[:4] not in TIFF_STARTS:
             return None
@@ -243,7 +245,7 @@ def _by_tifffile(source: SOURCE, wanted: Bands | None, name: str) -> np.ndarray:
 
 
 def _by_pillow(source: SOURCE, wanted: Bands | None, name: str) -> np.ndarray:
-    with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+    with opened_picture(source) as image:
         if image.mode not in PILLOW_BANDS and not image.mode.startswith("I;16"):
             raise UserError(f"is a picture of mode {image.mode!r}, which has no bands", fix="save it as TIFF")
         if has_wide_colours(image):

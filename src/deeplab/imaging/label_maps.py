@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from deeplab.errors import UserError
 from deeplab.imaging.palettes import pascal
+from deeplab.imaging.pictures import opened_picture
 from deeplab.imaging.png import save_png
 
 _INDEXED_ENTRIES = 256
@@ -78,23 +79,24 @@ def read_label_map(path: str | os.PathLike[str]) -> np.ndarray:
     """
     name = os.fspath(path)
     try:
-        with Image.open(name) as image:
+        with opened_picture(name) as image:
             image.load()
             return _indices(image, name=name)
-    except UserError:
-        raise
+    except UserError as error:
+        raise error.within(name) from error.__cause__
     except UnidentifiedImageError as error:
-        raise UserError(f"{name}: not a picture that Pillow can read") from error
+        raise UserError("not a picture that Pillow can read", file=name) from error
     # Damaged files make the decoders raise nearly anything: OSError, SyntaxError, struct.error, zlib.error.
     except Exception as error:
-        raise UserError(f"{name}: cannot be read as a label map ({error})") from error
+        raise UserError(f"cannot be read as a label map ({error})", file=name) from error
 
 
 def _indices(image: Image.Image, *, name: str) -> np.ndarray:
     if image.format == "JPEG":
         raise UserError(
-            f"{name}: a JPEG cannot hold labels, its compression changes values near every edge",
+            "a JPEG cannot hold labels, its compression changes values near every edge",
             fix="export the masks again as PNG",
+            file=name,
         )
     if image.mode in ("P", "L", "1"):
         return np.array(image).astype(np.uint8, copy=False)

@@ -19,7 +19,6 @@ import glob
 import math
 import os
 from collections.abc import Iterator, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +38,8 @@ from deeplab.imaging.bands import (
     read_stored,
     tiff_header,
 )
+from deeplab.imaging.pictures import opened_picture, strips
+from deeplab.system.reading import beginning
 
 # HEIC is listed although Pillow alone cannot read it: a phone's photos must not vanish without a word.
 PHOTO_SUFFIXES = frozenset(
@@ -171,17 +172,17 @@ def photo_from_bytes(
     """
     if not content:
         raise UserError(_EMPTY, file=name)
-    return _read(BytesIO(content), name=name, formats=formats, most_pixels=most_pixels)
+    return _read(content, name=name, formats=formats, most_pixels=most_pixels)
 
 
 def _read(
-    source: str | BytesIO, *, name: str, formats: tuple[str, ...] | None = None, most_pixels: float = math.inf
+    source: str | bytes, *, name: str, formats: tuple[str, ...] | None = None, most_pixels: float = math.inf
 ) -> np.ndarray:
     if formats is not None:
         # it knows only the commonest before
         Image.init()
     try:
-        with Image.open(source, formats=formats) as image:
+        with opened_picture(source, formats=formats) as image:
             if image.width * image.height > most_pixels:
                 raise TooManyPixels(
                     f"{image.width} x {image.height} pixels are {image.width * image.height / 1e6:.1f} million",
@@ -190,10 +191,10 @@ def _read(
                     file=name,
                 )
             return _rgb_array(image, name=name)
-    except UserError:
-        raise
+    except UserError as error:
+        raise error.within(name) from error.__cause__
     except UnidentifiedImageError as error:
-        header = tiff_header(source if isinstance(source, str) else source.getvalue())
+        header = tiff_header(source)
         if header is not None:
             raise UserError(
                 f"holds {header.bands} bands of {header.kind}, which are no 8-bit RGB",
@@ -209,29 +210,31 @@ def _read(
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooManyPixels(
             f"too large to be read safely ({error})",
-            fix="shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it",
+            fix="shrink it, or save it as TIFF, which deeplab predict --window labels part by part (extra geo); in "
+            "Python raise PIL.Image.MAX_IMAGE_PIXELS if you trust it",
             file=name,
         ) from error
     # Damaged headers make Pillow raise nearly anything: OSError, ValueError, SyntaxError, struct.error.
     except Exception as error:
-        raise UserError(f"{name}: cannot be read as a picture ({error})") from error
+        raise UserError(f"cannot be read as a picture ({error})", file=name) from error
 
 
 def _require_bytes(name: str) -> None:
     try:
         size = os.stat(name).st_size
     except OSError as error:
-        raise UserError(f"{name}: cannot be read ({error.strerror})") from error
+        raise UserError(f"cannot be read ({error.strerror})", file=name) from error
     if os.path.isdir(name):
-        raise UserError(f"{name}: is a folder, not a photo")
+        raise UserError("is a folder, not a photo", file=name)
     if size == 0:
         raise UserError(_EMPTY, file=name)
 
 
-def _is_heic(source: str | BytesIO) -> bool:
-    if isinstance(source, str):
-        return source.lower().endswith((".heic", ".heif"))
-    return source.getvalue()[4:12] in _HEIC
+def _is_heic(source: str | bytes) -> bool:
+    if isinstance(source, bytes):
+        return source[4:12] in _HEIC
+    # telephones' photos are renamed to .jpg, too
+    return source.lower().endswith((".heic", ".heif")) or beginning(source, 12)[4:12] in _HEIC
 
 
 def as_photo(image: PhotoLike, bands: Bands | None = None) -> np.ndarray:
@@ -289,10 +292,10 @@ def _rgb_from_array(array: np.ndarray) -> np.ndarray:
 def _rgb_array(image: Image.Image, *, name: str) -> np.ndarray:
     """uint8 [H, W, 3] of a PIL image in any mode; the file is decoded here."""
     if 0 in image.size:
-        raise UserError(f"{name}: has no pixels (width {image.width}, height {image.height})")
+        raise UserError(f"has no pixels (width {image.width}, height {image.height})", file=name)
     if image.mode == "I" and image.format == "TIFF":
         raise UserError(
-            f"{name}: 32-bit integers have no defined 8-bit meaning", fix="save it as 8-bit or 16-bit PNG"
+            "32-bit integers have no defined 8-bit meaning", fix="save it as 8-bit or 16-bit PNG", file=name
         )
     hidden = hidden_bands(image)
     if hidden:
@@ -309,9 +312,10 @@ def _rgb_array(image: Image.Image, *, name: str) -> np.ndarray:
         return _on_white(image, name=name)
     if image.mode not in _CONVERTIBLE_MODES:
         raise UserError(
-            f"{name}: pixels of mode {image.mode!r} have no defined 8-bit meaning"
+            f"pixels of mode {image.mode!r} have no defined 8-bit meaning"
             f"{' (32-bit floats)' if image.mode == 'F' else ''}",
             fix="save it as 8-bit or 16-bit PNG",
+            file=name,
         )
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
@@ -321,7 +325,7 @@ def _decode(image: Image.Image, *, name: str) -> None:
         image.load()
     # As above: each decoder fails in its own way.
     except Exception as error:
-        raise UserError(f"{name}: the picture is damaged or cut off ({error})") from error
+        raise UserError(f"the picture is damaged or cut off ({error})", file=name) from error
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -335,18 +339,21 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _from_wide_grey(image: Image.Image, *, name: str) -> np.ndarray:
-    values = np.asarray(image).astype(np.int64)
+    values = np.asarray(image)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > _WIDE_GREY_MAX:
         raise UserError(
-            f"{name}: integer pixels run from {low} to {high}, beyond 16 bits (0..{_WIDE_GREY_MAX})",
+            f"integer pixels run from {low} to {high}, beyond 16 bits (0..{_WIDE_GREY_MAX})",
             fix="scale them and save as 8-bit or 16-bit PNG",
+            file=name,
         )
     levels = (high + STEP // 2) // STEP - (low + STEP // 2) // STEP + 1
-    differ = levels < FEW_LEVELS and np.count_nonzero(np.bincount((values - low).ravel())) > 2 * levels
+    differ = levels < FEW_LEVELS and len(np.unique(values)) > 2 * levels
     _refuse_few_levels(levels, name=name, lost=bool(differ), held=f", {low} to {high},")
-    grey = ((values + STEP // 2) // STEP).astype(np.uint8)
-    return np.repeat(grey[..., None], 3, axis=2)
+    photo = np.empty((*values.shape, 3), np.uint8)
+    for start, end in strips(image.width, image.height):
+        photo[start:end] = ((values[start:end].astype(np.int32) + STEP // 2) // STEP)[..., None]
+    return photo
 
 
 def hidden_bands(image: Image.Image) -> str:
@@ -381,8 +388,13 @@ def _refuse_few_levels(levels: int, *, name: str, lost: bool, held: str = "") ->
 
 
 def _on_white(image: Image.Image, *, name: str) -> np.ndarray:
-    rgba = image.convert("RGBA")
-    histogram = rgba.getchannel("A").histogram()
+    histogram = np.zeros(256, int)
+    photo = np.empty((image.height, image.width, 3), np.uint8)
+    for start, end in strips(image.width, image.height):
+        rgba = image.crop((0, start, image.width, end)).convert("RGBA")
+        histogram += rgba.getchannel("A").histogram()
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        photo[start:end] = np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))
     between = histogram[1:-1]
     if 2 * sum(between) > sum(histogram) and sum(count > 0 for count in between) > MOST_SHADES:
         raise UserError(
@@ -390,5 +402,4 @@ def _on_white(image: Image.Image, *, name: str) -> np.ndarray:
             fix=ITS_BANDS,
             file=name,
         )
-    white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-    return np.array(Image.alpha_composite(white, rgba).convert("RGB"))
+    return photo

@@ -140,8 +140,13 @@ class _Raster:
             raise UserError(
                 f"has no band {min(missing)}", allowed=f"1 to {source.count}", fix="--bands", file=path
             )
+        self._colours: np.ndarray | None = None
+        if len(self._bands) == 1 and source.colorinterp[self._bands[0] - 1].name == "palette":
+            table = source.colormap(self._bands[0])
+            self._colours = np.zeros((max(table) + 1, 3), np.uint8)
+            self._colours[list(table)] = [colour[:3] for colour in table.values()]
         names = (source.descriptions[band - 1] or f"band {band}" for band in self._bands)
-        self.bands: Sequence[str] = tuple(names)
+        self.bands: Sequence[str] = tuple(names) if self._colours is None else ("red", "green", "blue")
         self._masked = any(
             "all_valid" not in [flag.name for flag in flags] for flags in source.mask_flag_enums
         )
@@ -158,8 +163,7 @@ class _Raster:
         return (top, top + height), (left, left + width)
 
     def read(self, top: int, left: int, height: int, width: int) -> np.ndarray:
-        found = self._source.read(self._bands, window=self._window(top, left, height, width))
-        return np.ascontiguousarray(np.moveaxis(found, 0, -1))
+        return self._values(window=self._window(top, left, height, width))
 
     def mask(self, top: int, left: int, height: int, width: int) -> np.ndarray | None:
         if not self._masked:
@@ -167,8 +171,16 @@ class _Raster:
         return self._source.dataset_mask(window=self._window(top, left, height, width)) > 0
 
     def preview(self, longest: int) -> np.ndarray:
-        shape = shrunk(self.size, longest)
-        return np.moveaxis(self._source.read(self._bands, out_shape=(len(self._bands), *shape)), 0, -1)
+        return self._values(out_shape=(len(self._bands), *shrunk(self.size, longest)))
+
+    def _values(self, **which: Any) -> np.ndarray:
+        found = self._source.read(self._bands, **which)
+        # a number of a palette is no brightness
+        return (
+            np.ascontiguousarray(np.moveaxis(found, 0, -1))
+            if self._colours is None
+            else self._colours[found[0]]
+        )
 
     def placed(self) -> Place:
         placed = {"crs": self._source.crs, "transform": self._source.transform}

@@ -31,7 +31,8 @@ def fill(model: nn.Module, weights: Mapping[str, torch.Tensor], *, source: str) 
     for key, value in weights.items():
         if key in expected and value.shape != expected[key].shape:
             problems.append(f"{key} is {_shape(value)} in the file and {_shape(expected[key])} in the model")
-    problems += [f"{impossible}: the file is damaged" for impossible in find_impossible(weights)]
+    taken = {key: value.to(expected[key].dtype) for key, value in weights.items() if key in expected}
+    problems += [f"{impossible}: the file is damaged" for impossible in find_impossible(taken)]
     if problems:
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise UserError(f"the weights do not fit the model: {'; '.join(problems[:SHOWN])}{more}", file=source)

@@ -275,15 +275,15 @@ def _fill(model: DeepLab, state: dict[str, torch.Tensor], path: Path) -> None:
             f"{path} does not fit its own description: missing {missing[:3]}, unknown {cut(str(unknown[:3]))}, "
             f"of another shape {wrong[:3]}; the file was changed after it was saved"
         )
-    impossible = find_impossible(state)
+    # copies: the file may change while the model lives; and of another type a number may be infinite
+    filled = {key: value.to(own[key].dtype, copy=True) for key, value in state.items()}
+    impossible = find_impossible(filled)
     if impossible:
         raise UserError(
             f"{impossible[0]}: with them every prediction would be nonsense",
             fix="save the model again, or train from an earlier checkpoint",
             file=path,
         )
-    # copies: the file may change while the model lives
-    filled = {key: value.to(own[key].dtype, copy=True) for key, value in state.items()}
     model.load_state_dict(filled, assign=True)
     model.restore_pixels()
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 
+from deeplab.errors import UserError
 from deeplab.model.network import Logits
 from deeplab.native.upsample_argmax import label_dtype, upsample_argmax
 from deeplab.prediction.network import Network
@@ -37,7 +38,7 @@ def predict(
     size = image_size(images)
     if scales == (1.0,) and not flip:
         found = {}
-        for name, logits in network.low_resolution_logits(images).items():
+        for name, logits in finite(network.low_resolution_logits(images)).items():
             logits = network.resize_logits(logits, size)
             found[name] = Prediction(logits.argmax(1), logits.softmax(1))
         return found
@@ -69,7 +70,7 @@ def predict_labels(network: Network, images: torch.Tensor) -> dict[str, torch.Te
     size = image_size(images)
     return {
         name: upsample_argmax(logits, size, network.config.resize)
-        for name, logits in network.low_resolution_logits(images).items()
+        for name, logits in finite(network.low_resolution_logits(images)).items()
     }
 
 
@@ -78,10 +79,25 @@ def passes(
 ) -> Iterator[Logits]:
     """Logits at each pass's own size, those of mirrored images mirrored back."""
     for scale in scales:
-        yield network.scaled_logits(images, scale)
+        yield finite(network.scaled_logits(images, scale))
         if flip:
-            mirrored = network.scaled_logits(images.flip(-1), scale)
+            mirrored = finite(network.scaled_logits(images.flip(-1), scale))
             yield {name: value.flip(-1) for name, value in mirrored.items()}
+
+
+def finite(logits: Logits) -> Logits:
+    """The logits themselves.
+
+    Raises:
+        UserError: NaN or infinity is among them, from which labels would be made all the same.
+    """
+    for value in logits.values():
+        if not torch.isfinite(value.sum(dtype=torch.float32)):
+            raise UserError(
+                "the network gives NaN or infinity for this photo, so that labels would mean nothing",
+                fix="weights of an earlier checkpoint, or float32 where --precision is another",
+            )
+    return logits
 
 
 def image_size(images: torch.Tensor) -> tuple[int, int]:

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from deeplab.crf import CRFConfig
-from deeplab.errors import UserError
+from deeplab.errors import UserError, refuse_outside
 from deeplab.imaging.photos import PhotoLike
 from deeplab.prediction.windows import Seams, Window
 
 Precision = Literal["float32", "bfloat16", "int8"]
+# each is a pass over the photo, of which 8 makes 64 times the pixels
+MOST_SCALES, LARGEST_SCALE = 16, 8
 AUTO, TORCH, INT8 = "auto", "torch", "int8"
 
 
@@ -39,9 +41,9 @@ class Labelling:
             and the CRF see logits that are shifted so.
 
     Raises:
-        UserError: a scale that is not positive, a threshold that is not between 0 and 1, no such precision, a CRF
-            together with windows, seams that several passes or another engine cannot have, or int8 with PyTorch or
-            without photos to calibrate with.
+        UserError: a scale that is not positive, or beyond reason, a threshold that is not between 0 and 1, no such
+            precision, a CRF together with windows, seams that several passes or another engine cannot have, or int8
+            with PyTorch or without photos to calibrate with, or such photos without int8.
     """
 
     scales: tuple[float, ...] = (1.0,)
@@ -61,6 +63,9 @@ class Labelling:
         object.__setattr__(self, "calibration", tuple(self.calibration))
         if not self.scales or min(self.scales) <= 0:
             raise UserError(f"scales {self.scales}: give positive factors, like 0.75 1 1.25")
+        refuse_outside(1, MOST_SCALES, number_of_scales=len(self.scales))
+        for scale in self.scales:
+            refuse_outside(1 / LARGEST_SCALE, LARGEST_SCALE, a_scale=scale)
         if self.precision not in get_args(Precision):
             raise UserError(f"precision {self.precision!r}; allowed are {', '.join(get_args(Precision))}")
         if self.threshold is not None and not 0 < self.threshold < 1:
@@ -83,6 +88,11 @@ class Labelling:
             )
         if self.precision == INT8 and self.engine == TORCH:
             raise UserError(f"engine {TORCH} has no precision {INT8}", fix="engine openvino")
+        if self.calibration and self.precision != INT8:
+            raise UserError(
+                f"precision {self.precision} takes no calibration photos",
+                fix=f"precision {INT8} with engine openvino, or leave them out",
+            )
         if self.precision == INT8 and not self.calibration:
             raise UserError(
                 "int8 takes the ranges of values from photos, and there are none",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from functools import partial
 
 import numpy as np
@@ -17,15 +18,19 @@ from deeplab.imaging.photos import PhotoLike, as_photo
 from deeplab.model.network import DeepLab
 from deeplab.native.upsample_argmax import label_dtype
 from deeplab.prediction.fold import folded, for_inference
-from deeplab.prediction.inference import predict, predict_labels
+from deeplab.prediction.inference import finite, predict, predict_labels
 from deeplab.prediction.labelling import AS_IT_IS, AUTO, INT8, TORCH, Labelling
 from deeplab.prediction.network import Network
 from deeplab.prediction.runtimes import engine_network
 from deeplab.prediction.runtimes.program import RuntimeNetwork
 from deeplab.prediction.sliding import predict_in_windows, slide
 from deeplab.prediction.strips import Labelled, confidence_of, predict_whole
-from deeplab.prediction.windows import Sliding
+from deeplab.prediction.windows import Sliding, Window
 from deeplab.system.device import pick_device
+from deeplab.system.memory import ran_out_of_memory
+
+# large enough for models that were trained on crops of 513
+IN_NEED = Window(513, 513)
 
 
 class Predictor:
@@ -119,7 +124,11 @@ class Predictor:
         """uint8 [H, W], uint16 above 256 classes, on the CPU, of a photo as `photo` gives it."""
         how = self.how
         if how.one_pass and how.window is None and how.crf is None:
-            return predict_labels(self.network, self.images(photo))["semantic"][0].cpu()
+            try:
+                return predict_labels(self.network, self.images(photo))["semantic"][0].cpu()
+            except Exception as error:
+                _refuse_unless_memory(error)
+            return self._in_windows(photo).labels.to(label_dtype(self.network.config.num_classes))
         return self.label(photo).labels.to(label_dtype(self.network.config.num_classes))
 
     def label(self, photo: np.ndarray, *, confidence: bool = False) -> Labelled:
@@ -130,14 +139,18 @@ class Predictor:
             confidence: they take as long as the labels or longer.
         """
         how = self.how
-        if how.crf is not None:
-            labels, marginals = self.probabilities_of(photo)
-            return Labelled(labels, confidence_of(marginals, labels) if confidence else None)
         label = predict_whole
         if how.window is not None:
             label = partial(predict_in_windows, window=how.window, seams=how.seams)
-        images = self.images(photo)
-        return label(self.network, images, scales=how.scales, flip=how.flip, confidence=confidence).cpu()
+        try:
+            if how.crf is not None:
+                labels, marginals = self.probabilities_of(photo)
+                return Labelled(labels, confidence_of(marginals, labels) if confidence else None)
+            images = self.images(photo)
+            return label(self.network, images, scales=how.scales, flip=how.flip, confidence=confidence).cpu()
+        except Exception as error:
+            _refuse_unless_memory(error)
+        return self._in_windows(photo, confidence=confidence)
 
     def probabilities_of(self, photo: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Labels int64 [H, W] and probabilities float32 [C, H, W], summing to 1 over C, on the CPU.
@@ -170,7 +183,36 @@ class Predictor:
 
     def logits_of(self, photo: np.ndarray) -> torch.Tensor:
         """float32 [C, h, w] on the CPU, of one pass on the network's own grid."""
-        return self.network.low_resolution_logits(self.images(photo))["semantic"][0].float().cpu()
+        return finite(self.network.low_resolution_logits(self.images(photo)))["semantic"][0].float().cpu()
+
+    def _in_windows(self, photo: np.ndarray, *, confidence: bool = False) -> Labelled:
+        """What `label` gives where memory ran out for it. By now all that it took is freed again."""
+        how, size = self.how, f"{photo.shape[0]} x {photo.shape[1]}"
+        whole = how.window is None and how.crf is None
+        if whole and max(photo.shape[:2]) > IN_NEED.height:
+            warnings.warn(
+                f"memory ran out for a photo of {size} as a whole; it is labelled in windows of {IN_NEED.height} x "
+                f"{IN_NEED.width}, which may change labels here and there (fix: --window says which)",
+                stacklevel=4,
+            )
+            try:
+                images = self.images(photo)
+                return predict_in_windows(
+                    self.network,
+                    images,
+                    window=IN_NEED,
+                    scales=how.scales,
+                    flip=how.flip,
+                    confidence=confidence,
+                ).cpu()
+            except Exception as error:
+                _refuse_unless_memory(error)
+        raise UserError(
+            f"memory ran out for a photo of {size}",
+            fix="leave the CRF away"
+            if how.crf
+            else "a smaller --window, smaller or fewer --scales, or a smaller photo",
+        )
 
     def images(self, photo: np.ndarray) -> torch.Tensor:
         """A photo, as `photo` gives it, as the network takes it: [1, channels, H, W] on its device."""
@@ -178,6 +220,11 @@ class Predictor:
             # of which torch computes little
             photo = photo.astype(np.float32)
         return torch.from_numpy(photo).permute(2, 0, 1)[None].to(self.device)
+
+
+def _refuse_unless_memory(error: Exception) -> None:
+    if not ran_out_of_memory(error):
+        raise error
 
 
 def _at_threshold(model: DeepLab, threshold: float) -> DeepLab:

@@ -92,6 +92,13 @@ def label_scene(
                 file=scene.path,
             ) from error
 
+    if wanted is None and len(scene.bands) not in (1, 3):
+        raise UserError(
+            f"has {len(scene.bands)} bands ({', '.join(scene.bands)}), and the model takes RGB",
+            allowed="three, or a grey one",
+            fix="--bands names those to read",
+            file=scene.path,
+        )
     ledger = Ledger(target.parent / f".{target.name}.work", _key(predictor, scene))
     try:
         if isinstance(way, Tiles):
@@ -217,9 +224,11 @@ class Ledger:
             return Gathered(means, total, *map(int, kept["counted"]))
 
     def close(self) -> None:
-        """Close its files."""
+        """Close its files; where nothing is done, none is left."""
         self._label_file.close()
         self._line_file.close()
+        if not self._sizes and not self._means.exists():
+            self.remove()
 
     def remove(self) -> None:
         """Nobody needs it any more."""

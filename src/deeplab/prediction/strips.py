@@ -15,7 +15,7 @@ import torch
 
 from deeplab.config import ResizeRule
 from deeplab.native.upsample_argmax import Axis, argmax_along, axis, interpolated
-from deeplab.prediction.inference import image_size, passes, predict
+from deeplab.prediction.inference import finite, image_size, passes, predict
 from deeplab.prediction.network import Network
 
 STRIP_BYTES = 16 << 20
@@ -55,7 +55,7 @@ def predict_whole(
         return Labelled(labels, confidence_of(found.probabilities[0], labels) if confidence else None)
     size = image_size(image)
     if scales == (1.0,) and not flip:
-        logits = network.low_resolution_logits(image)["semantic"]
+        logits = finite(network.low_resolution_logits(image))["semantic"]
         return labelled_along(logits, *_axes(logits, size, network.config.resize), confidence=confidence)
     passed = [logits["semantic"] for logits in passes(network, image, scales=scales, flip=flip)]
     return _averaged(passed, size, network.config.resize)

@@ -12,11 +12,13 @@ from deeplab.errors import UserError
 from deeplab.prediction.strips import Labelled
 
 Seams = Literal["blend", "shared", "exact"]
+# smaller ones, or more that is shared, are a pass of the network for every few pixels
+SMALLEST, LARGEST, MOST_SHARED = 16, 1 << 16, 0.9
 
 
 @dataclass(frozen=True)
 class Window:
-    """Height and width in pixels, and the least share of a side that neighbours share, 0 to below 1.
+    """Height and width in pixels, and the least share of a side that neighbours share, 0 to 0.9.
 
     Raises:
         UserError: a side or the overlap is out of range.
@@ -27,10 +29,11 @@ class Window:
     overlap: float = 1 / 3
 
     def __post_init__(self) -> None:
-        if min(self.height, self.width) < 1 or not 0 <= self.overlap < 1:
+        sides = sorted((self.height, self.width))
+        if not (sides[0] >= SMALLEST and sides[1] <= LARGEST and 0 <= self.overlap <= MOST_SHARED):
             raise UserError(
                 f"window {self.height} x {self.width} with overlap {self.overlap}",
-                allowed="sides from 1, an overlap from 0 to below 1",
+                allowed=f"sides from {SMALLEST} to {LARGEST}, an overlap from 0 to {MOST_SHARED}",
                 fix="try --window 513 513 --overlap 0.33",
             )
 

@@ -27,7 +27,7 @@ def find_preset(name: str) -> Preset:
     """
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=3, cutoff=0.4)
-        hint = f"did you mean {', '.join(near)}?" if near else "no name is near it"
+        hint = f"did you mean {', '.join(near)}?" if near else "no name is near it;"
         raise UserError(f"no preset {name!r}; {hint} `deeplab models` lists all {len(PRESETS)}")
     return PRESETS[name]
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deeplab.errors import UserError
+from deeplab.errors import UserError, refuse_outside
 
 # decoders are attack surface: these are what cameras, phones and browsers make
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 # each is a pass over the photo
 MOST_SCALES = 8
+# beyond these a setting is a slip; seconds of a day
+MOST_PIXELS, LARGEST_BODY, LONGEST_QUEUE, LONGEST = 1 << 30, 1 << 33, 100_000, 86_400
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Limits:
         body: seconds in which its body must come.
 
     Raises:
-        UserError: one of them is not positive.
+        UserError: one of them is not positive, or beyond reason.
     """
 
     pixels: int = 4_000_000
@@ -40,3 +42,8 @@ class Limits:
         for name, value in vars(self).items():
             if value <= 0:
                 raise UserError(f"{name} is {value}", allowed="a positive number")
+        refuse_outside(1, MOST_PIXELS, pixels=self.pixels)
+        refuse_outside(1, LARGEST_BODY, bytes=self.bytes)
+        refuse_outside(1, LONGEST_QUEUE, queue=self.queue)
+        for name in ("deadline", "header", "body"):
+            refuse_outside(1e-3, LONGEST, **{name: getattr(self, name)})

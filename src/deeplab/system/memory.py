@@ -1,7 +1,7 @@
-"""Keep freed memory: glibc hands large blocks back to the system and faults them in again at every step.
+"""Memory: whether it ran out, and that it is kept once freed.
 
-Measured at 1.6 times in MobileNetV2 training and more in inference on large photos. The price is a heap that stays
-at its peak size.
+glibc hands large blocks back to the system and faults them in again at every step. Keeping them was measured at 1.6
+times in MobileNetV2 training and more in inference on large photos. The price is a heap that stays at its peak size.
 """
 
 from __future__ import annotations
@@ -12,6 +12,12 @@ import sys
 # <malloc.h>
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
 LARGEST_INT = 2**31 - 1
+RAN_OUT = ("not enough memory", "out of memory", "bad allocation", "bad_alloc", "Failed to allocate memory")
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an error, of PyTorch, NumPy or a runtime, says that memory ran out."""
+    return isinstance(error, MemoryError) or any(said in str(error) for said in RAN_OUT)
 
 
 def keep_freed_memory(*, every_thread: bool = False) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
@@ -44,12 +45,14 @@ def foreign(path: str | os.PathLike[str], what: str = BROKEN, *, fix: str = DAMA
         yield
     except UserError as error:
         raise error.within(path) from error.__cause__
-    except OSError as error:
-        said = error.strerror or shown(error)
-        raise UserError(
-            f"cannot be read ({said})", fix="name a file that is there and can be read", file=path
-        ) from error
     except Exception as error:
+        # decoders call what they cannot decode an OSError, too, of no number
+        if isinstance(error, OSError) and error.errno is not None:
+            raise UserError(
+                f"cannot be read ({error.strerror})",
+                fix="name a file that is there and can be read",
+                file=path,
+            ) from error
         said = f"{type(error).__name__}: {shown(error)}".removesuffix(": ")
         raise UserError(f"{what} ({said})", fix=fix, file=path) from error
 
@@ -101,6 +104,15 @@ def read_bytes(path: str | os.PathLike[str], *, largest: int = LARGEST) -> bytes
         return file.read(largest)
 
 
+def beginning(path: str | os.PathLike[str], size: int) -> bytes:
+    """The first bytes of a plain file; none of what is no such file, or cannot be read."""
+    try:
+        with plain_file(path) as file:
+            return file.read(size)
+    except (OSError, UserError):
+        return b""
+
+
 def read_text(path: str | os.PathLike[str], *, largest: int = LARGEST_TEXT) -> str:
     """A plain file as UTF-8; raises as `read_bytes`, and UnicodeDecodeError."""
     return read_bytes(path, largest=largest).decode("utf-8")
@@ -119,6 +131,20 @@ def parse_json(text: str | bytes) -> Any:
     # halves of characters, which no terminal and no file takes
     json.dumps(values, ensure_ascii=False).encode()
     return values
+
+
+def inflated(data: bytes, what: str) -> bytes:
+    """What a zlib stream holds, called `what` in messages.
+
+    Raises:
+        UserError: it unpacks to more than such a stream can hold.
+        zlib.error: it is damaged.
+    """
+    allowed, stream = max(SMALL, RATIO * len(data)), zlib.decompressobj()
+    found = stream.decompress(data, allowed)
+    if not stream.eof and stream.unconsumed_tail:
+        raise UserError(f"{what} unpacks to more than {allowed} bytes, from {len(data)}")
+    return found
 
 
 def read_member(archive: ZipFile, name: str, *, size: int) -> bytes:

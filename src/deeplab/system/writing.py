@@ -20,6 +20,7 @@ from deeplab.errors import UserError
 
 ELSEWHERE = "name another place"
 ENDING = ".tmp"
+NO_UTF8 = "backslashreplace"
 
 
 @contextmanager
@@ -63,6 +64,8 @@ def write_whole(
 ) -> Path:
     """Write text (as UTF-8), bytes, or a copy of the file at a path; otherwise as `whole_file`.
 
+    Bytes of a file's name that are no UTF-8 are written as \\udcff, as JSON has them.
+
     Returns:
         the path written.
     """
@@ -71,7 +74,7 @@ def write_whole(
             with content.open("rb") as source:
                 shutil.copyfileobj(source, file)
         else:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(content.encode(errors=NO_UTF8) if isinstance(content, str) else content)
     return Path(path)
 
 
@@ -119,7 +122,7 @@ class Appended:
         Raises:
             UserError: it cannot be written; part of it may be.
         """
-        rest = memoryview(content.encode() if isinstance(content, str) else content)
+        rest = memoryview(content.encode(errors=NO_UTF8) if isinstance(content, str) else content)
         try:
             while rest:
                 rest = rest[self._file.write(rest) :]
@@ -153,7 +156,8 @@ def put_in_place(part: Path, path: Path) -> None:
 def cannot_write(path: Path, error: OSError, otherwise: str = ELSEWHERE) -> UserError:
     """What to raise where `path`, or the folder it lies in, cannot be written."""
     reason, fix = str(error.strerror or error), ""
-    blocking = next((each for each in path.parents if each.exists() and not each.is_dir()), None)
+    places = (path, *path.parents) if error.errno == errno.EEXIST else path.parents
+    blocking = next((each for each in places if each.exists() and not each.is_dir()), None)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         reason, fix = "the disk is full", "free some space there"
     elif error.errno == errno.EROFS:

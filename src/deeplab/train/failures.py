@@ -13,6 +13,7 @@ from safetensors.torch import save as to_bytes
 from deeplab.config import TimmConfig
 from deeplab.errors import UserError
 from deeplab.model.network import DeepLab
+from deeplab.system.memory import ran_out_of_memory
 from deeplab.system.processes import World
 from deeplab.system.writing import write_whole
 from deeplab.train.loop import Batch
@@ -28,7 +29,7 @@ def explained(recipe: Recipe) -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         advice = _memory_advice(error, recipe)
         if advice is None:
             raise
@@ -79,14 +80,14 @@ def save_batch(path: Path, parts: Sequence[Batch]) -> Path:
     return write_whole(path, to_bytes(tensors))
 
 
-def _memory_advice(error: RuntimeError, recipe: Recipe) -> UserError | None:
+def _memory_advice(error: Exception, recipe: Recipe) -> UserError | None:
     text = str(error)
     if "DataLoader worker" in text and "killed" in text:
         return UserError(
             "a data worker was killed, mostly for want of memory",
             fix=f"workers: {max(0, recipe.workers - 1)}",
         )
-    if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in text:
+    if not ran_out_of_memory(error):
         return None
     settings = recipe.optimise
     wishes = [f"optimise.accumulate: {2 * settings.accumulate} (same result but for batch norm)"]
@@ -97,6 +98,6 @@ def _memory_advice(error: RuntimeError, recipe: Recipe) -> UserError | None:
     wishes.append(f"a crop below {recipe.augment.crop}")
     return UserError(
         f"memory ran out with optimise.batch_size {settings.batch_size}, accumulate {settings.accumulate} "
-        f"({text.splitlines()[0]})",
+        f"({text.splitlines()[0] if text else 'MemoryError'})",
         fix=f"best first: {'; '.join(wishes)}",
     )

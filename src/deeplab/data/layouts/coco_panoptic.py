@@ -16,15 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from deeplab.data.joining import find_file, plain_name, same_id, sample_names, visible
 from deeplab.data.layouts import splits as by_name
 from deeplab.data.layouts.coco import file_for, files_of, photo_folder
+from deeplab.data.layouts.masks import NO_CLASS, classes_of
 from deeplab.data.layouts.painting import as_written, class_name, mentions, read_json
 from deeplab.data.source import ignore_label_of, label_type
 from deeplab.data.stored import Item, StoredSplit, joined, left_over
 from deeplab.errors import UserError
+from deeplab.imaging.pictures import opened_picture, strips
+from deeplab.system.reading import foreign
 
 LOOKS_FOR = (
     'a JSON with "segments_info" here or in annotations/, and a folder of its name with PNGs (COCO panoptic)'
@@ -42,19 +44,21 @@ class _Segments:
     count: int
 
     def __call__(self, item: Item) -> np.ndarray:
-        ids = read_ids(item.mask)
-        found, places = np.unique(ids, return_inverse=True)
-        table = {0: ignore_label_of(self.count), **self.classes[item.name]}
-        unlisted = [value for value in found.tolist() if value not in table]
-        if unlisted:
-            row, column = np.argwhere(ids == unlisted[0])[0]
-            raise UserError(
-                f"id {unlisted[0]} at row {row}, column {column} is none of its segments_info",
-                fix="list it there, or write 0 for void",
-                file=item.mask,
-            )
-        values = np.array([table[value] for value in found.tolist()], label_type(self.count))
-        return values[places].reshape(ids.shape)
+        colours, table = _read_colours(item.mask), {0: ignore_label_of(self.count), **self.classes[item.name]}
+        height, width, _ = colours.shape
+        labels = np.empty((height, width), label_type(self.count))
+        for start, end in strips(width, height):
+            ids = _ids(colours[start:end])
+            found = classes_of(ids, table)
+            if found.min() == NO_CLASS:
+                row, column = np.argwhere(found == NO_CLASS)[0]
+                raise UserError(
+                    f"id {ids[row, column]} at row {start + row}, column {column} is none of its segments_info",
+                    fix="list it there, or write 0 for void",
+                    file=item.mask,
+                )
+            labels[start:end] = found
+        return labels
 
 
 def recognise(root: Path) -> bool:
@@ -161,15 +165,26 @@ def read_ids(path: Path) -> np.ndarray:
     Raises:
         UserError: the file is missing, no picture, or has no three colours.
     """
-    try:
-        with Image.open(path) as image:
-            mode, colours = image.mode, np.asarray(image)
-    except (OSError, SyntaxError) as error:
-        raise UserError(f"cannot be read as a picture ({error})", file=path) from error
+    colours = _read_colours(path)
+    height, width, _ = colours.shape
+    ids = np.empty((height, width), np.int64)
+    for start, end in strips(width, height):
+        ids[start:end] = _ids(colours[start:end])
+    return ids
+
+
+def _read_colours(path: Path) -> np.ndarray:
+    with foreign(path, "cannot be read as a picture"), opened_picture(path) as image:
+        mode, colours = image.mode, np.asarray(image)
     if mode not in ("RGB", "RGBA"):
         raise UserError(
-            f"{path} is of mode {mode}",
+            f"is of mode {mode}",
             allowed="RGB, where the id is R + 256 G + 65536 B",
             fix="write the ids as colours",
+            file=path,
         )
+    return colours
+
+
+def _ids(colours: np.ndarray) -> np.ndarray:
     return colours[..., :3].astype(np.int64) @ np.array([1, 256, 256**2])

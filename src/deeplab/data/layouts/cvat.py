@@ -34,6 +34,7 @@ from deeplab.data.layouts.run_lengths import from_runs
 from deeplab.data.stored import Item, StoredSplit, joined, left_over, pictures
 from deeplab.data.upright import stored
 from deeplab.errors import UserError
+from deeplab.system.reading import foreign, read_bytes
 
 LOOKS_FOR = "annotations.xml (CVAT for images 1.1, CVAT for video 1.1)"
 FILE = "annotations.xml"
@@ -119,13 +120,8 @@ def survey(root: Path, split: str) -> StoredSplit:
 
 
 def _read(path: Path) -> ElementTree.Element:
-    try:
-        return ElementTree.parse(path).getroot()
-    # a file may also name an encoding that there is not
-    except (OSError, LookupError, ValueError, ElementTree.ParseError) as error:
-        raise UserError(
-            f"{path} cannot be read as CVAT's XML ({error})", fix="export again as CVAT for images 1.1"
-        ) from error
+    with foreign(path, "cannot be read as CVAT's XML", fix="export again as CVAT for images 1.1"):
+        return ElementTree.fromstring(read_bytes(path))
 
 
 def _images(tree: ElementTree.Element, root: Path) -> list[ElementTree.Element]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 
 import numpy as np
 from PIL import Image
@@ -10,6 +11,7 @@ from PIL import Image
 from deeplab.errors import UserError
 from deeplab.imaging.bands import Bands, as_bands, read_stored
 from deeplab.imaging.photos import photo_from_bytes
+from deeplab.imaging.pictures import opened_picture
 
 INDEX_MODES = ("L", "P", "1")
 AS_STORED = {"JPEG": frozenset({"RGB", "L"}), "PNG": frozenset({"RGB"})}
@@ -24,14 +26,19 @@ def open_picture(data: bytes, name: str) -> Image.Image:
         UserError: `data` are no picture, or a broken one; it calls them `name`.
     """
     try:
-        picture = Image.open(io.BytesIO(data))
-        picture.load()
+        with opened_picture(data) as picture:
+            picture.load()
+            # while its file is open: what it says of turning is asked for later
+            with suppress(Exception):
+                picture.getexif()
+            return picture
+    except UserError as error:
+        raise error.within(name) from error.__cause__
     # Damaged files make the decoders raise nearly anything: OSError, SyntaxError, struct.error, zlib.error.
     except Exception as error:
         raise UserError(
-            f"{name} cannot be read as a picture ({error})", fix="write the shard again"
+            f"cannot be read as a picture ({error})", fix="write the shard again", file=name
         ) from error
-    return picture
 
 
 def read_embedded_photo(data: bytes, name: str, bands: Bands | None = None) -> np.ndarray:
@@ -54,9 +61,10 @@ def read_embedded_mask(data: bytes, name: str) -> np.ndarray:
     picture = open_picture(data, name)
     if picture.mode not in INDEX_MODES:
         raise UserError(
-            f"{name}: the mask's mode is {picture.mode}",
+            f"the mask's mode is {picture.mode}",
             allowed="class indices, 8 bits",
             fix="write the shard again from index masks",
+            file=name,
         )
     return np.array(picture).astype(np.uint8, copy=False)
 
@@ -64,12 +72,12 @@ def read_embedded_mask(data: bytes, name: str) -> np.ndarray:
 def bytes_as_stored(path: str) -> bytes | None:
     """The photo file's bytes if any reader would see the same photo in them: upright, 8-bit, JPEG or PNG."""
     try:
-        with Image.open(path) as image:
+        with opened_picture(path) as image:
             plain = image.mode in AS_STORED.get(image.format or "", ()) and not image.has_transparency_data
             upright = image.getexif().get(EXIF_ORIENTATION, 1) == 1
         with open(path, "rb") as file:
             return file.read() if plain and upright else None
-    except OSError:
+    except (OSError, UserError):
         return None
 
 

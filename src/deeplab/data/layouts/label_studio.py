@@ -41,6 +41,7 @@ from deeplab.data.stored import Item, StoredSplit, joined, left_over
 from deeplab.data.upright import stored
 from deeplab.errors import UserError
 from deeplab.imaging.photos import PHOTO_SUFFIXES
+from deeplab.system.reading import beginning
 
 LOOKS_FOR = 'a JSON that is a list of tasks with "data" and "annotations" (Label Studio)'
 KINDS = ("polygonlabels", "brushlabels", "rectanglelabels", "ellipselabels")
@@ -139,8 +140,7 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
 def _files(root: Path) -> list[Path]:
     found = []
     for path in visible(root, "*.json"):
-        with path.open("rb") as file:
-            is_list = file.read(LIST_START).removeprefix(BOM).lstrip().startswith(b"[")
+        is_list = beginning(path, LIST_START).removeprefix(BOM).lstrip().startswith(b"[")
         if is_list and mentions(path, b'"data"', b'"annotations"', b'"result"'):
             found.append(path)
     return found

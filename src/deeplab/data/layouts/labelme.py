@@ -11,7 +11,6 @@ there is read from the JSON's "imageData". Source: labelme's documentation of it
 from __future__ import annotations
 
 import base64
-import io
 from dataclasses import dataclass
 from functools import partial
 from os.path import isfile
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from deeplab.data.joining import find_file, plain_name, visible
 from deeplab.data.layouts import polygons
@@ -44,6 +42,7 @@ from deeplab.data.layouts.polygons import Window
 from deeplab.data.stored import Item, StoredSplit, joined, listing, pictures
 from deeplab.data.upright import Stored, stored
 from deeplab.errors import UserError
+from deeplab.imaging.pictures import opened_picture
 
 LOOKS_FOR = 'NAME.json with "shapes" and "imagePath" (labelme), also in folders'
 NAMES_FILE = "labels.txt"
@@ -237,7 +236,7 @@ def _cover(shape: dict[str, Any], *, size: Size, file: Path, line_width: float |
         radius = float(np.hypot(edge_x - x, edge_y - y))
         return polygons.fill([polygons.ellipse(x, y, radius, radius)], size)
     if kind == "mask":
-        with Image.open(io.BytesIO(base64.b64decode(shape["mask"]))) as image:
+        with opened_picture(base64.b64decode(shape["mask"])) as image:
             left, top = (round(value) for value in points[0])
             return Window(top, left, np.array(image) > 0)
     if kind in LINES and line_width:

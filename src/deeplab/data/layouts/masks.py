@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from deeplab.data.source import IGNORE_LABEL, label_type
 from deeplab.data.stored import Item
 from deeplab.errors import UserError
 from deeplab.imaging.label_maps import read_label_map
+from deeplab.imaging.pictures import opened_picture, strips
 
 NO_CLASS = -1
 JPEG_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".jpe"})
@@ -27,8 +27,9 @@ def read_mask(path: Path, *, wide: bool = False) -> np.ndarray:
     """
     if path.suffix.lower() in JPEG_SUFFIXES:
         raise UserError(
-            f"{path} is a JPEG, whose compression changes values near every edge",
+            "this is a JPEG, whose compression changes values near every edge",
             fix="export the mask as PNG",
+            file=path,
         )
     values = read_label_map(path)
     if wide:
@@ -74,9 +75,10 @@ class IndexMasks:
         if labels.min() == NO_CLASS:
             row, column = np.argwhere(labels == NO_CLASS)[0]
             raise UserError(
-                f"{item.mask}: value {stored[row, column]} at row {row}, column {column} is no class",
+                f"value {stored[row, column]} at row {row}, column {column} is no class",
                 allowed=self.allowed,
                 fix="correct the mask",
+                file=item.mask,
             )
         return labels.astype(np.uint8)
 
@@ -129,20 +131,31 @@ class Painted:
         Raises:
             UserError: unreadable, or a colour that is no class's.
         """
-        rgb = read_colours(item.mask).astype(np.int32)
-        codes = rgb[..., 0] << 16 | rgb[..., 1] << 8 | rgb[..., 2]
-        found, position = np.unique(codes, return_inverse=True)
+        rgb = read_colours(item.mask)
         known = {r << 16 | g << 8 | b: index for (r, g, b), index in self.colours.items()}
-        for code in found.tolist():
-            if code not in known:
-                row, column = np.argwhere(codes == code)[0]
+        labels = np.empty(rgb.shape[:2], label_type(max(known.values())))
+        for start, end in strips(rgb.shape[1], rgb.shape[0]):
+            red, green, blue = (rgb[start:end, :, channel].astype(np.int32) for channel in range(3))
+            codes = red << 16 | green << 8 | blue
+            found = classes_of(codes, known)
+            if found.min() == NO_CLASS:
+                row, column = np.argwhere(found == NO_CLASS)[0]
                 raise UserError(
-                    f"{item.mask}: colour {(code >> 16, code >> 8 & 255, code & 255)} at row {row}, column "
-                    f"{column} is no class of {self.source}",
+                    f"colour {tuple(rgb[start + row, column].tolist())} at row {start + row}, column {column} is no "
+                    f"class of {self.source}",
                     fix="export the mask without smoothing, or add the colour where the classes are listed",
+                    file=item.mask,
                 )
-        values = np.array([known[code] for code in found.tolist()], label_type(max(known.values())))
-        return values[position].reshape(codes.shape)
+            labels[start:end] = found
+        return labels
+
+
+def classes_of(values: np.ndarray, known: Mapping[int, int]) -> np.ndarray:
+    """int32 of the same shape: the class of each value, -1 for a value that has none."""
+    keys = np.array(sorted(known), values.dtype)
+    places = np.minimum(np.searchsorted(keys, values), len(keys) - 1)
+    classes = np.array([known[key] for key in keys.tolist()], np.int32)
+    return np.where(keys[places] == values, classes[places], np.int32(NO_CLASS))
 
 
 def read_colours(path: Path) -> np.ndarray:
@@ -152,10 +165,12 @@ def read_colours(path: Path) -> np.ndarray:
         UserError: unreadable.
     """
     try:
-        with Image.open(path) as image:
-            return np.array(image.convert("RGB"))
+        with opened_picture(path) as image:
+            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    except UserError as error:
+        raise error.within(path) from error.__cause__
     # Damaged files make the decoders raise nearly anything: OSError, SyntaxError, struct.error, zlib.error.
     except Exception as error:
         raise UserError(
-            f"{path} cannot be read as a colour mask ({error})", fix="replace the file"
+            f"cannot be read as a colour mask ({error})", fix="replace the file", file=path
         ) from error

@@ -8,20 +8,22 @@ from __future__ import annotations
 import json
 import math
 import mmap
+import os
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from deeplab.data.layouts.polygons import Window
 from deeplab.data.source import ignore_label_of, label_type
 from deeplab.data.stored import Item
+from deeplab.data.upright import stored
 from deeplab.errors import UserError
+from deeplab.system.reading import foreign, read_bytes
 
 LEAST_POINTS = 3
 NO_NUMBER = "a coordinate is missing or no number"
@@ -31,6 +33,8 @@ NO_SIZE = (0, 0)
 """Of a photo whose size is not known yet."""
 BACKGROUND = "background"
 BACKGROUND_NAMES = frozenset({BACKGROUND, "_background_", "__background__"})
+# of a photo that is believed, and what regions may cover: pixels, or so many times the photo
+SMALL_PHOTO, LEAST_ROOM, MOST_TIMES = 1 << 24, 1 << 30, 8
 IGNORE_NAMES = frozenset({"ignore", "ignored", "__ignore__", "_ignore_", "void"})
 
 
@@ -120,35 +124,47 @@ class Painter:
         """
         with as_written(item.mask):
             size, regions = self.picture(item)
-        # more than Pillow reads of the photo
-        most = 2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else size[0] * size[1]
-        if min(size) < 1 or size[0] * size[1] > most:
-            raise UserError(f"it is of a photo of {size[1]}x{size[0]}", fix="export it again", file=item.mask)
-        drawn = [
-            (self.classes.index(region.name, file=item.mask), _pixels(region, item.mask))
-            for region in regions
-            if not region.fault
-        ]
-        if self.largest_first:
-            drawn.sort(key=lambda entry: -int(entry[1].pixels.sum()))
+        _refuse_another_size(size, item)
         labels = np.full(size, self.classes.unpainted, label_type(len(self.classes.classes)))
-        for index, cover in drawn:
+        # of the region that is seen there
+        areas = np.full(size, size[0] * size[1], np.int32) if self.largest_first else None
+        room = max(LEAST_ROOM, MOST_TIMES * labels.size)
+        for region in regions:
+            if region.fault:
+                continue
+            index = self.classes.index(region.name, file=item.mask)
+            with as_written(f"{item.mask}: {region.place}" if region.place else item.mask):
+                cover = region.cover()
+            room -= cover.pixels.size
+            if room < 0:
+                raise UserError(
+                    "its regions cover the photo too often", fix="export it again", file=item.mask
+                )
             # a mask may stick out on every side
             top, left = max(cover.top, 0), max(cover.left, 0)
             pixels = cover.pixels[top - cover.top :, left - cover.left :]
-            part = labels[top : top + pixels.shape[0], left : left + pixels.shape[1]]
-            part[pixels[: part.shape[0], : part.shape[1]]] = index
+            place = np.s_[top : top + pixels.shape[0], left : left + pixels.shape[1]]
+            seen = pixels[: labels[place].shape[0], : labels[place].shape[1]]
+            if areas is not None:
+                area = min(int(np.count_nonzero(cover.pixels)), labels.size)
+                seen = seen & (areas[place] >= area)
+                areas[place][seen] = area
+            labels[place][seen] = index
         return labels
 
 
-def _pixels(region: Region, file: Path) -> Window:
-    try:
-        return region.cover()
-    except UserError as error:
-        raise error.within(f"{file}: {region.place}" if region.place else file) from None
-    # what is stored in a file may make each decoder fail in its own way
-    except Exception as error:
-        raise broken(file, error) from error
+def _refuse_another_size(size: tuple[int, int], item: Item) -> None:
+    """Of a large photo only, as a smaller one costs little, and is looked at when there is a photo beside it."""
+    small = min(size) >= 1 and size[0] * size[1] <= SMALL_PHOTO
+    if small or (
+        min(size) >= 1 and item.photo != item.mask and sorted(size) == sorted(stored(item.photo).size)
+    ):
+        return
+    raise UserError(
+        f"it is of a photo of {size[1]}x{size[0]}, which {item.photo.name} is not",
+        fix="export it again",
+        file=item.mask,
+    )
 
 
 def unpainted(regions: Iterable[Region], file: Path) -> tuple[str, ...]:
@@ -182,11 +198,9 @@ def read_json(path: Path) -> Any:
     Raises:
         UserError: unreadable or no JSON.
     """
-    try:
-        stored = path.read_bytes()
+    with foreign(path, "cannot be read as JSON", fix="export it again"):
+        stored = read_bytes(path)
         return json.loads(stored.decode(_encoding(stored)))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error})", fix="export it again") from error
 
 
 def class_name(value: Any) -> str:
@@ -206,29 +220,15 @@ def _encoding(stored: bytes) -> str:
 
 def mentions(path: Path, *keys: bytes) -> bool:
     """Whether all of these bytes stand somewhere in the file: quicker than parsing, for a look only."""
-    if path.stat().st_size == 0:
+    if not path.is_file() or path.stat().st_size == 0:
         return False
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return all(data.find(key) >= 0 for key in keys)
 
 
-@contextmanager
-def as_written(path: Path) -> Iterator[None]:
-    """Turns what goes wrong where an annotation lacks a key, or has a value of another kind, into a `UserError`."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as error:
-        raise broken(path, error) from error
-
-
-def broken(path: Path, error: Exception) -> UserError:
-    """What to raise where a file is not of the form that its tool writes."""
-    return UserError(
-        f"{path} is not of the form that its tool writes ({type(error).__name__}: {error})",
-        fix="export it again",
-    )
+def as_written(path: str | os.PathLike[str]) -> AbstractContextManager[None]:
+    """See `foreign`: where an annotation lacks a key, or has a value of another kind."""
+    return foreign(path, "is not of the form that its tool writes", fix="export it again")
 
 
 def no_area(path: Path, kind: str, allowed: Mapping[str, Any] | Sequence[str]) -> UserError:

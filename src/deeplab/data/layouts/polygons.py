@@ -101,15 +101,15 @@ def _inside(ring: np.ndarray, size: Size) -> np.ndarray:
     """Whether each pixel's centre lies within the ring, bool [height, width]."""
     height, width = size
     # a crossing flips every pixel to its right, and the running sum counts the flips
-    flips = np.zeros((height, width + 1), np.int32)
+    flips = np.zeros((height, width + 1), bool)
     centres = np.arange(height) + 0.5
     for (x0, y0), (x1, y1) in zip(ring.tolist(), np.roll(ring, -1, axis=0).tolist(), strict=True):
         first, last = np.searchsorted(centres, (min(y0, y1), max(y0, y1)))
         if first < last:
             crossing = x0 + (centres[first:last] - y0) * ((x1 - x0) / (y1 - y0))
             column = np.clip(np.ceil(crossing - 0.5), 0, width).astype(np.intp)
-            flips[np.arange(first, last), column] += 1
-    return (np.cumsum(flips[:, :width], axis=1) & 1).astype(bool)
+            flips[np.arange(first, last), column] ^= True
+    return np.logical_xor.accumulate(flips[:, :width], axis=1)
 
 
 def _turned(ring: Ring, centre: Sequence[float], degrees: float) -> Ring:

@@ -6,6 +6,7 @@ ROOT/{train,valid,test}/NAME.jpg, NAME_mask.png, _classes.csv ("Pixel Value, Cla
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 from deeplab.data.joining import visible
@@ -15,9 +16,11 @@ from deeplab.data.source import IGNORE_LABEL
 from deeplab.data.stored import StoredSplit, listing, paired, require_folder
 from deeplab.errors import UserError
 from deeplab.imaging.photos import PHOTO_SUFFIXES
+from deeplab.system.reading import LARGEST_TEXT, beginning, foreign, read_bytes, shown
 
 LOOKS_FOR = "train/_classes.csv whose first line is Pixel Value, Class"
 TABLE = "_classes.csv"
+HEAD = 256
 MASK_END = "_mask"
 
 
@@ -26,7 +29,7 @@ def recognise(root: Path) -> bool:
     for split in splits(root):
         folder = split_folder(root, split)
         if folder is not None and (folder / TABLE).is_file():
-            first = (folder / TABLE).read_text(encoding="utf-8-sig", errors="replace").split("\n", 1)[0]
+            first = beginning(folder / TABLE, HEAD).decode("utf-8-sig", errors="replace").split("\n", 1)[0]
             return first.strip().lower().startswith("pixel value")
     return False
 
@@ -60,17 +63,15 @@ def survey(root: Path, split: str) -> StoredSplit:
 
 def _read_table(path: Path) -> dict[int, str]:
     """Class name by value, in the order of the values."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [row for row in csv.reader(file) if row][1:]
+    again = "export the data again as semantic segmentation masks"
+    with foreign(path, "cannot be read as lines of value and class name", fix=again):
+        lines = read_bytes(path, largest=LARGEST_TEXT).decode("utf-8-sig")
+        rows = [row for row in csv.reader(io.StringIO(lines, newline="")) if row][1:]
         found = {int(value): name.strip() for value, name in rows}
         if len(found) < len(rows):
             raise ValueError("a value is listed twice")
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read as lines of value and class name ({error})",
-            fix="export the data again as semantic segmentation masks",
-        ) from error
     if not found or min(found) < 0 or max(found) > IGNORE_LABEL:
-        raise UserError(f"{path} lists values {sorted(found)}", allowed="at least one, each 0..255")
+        raise UserError(
+            f"lists values {shown(sorted(found))}", allowed="at least one, each 0..255", file=path
+        )
     return dict(sorted(found.items()))

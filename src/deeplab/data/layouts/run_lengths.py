@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from deeplab.errors import UserError
+from deeplab.imaging.pictures import most_pixels
 
 Size = tuple[int, int]
 
@@ -21,8 +22,14 @@ def from_runs(runs: Sequence[int], size: Size, *, by_column: bool) -> np.ndarray
     Raises:
         UserError: the runs do not add up to the size.
     """
-    lengths = np.asarray(runs, np.int64)
-    if lengths.ndim != 1 or (lengths < 0).any() or lengths.sum() != size[0] * size[1]:
+    lengths, pixels = np.asarray(runs, np.int64), size[0] * size[1]
+    if min(size) < 1 or pixels > most_pixels():
+        raise UserError(
+            f"run lengths for {size[0]} x {size[1]} pixels",
+            allowed=f"up to {most_pixels()}",
+            fix="export again",
+        )
+    if lengths.ndim != 1 or ((lengths < 0) | (lengths > pixels)).any() or lengths.sum() != pixels:
         raise UserError(
             f"run lengths that add up to {lengths.sum()} for {size[0]} x {size[1]} pixels", fix="export again"
         )
@@ -63,19 +70,16 @@ def brush_mask(codes: Sequence[int], size: Size) -> np.ndarray:
         UserError: it is not of that form, or of another size.
     """
     try:
-        values = _brush_values(bytes(codes))
+        values = _brush_values(bytes(codes), size)
+    except UserError:
+        raise
     # a stream that ends too early gives empty words
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise UserError(f"a brush mask cannot be read ({error})", fix="export again as JSON") from error
-    if values.size != size[0] * size[1] * 4:
-        raise UserError(
-            f"a brush mask of {values.size} values for {size[0]} x {size[1]} pixels",
-            fix="export again as JSON",
-        )
     return values.reshape(*size, 4)[..., 3] > 0
 
 
-def _brush_values(data: bytes) -> np.ndarray:
+def _brush_values(data: bytes, size: Size) -> np.ndarray:
     """Expand the stream: a header (count, word size, four sizes of lengths), then runs and literals.
 
     Half a million runs are usual, so the loop calls nothing of its own.
@@ -83,6 +87,10 @@ def _brush_values(data: bytes) -> np.ndarray:
     bits = bin(int.from_bytes(b"\x01" + data))[3:]
     count, word = int(bits[:32], 2), int(bits[32:37], 2) + 1
     widths = {f"{number:02b}": int(bits[37 + 4 * number : 41 + 4 * number], 2) + 1 for number in range(4)}
+    if count != size[0] * size[1] * 4 or count > 4 * most_pixels():
+        raise UserError(
+            f"a brush mask of {count} values for {size[0]} x {size[1]} pixels", fix="export again as JSON"
+        )
     position, left = 53, count
     values: list[int] = []
     lengths: list[int] = []

@@ -17,8 +17,11 @@ from pathlib import Path
 
 from deeplab.data.joining import LISTED_SUFFIXES, plain_name, visible, without_suffix
 from deeplab.errors import UserError
+from deeplab.system.reading import foreign, read_bytes
 
 VAL_SHARE = 0.2
+# bytes of a list, some millions of names
+LARGEST_LIST = 1 << 28
 ALIASES = {"train": ("training",), "val": ("valid", "validation"), "test": ("testing",)}
 # what a list beside the photos may be called; ROOT/splits may hold any
 LIST_PREFIXES = ("train", "val", "test")
@@ -36,11 +39,9 @@ def read_names(path: Path) -> tuple[str, ...]:
     Raises:
         UserError: it cannot be read.
     """
-    try:
-        stored = path.read_bytes()
+    with foreign(path, "cannot be read as text", fix="save it as UTF-8"):
+        stored = read_bytes(path, largest=LARGEST_LIST)
         text = stored.decode("utf-16" if stored[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as text ({error})", fix="save it as UTF-8") from error
     lines = unicodedata.normalize("NFC", text).splitlines()
     return tuple(line.strip() for line in lines if line.strip())
 

@@ -11,14 +11,11 @@ documentation of its annotation format.
 from __future__ import annotations
 
 import base64
-import io
-import zlib
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from deeplab.data.joining import find_file, plain_name, sample_names, visible
 from deeplab.data.layouts import polygons
@@ -38,6 +35,8 @@ from deeplab.data.layouts.painting import (
 from deeplab.data.layouts.polygons import Window
 from deeplab.data.stored import Item, StoredSplit, joined, pictures
 from deeplab.errors import UserError
+from deeplab.imaging.pictures import opened_picture
+from deeplab.system.reading import inflated
 
 Size = tuple[int, int]
 
@@ -138,10 +137,12 @@ def _cover(entry: dict[str, Any], *, size: Size, file: Path) -> Window:
 
 def _bitmap(bitmap: dict[str, Any]) -> Window:
     try:
-        data = zlib.decompress(base64.b64decode(bitmap["data"]))
-        with Image.open(io.BytesIO(data)) as image:
+        packed = base64.b64decode(bitmap["data"])
+        with opened_picture(inflated(packed, "a bitmap")) as image:
             seen = np.array(image.convert("RGBA"))[..., 3] if image.has_transparency_data else np.array(image)
-    except (zlib.error, OSError) as error:
+    except UserError:
+        raise
+    except Exception as error:
         raise UserError(f"a bitmap cannot be read ({error})", fix="export again") from error
-    left, top = bitmap["origin"]
+    left, top = (int(place) for place in bitmap["origin"])
     return Window(top, left, np.greater(seen if seen.ndim == 2 else seen.max(axis=2), 0))

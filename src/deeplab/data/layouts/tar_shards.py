@@ -28,19 +28,21 @@ import numpy as np
 
 from deeplab.data.joining import visible
 from deeplab.data.layouts.embedded import bytes_as_stored, png_bytes, read_embedded_mask, read_embedded_photo
-from deeplab.data.layouts.painting import broken, read_json
+from deeplab.data.layouts.painting import as_written, read_json
 from deeplab.data.layouts.splits import class_names
 from deeplab.data.source import Source, Survey, check_sample
 from deeplab.data.upright import Stored, stored
 from deeplab.errors import UserError, require
 from deeplab.system.cache import ANOTHER_CACHE, cache_folder
 from deeplab.system.download import fetch, is_address
+from deeplab.system.reading import beginning, foreign, plain_file, shown
 from deeplab.system.writing import whole_file, write_whole
 
 LOOKS_FOR = "SPLIT-000000.tar, or SPLIT.json with a shardlist (WebDataset)"
 MASKS = ("seg.png", "mask.png", "label.png", "png")
 PHOTOS = ("jpg", "jpeg", "webp", "image.png", "img.png", "png")
 INDEX_START = 4096
+MOST_SAMPLES = 1 << 24
 SCHEMES = frozenset({"gs", "hf", "ais", "sftp"})
 """What WebDataset opens, without its pipe: that runs any command which the index names."""
 
@@ -112,9 +114,10 @@ class ShardedSplit(Survey):
         pairs, unpaired = pairs_in(local_file(url))
         if len(pairs) != samples:
             raise UserError(
-                f"{url} has {len(pairs)} samples with photo and mask where the index says {samples}"
+                f"has {len(pairs)} samples with photo and mask where the index says {samples}"
                 f"{', first without: ' + unpaired[0] if unpaired else ''}",
                 fix="make the index again",
+                file=url,
             )
         return url, pairs[number]
 
@@ -191,22 +194,19 @@ def pairs_in(path: Path) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
         UserError: not an uncompressed tar, or a broken one.
     """
     samples: dict[str, dict[str, Member]] = {}
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for entry in tar:
-                folder, slash, file = entry.name.rpartition("/")
-                if not entry.isfile() or file.startswith("."):
-                    continue
-                key, _, ending = file.partition(".")
-                member = Member(entry.name, entry.offset_data, entry.size)
-                if samples.setdefault(folder + slash + key, {}).setdefault(ending.lower(), member) != member:
-                    raise UserError(
-                        f"{path} holds {entry.name} twice", fix="write it again with names of their own"
-                    )
-    except (OSError, tarfile.TarError) as error:
-        raise UserError(
-            f"{path} cannot be read as a tar ({error})", fix="write or fetch it again, not compressed"
-        ) from error
+    with (
+        foreign(path, "cannot be read as a tar", fix="write or fetch it again, not compressed"),
+        plain_file(path) as shard,
+        tarfile.open(fileobj=shard, mode="r:") as tar,
+    ):
+        for entry in tar:
+            folder, slash, file = entry.name.rpartition("/")
+            if not entry.isfile() or file.startswith("."):
+                continue
+            key, _, ending = file.partition(".")
+            member = Member(entry.name, entry.offset_data, entry.size)
+            if samples.setdefault(folder + slash + key, {}).setdefault(ending.lower(), member) != member:
+                raise UserError(f"holds {entry.name} twice", fix="write it again with names of their own")
     pairs, unpaired = [], []
     for key, members in samples.items():
         mask = next((ending for ending in MASKS if ending in members), None)
@@ -276,16 +276,20 @@ def _record(source: Source, index: int) -> dict[str, Any]:
 
 
 def _is_index(path: Path) -> bool:
-    with path.open("rb") as file:
-        return b'"shardlist"' in file.read(INDEX_START)
+    return b'"shardlist"' in beginning(path, INDEX_START)
 
 
 def _indexed(root: Path, index: Path) -> list[Shard]:
-    try:
+    with as_written(index):
         listed = [(entry["url"], int(entry["nsamples"])) for entry in read_json(index)["shardlist"]]
+        for url, samples in listed:
+            if not 0 <= samples <= MOST_SAMPLES:
+                raise UserError(
+                    f"{url} is said to hold {shown(samples)} samples",
+                    allowed=f"0..{MOST_SAMPLES} in a shard",
+                    fix="make the index again",
+                )
         return [Shard(url if "://" in url else str(root / url), samples) for url, samples in listed]
-    except (KeyError, TypeError, ValueError) as error:
-        raise broken(index, error) from error
 
 
 def _local(paths: list[Path]) -> tuple[list[Shard], tuple[str, ...]]:

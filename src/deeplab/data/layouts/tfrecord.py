@@ -40,6 +40,7 @@ from deeplab.system.writing import write_whole
 
 LOOKS_FOR = "SPLIT-00000-of-00004.tfrecord"
 SHARD = re.compile(r"^(?P<split>.+)-(?P<number>\d+)-of-(?P<count>\d+)(\.tfrecord)?$")
+MOST_SHARDS = 99_999
 PHOTO, LABEL, NAME = "image/encoded", "image/segmentation/class/encoded", "image/filename"
 
 
@@ -218,9 +219,13 @@ def _shards(root: Path) -> dict[str, tuple[tuple[Path, ...], tuple[str, ...]]]:
         if match:
             place = int(match["number"]), int(match["count"])
             found.setdefault(match["split"], {})[place] = path
-    result = {}
+    result: dict[str, tuple[tuple[Path, ...], tuple[str, ...]]] = {}
     for split, paths in found.items():
         total = max(count for _, count in paths)
+        if total > MOST_SHARDS:
+            # nobody writes so many; and each that is missing is named
+            result[split] = tuple(paths.values()), (f"{total} shards, which {max(paths.values())} claims",)
+            continue
         have = {number for number, _ in paths}
         absent = tuple(f"{split}-{n:05d}-of-{total:05d}.tfrecord" for n in range(total) if n not in have)
         result[split] = tuple(paths.values()), absent

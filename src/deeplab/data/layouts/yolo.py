@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from deeplab.data.joining import find_file, plain_name, sample_names, visible
 from deeplab.data.layouts import polygons
@@ -38,6 +37,8 @@ from deeplab.data.layouts.painting import (
 from deeplab.data.stored import Item, StoredSplit, joined, pictures
 from deeplab.data.upright import stored
 from deeplab.errors import UserError
+from deeplab.system.reading import LARGEST_TEXT, beginning, foreign, read_text
+from deeplab.system.yaml_settings import parse_yaml
 
 LOOKS_FOR = "data.yaml with names, and labels/ with text files (YOLO segmentation)"
 PHOTOS, LABELS = "images", "labels"
@@ -124,7 +125,10 @@ def _described(root: Path) -> list[Path]:
     if not any(visible(root, pattern) for pattern in texts):
         return []
     return [
-        path for end in ("yaml", "yml") for path in visible(root, f"*.{end}") if b"names" in path.read_bytes()
+        path
+        for end in ("yaml", "yml")
+        for path in visible(root, f"*.{end}")
+        if b"names" in beginning(path, LARGEST_TEXT)
     ]
 
 
@@ -133,12 +137,10 @@ def _description(root: Path) -> tuple[Path, dict[str, Any]]:
     if not found:
         raise UserError(f"{root} holds no {LOOKS_FOR}", fix="name the folder of data.yaml")
     path = by_name.the_only(found)
-    try:
-        content = yaml.safe_load(path.read_bytes())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as YAML ({error})", fix="correct it") from error
+    with foreign(path, "cannot be read as YAML", fix="correct it"):
+        content = parse_yaml(read_text(path))
     if not isinstance(content, dict) or not content.get("names"):
-        raise UserError(f"{path} names no class", fix="write names: [cat, dog]")
+        raise UserError("names no class", fix="write names: [cat, dog]", file=path)
     return path, content
 
 
@@ -162,7 +164,7 @@ def _photos(
     named = content.get(key)
     if not named:
         found = ", ".join(splits(root)) or "none"
-        raise UserError(f"{path} has no split {split!r}; splits found: {found}", fix="name one of them")
+        raise UserError(f"has no split {split!r}; splits found: {found}", fix="name one of them", file=path)
     places = [named] if isinstance(named, str) else named
     if not isinstance(places, list) or not all(isinstance(place, str) for place in places):
         raise UserError(

@@ -22,7 +22,7 @@ from pydantic import BaseModel, BeforeValidator, ValidationError
 
 from deeplab.data.joining import same_id
 from deeplab.data.layouts.coco_panoptic import read_ids
-from deeplab.errors import UserError
+from deeplab.errors import MOST_PROCESSES, UserError
 from deeplab.evaluation.panoptic.accumulator import Accumulator
 from deeplab.evaluation.panoptic.overlaps import runs
 
@@ -159,7 +159,7 @@ def evaluate_files(
             f"ignored_label is {measure.ids.ignored_label}; COCO's format has void pixels",
             allowed="0 or more",
         )
-    if workers < -1:
+    if not -1 <= workers <= MOST_PROCESSES:
         raise UserError(f"workers is {workers}", allowed="0, a number of processes, or -1 for all processors")
     pairs = _pairs(groundtruth, predictions)
     count = partial(

@@ -20,6 +20,8 @@ from deeplab.evaluation.report.page import html_page
 from deeplab.evaluation.report.scores import Scores
 from deeplab.imaging.legend import Entry, draw_legend
 from deeplab.imaging.png import save_png
+from deeplab.system.files.arrays import read_arrays
+from deeplab.system.reading import foreign
 from deeplab.system.writing import write_whole
 
 RESULTS, COUNTS, PAGE = "results.json", "images.npz", "report.html"
@@ -77,18 +79,19 @@ def read_counts(folder: Path, *, names: Sequence[str], classes: Sequence[str]) -
         UserError: there is none, or it is of other photos or classes.
     """
     path = folder / COUNTS if folder.is_dir() else folder
-    try:
-        with np.load(path) as held:
-            photos, known, counts = held["names"].tolist(), held["classes"].tolist(), held["counts"]
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise UserError(
-            f"no counts of an earlier evaluation ({error})", fix="name a folder made by eval -o", file=path
-        ) from error
-    for what, theirs, ours in (("photos", photos, list(names)), ("classes", known, list(classes))):
+    with foreign(path, "no counts of an earlier evaluation", fix="name a folder made by eval -o"):
+        photos, known, counts = read_arrays(path, "names", "classes", "counts")
+        if counts.shape != (photos.size, 3, known.size) or counts.dtype.kind not in "iu":
+            raise ValueError(f"counts of the shape {counts.shape}")
+    for what, theirs, ours in (
+        ("photos", photos.tolist(), list(names)),
+        ("classes", known.tolist(), list(classes)),
+    ):
         if theirs != ours:
             raise UserError(
-                f"{path} is of other {what} ({len(theirs)}, here {len(ours)})",
+                f"is of other {what} ({len(theirs)}, here {len(ours)})",
                 fix="evaluate both models on the same split and classes",
+                file=path,
             )
     result = ImageCounts(len(classes))
     result.rows = dict(enumerate(counts))

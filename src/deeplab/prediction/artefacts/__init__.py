@@ -163,6 +163,12 @@ class LabelsPredictor(Predictor):
     def labels_of(self, photo: np.ndarray) -> torch.Tensor:
         """See `Predictor.labels_of`."""
         found = self._run(self.images(photo))["semantic"][0]
+        if not 0 <= int(found.min()) <= int(found.max()) < len(self.labels.classes):
+            raise UserError(
+                f"this exported model gives labels {int(found.min())} to {int(found.max())}",
+                allowed=f"0 to {len(self.labels.classes) - 1}",
+                fix="export it again",
+            )
         return found.to(torch.uint16) if found.dtype == torch.int32 else found
 
     def label(self, photo: np.ndarray, *, confidence: bool = False) -> Labelled:

@@ -1,23 +1,64 @@
-"""An exported .pt2 in PyTorch itself."""
+"""An exported .pt2 in PyTorch itself.
+
+PyTorch runs what such a file says while it opens it: pickles in it, compiled libraries, text that stands for sizes,
+functions by name. So the file is looked through before, and holds nothing but what our export writes.
+"""
 
 from __future__ import annotations
 
+import io
+import json
+import pickletools
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from zipfile import ZIP_STORED, ZipFile
 
 import numpy as np
 import torch
 
 from deeplab.errors import UserError
 from deeplab.prediction.artefacts.description import KEY, Artefact, described
+from deeplab.system.reading import foreign, read_bytes
+
+MEMBERS = re.compile(
+    r"[^/]+/(models/model\.json|data/(weights/(weight_\d+|model_weights_config\.json)"
+    r"|constants/(tensor_\d+|model_constants_config\.json)|sample_inputs/model\.pt)"
+    rf"|extra/{KEY}|archive_format|archive_version|byteorder|\.data/\w+)"
+)
+PAYLOAD = re.compile(r"(weight|tensor)_\d+")
+# without those that touch files
+TARGET = re.compile(
+    r"torch\.ops\.aten\.(?!from_file)\w+\.\w+|_operator\.(add|sub|mul|neg|floordiv|truediv|mod|[lg][te]|eq|ne)"
+)
+# sizes as SymPy's own text, which is evaluated
+SIZE = re.compile(r"[\w\s(),=+*/<>.'-]*")
+SIZE_WORDS = re.compile(
+    r"(?:[su]\d+|\d+|Symbol|Integer|Add|Mul|Pow|FloorDiv|Mod|PythonMod|CleanDiv|CeilToInt|FloorToInt|Max|Min|Rational"
+    r"|IntTrueDiv|positive|integer|True|False)"
+)
+# of names, which become Python
+NAME = re.compile(r"[\w.+:-]*")
+CONTAINERS = re.compile(r'"type": "(?!builtins\.(?:tuple|list|dict)")')
+GLOBALS = frozenset(
+    {
+        "torch._tensor _rebuild_from_type_v2", "torch._utils _rebuild_tensor_v2", "torch Tensor", "torch ByteStorage",
+        "collections OrderedDict",
+    }
+)  # fmt: skip
+# checks of sizes as Python, which we never ask for
+UNUSED = "guards_code"
+AGAIN = "export the model again"
 
 
 def open_torch_export(path: Path) -> Artefact:
     """See `deeplab.prediction.artefacts.open_artefact`."""
-    extra = {KEY: ""}
-    try:
-        program = torch.export.load(path, extra_files=extra)
-    except Exception as error:
-        raise UserError(f"PyTorch cannot read it ({type(error).__name__})", file=path) from error
+    with foreign(path, "PyTorch cannot read it", fix=AGAIN):
+        content = read_bytes(path)
+        _refuse_code(content)
+        extra = {KEY: ""}
+        program = torch.export.load(io.BytesIO(content), extra_files=extra)
     text = extra[KEY]
     description = described(text.decode() if isinstance(text, bytes) else text, path)
     # its guards also hold what strides in memory were alike in the example, and refuse photos at random; what is right
@@ -29,3 +70,78 @@ def open_torch_export(path: Path) -> Artefact:
             return [result.numpy() for result in network(torch.from_numpy(np.ascontiguousarray(photos)))]
 
     return Artefact(description, run)
+
+
+def _refuse_code(content: bytes) -> None:
+    """See that opening the file runs nothing but arithmetic.
+
+    Raises:
+        UserError: it holds something else.
+        Exception: it is no such file.
+    """
+    with ZipFile(io.BytesIO(content)) as archive:
+        for member in archive.infolist():
+            _require(MEMBERS.fullmatch(member.filename) is not None, f"the part {member.filename[:80]!r}")
+            # so that none unpacks to more than is there
+            _require(member.compress_type == ZIP_STORED, "packed parts")
+        names = archive.namelist()
+        _require(
+            len({name.partition("/")[0] for name in names}) == 1 and len(set(names)) == len(names),
+            "parts twice",
+        )
+        for name in names:
+            if name.endswith("_config.json"):
+                for payload in json.loads(archive.read(name))["config"].values():
+                    _require(payload["use_pickle"] is False, "a pickle in the place of a tensor")
+                    _require(
+                        PAYLOAD.fullmatch(payload["path_name"]) is not None,
+                        "an object in the place of a tensor",
+                    )
+            elif name.endswith("models/model.json"):
+                for key, text in _texts(json.loads(archive.read(name))):
+                    _refuse_calls(key, text)
+            elif name.endswith("sample_inputs/model.pt"):
+                _refuse_objects(archive.read(name))
+
+
+def _refuse_calls(key: str, text: str) -> None:
+    if key == "target":
+        _require(TARGET.fullmatch(text) is not None, f"a call of {text[:80]!r}")
+    elif key == "expr_str":
+        words = re.findall(r"\w+", text)
+        plain = SIZE.fullmatch(text) is not None and all(map(SIZE_WORDS.fullmatch, words))
+        _require(plain, f"the size {text[:80]!r}")
+    elif key in ("in_spec", "out_spec"):
+        _require(CONTAINERS.search(text) is None, "a container of another kind")
+    elif key != UNUSED:
+        _require(NAME.fullmatch(text) is not None, f"the name {text[:80]!r}")
+
+
+def _refuse_objects(packed: bytes) -> None:
+    """Of the example photo, which PyTorch unpickles."""
+    with ZipFile(io.BytesIO(packed)) as archive:
+        for name in archive.namelist():
+            if not name.endswith(".pkl"):
+                continue
+            for operation, value, _ in pickletools.genops(archive.read(name)):
+                named = operation.name == "GLOBAL"
+                if named or operation.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
+                    _require(named and value in GLOBALS, f"Python objects ({str(value)[:80]})")
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """All texts in JSON, each with the key that it stands under, and the keys."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield "", name
+            yield from _texts(part, name)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts(part, key)
+    elif isinstance(value, str):
+        yield key, value
+
+
+def _require(plain: bool, what: str) -> None:
+    if not plain:
+        raise UserError(f"holds {what}, which our export does not write and PyTorch might run", fix=AGAIN)

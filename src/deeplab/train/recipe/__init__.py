@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from deeplab.config import Architecture, DeepLabConfig, Strict, parse_config
 from deeplab.data.augment_recipe import AugmentRecipe
 from deeplab.data.recipe import DataRecipe
-from deeplab.errors import UserError
+from deeplab.errors import MOST_PROCESSES, UserError
 from deeplab.system.reading import cut, foreign, read_text, shown
 from deeplab.system.yaml_settings import parse_yaml
 from deeplab.train.recipe.distil import DistilRecipe
@@ -45,7 +45,7 @@ class Recipe(Strict):
     """One training run."""
 
     name: str
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
     data: DataRecipe
     model: ModelRecipe
     start: str | None = None
@@ -53,7 +53,7 @@ class Recipe(Strict):
     loss: LossRecipe = LossRecipe()
     distil: DistilRecipe | None = None
     optimise: OptimiseRecipe
-    workers: Annotated[int, Field(ge=0, le=256)] = 1
+    workers: Annotated[int, Field(ge=0, le=MOST_PROCESSES)] = 1
 
     @model_validator(mode="after")
     def _outputs_exist(self) -> Self:

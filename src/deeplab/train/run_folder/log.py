@@ -35,6 +35,8 @@ class RunLog:
         """
         self.path = folder / LOG_NAME
         kept = _lines_before(self.path, first_step)
+        # killed behind the last validation, a run does it again
+        self._validated = {json.loads(line).get("validated_after") for line in kept}
         write_whole(self.path, "".join(kept))
         self._file = Appended(self.path)
         self.seconds = seconds
@@ -58,8 +60,9 @@ class RunLog:
         self._file.close()
 
     def validation(self, step: int, result: dict[str, Any]) -> None:
-        """A line for a validation after `step` updates."""
-        self._write({"validated_after": step, **result})
+        """A line for a validation after `step` updates, unless there is one."""
+        if step not in self._validated:
+            self._write({"validated_after": step, **result})
 
     def _write(self, values: dict[str, Any]) -> None:
         self._file.write(json.dumps(values) + "\n")
