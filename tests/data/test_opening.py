@@ -62,6 +62,16 @@ def test_resolve_fills_in_what_the_data_say(plain):
     assert resolve(DataRecipe(root=plain)).classes == ("background", "cat", "dog")
 
 
+def test_a_class_that_looks_like_none_is_warned_of_unless_it_is_chosen(plain):
+    text(plain / "classes.txt", "background\ncat\nVoid\n")
+    with pytest.warns(
+        UserWarning, match=r"classes.txt lists Void as a class.*data.classes=\[background,cat\]"
+    ):
+        resolve(DataRecipe(root=plain))
+    for chosen in (("background", "cat"), ("background", "cat", "Void")):
+        assert resolve(DataRecipe(root=plain, classes=chosen)).classes == chosen
+
+
 def test_one_class_is_too_few(plain):
     text(plain / "classes.txt", "cat\n")
     with pytest.raises(UserError, match="one class only"):

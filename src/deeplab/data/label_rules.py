@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+IGNORED_NAMES = ("ignore", "ignored", "void", "unlabeled", "unlabelled", "__ignore__", "_ignore_")
+"""On a list of classes, names that look like no class."""
+
 
 class Judged(NamedTuple):
     """One thing to be said of some labels; `what` and `fix` are sentences without capital and stop.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from deeplab import __version__
 from deeplab.data.decoded import DecodedFiles
+from deeplab.data.label_rules import IGNORED_NAMES
 from deeplab.data.layouts import LAYOUTS, recognise
 from deeplab.data.layouts.painting import BACKGROUND
 from deeplab.data.layouts.splits import CLASS_FILES, names_file, read_classes
@@ -202,6 +203,14 @@ def resolve(data: DataRecipe) -> DataRecipe:
                 fix="list the same classes in both, or choose some that both have: data.classes",
                 file=data.root,
             )
+    void = [name for name in names if name.lower() in IGNORED_NAMES and not data.classes]
+    if void:
+        others = ",".join(name for name in classes if name not in void)
+        warnings.warn(
+            f"{source.origin} lists {', '.join(void)} as a class, which is trained and counts in the mean IoU as any "
+            f"other; data.classes=[{others}] ignores it",
+            stacklevel=2,
+        )
     if len(classes) < 2:
         raise one_class(data.root, classes)
     return data.model_copy(update={"layout": layout, "names": names, "classes": classes})

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from deeplab.config.labels import LabelSpec
+from deeplab.data.label_rules import IGNORED_NAMES
 from deeplab.data.layouts.splits import CLASS_FILES, names_file
 from deeplab.data.source import IGNORE_LABEL
 from deeplab.errors import UserError
-
-_IGNORED_NAMES = ("ignore", "ignored", "void", "unlabeled", "unlabelled", "__ignore__", "_ignore_")
 
 # Origin of class lists that nobody gave.
 MADE_UP = "the masks"
@@ -102,7 +101,7 @@ def _list_problems(names: tuple[str, ...], origin: str) -> tuple[tuple[str, str]
         problems.append(
             (f"{origin} holds {', '.join(twice)} more than once", "Give each class a name of its own.")
         )
-    ignored = [name for name in names if name.lower() in _IGNORED_NAMES]
+    ignored = [name for name in names if name.lower() in IGNORED_NAMES]
     if ignored:
         problems.append(
             (
