@@ -214,6 +214,10 @@ def test_a_split_that_is_not_there_takes_nothing_from_another_one(name: str, tmp
     assert split_names(root) == ("train",)
     with pytest.raises(UserError, match="train"):
         open_source(root, "val")
+    # nor does a list, which would leave its photos in train
+    text(root / "val.txt", "a\n")
+    with pytest.raises(UserError, match="train"):
+        open_source(root, "val")
 
 
 @pytest.mark.parametrize(

@@ -143,25 +143,25 @@ def choose(
 ) -> list[str]:
     """Those of `names` that belong to `split`; a list may also hold names that are not among `names`.
 
-    Where some splits have a file or folder of their own, a hash would take samples of theirs for another one: `hashed`
-    names the splits that may be told so.
+    Where some splits have a file or folder of their own, a list or hash would take samples of theirs for another one:
+    `hashed` names the splits that may be told so.
 
     Raises:
         UserError: no such split, or a name on the list that may be one of several.
     """
+    found = lists(root)
+    if split in ("train", "val") and split not in hashed and tuple(hashed) != tuple(found):
+        raise UserError(
+            f"{root} has no split {split!r}; splits found: {', '.join(hashed)}",
+            fix="give it a file or folder of its own; what is named after no split is split by lists or by hash",
+        )
     path = list_of(root, split)
     if path is not None:
         return matched(path, names)
     if split == "all":
         return list(names)
-    found = lists(root)
-    if split in ("train", "val") and split in hashed and not found.keys() & {"train", "val"}:
+    if split in ("train", "val") and not found.keys() & {"train", "val"}:
         return [name for name in names if falls_into_val(name) == (split == "val")]
-    if not found and not {"train", "val"} <= set(hashed):
-        raise UserError(
-            f"{root} has no split {split!r}; splits found: {', '.join(hashed)}",
-            fix="give it a file or folder of its own; what is named after no split is split by hash",
-        )
     raise UserError(
         f"{root} has no split {split!r}; lists found: {', '.join(found) or 'none'}",
         fix=f"write {root / (split + '.txt')} with one name a line, or take 'train', 'val' or 'all'",
