@@ -331,8 +331,28 @@ def test_label_studio_regions(tmp_path):
     assert recognise(tmp_path) == "label-studio"
     source = open_source(tmp_path, "all")
     assert source.classes == ("background", "cat", "dog", "fox")
-    assert source.name(0) == "0a1b2c3d-a b"
+    # as the photo is called on disk, which is what a list names
+    assert source.name(0) == "a b"
     assert source.label(0).tolist() == [[2, 2, 0, 3], [1, 0, 0, 3]]
+
+
+def test_label_studio_shapes_and_labels_apart(tmp_path):
+    photo(tmp_path / "a.jpg", (2, 4))
+    shared = {"original_height": 2, "original_width": 4, "to_name": "image"}
+    box = {"x": 0, "y": 0, "width": 50, "height": 100}
+    results = [
+        {"id": "r", "type": "rectangle", "value": box, **shared},
+        {"id": "r", "type": "labels", "value": {**box, "labels": ["cat"]}, **shared},
+    ]
+    tasks = task(*results)
+    # the first of two photos is not the one that was drawn on
+    tasks[0]["data"] = {"thumb": "small.jpg", "image": "a.jpg"}
+    write(tmp_path / "export.json", tasks)
+    assert label(tmp_path) == [[1, 1, 0, 0]] * 2
+    tasks[0]["data"] = {"left": "a.jpg", "right": "b.jpg"}
+    write(tmp_path / "export.json", tasks)
+    with pytest.raises(UserError, match="task 1 shows left and right"):
+        label(tmp_path)
 
 
 def test_label_studio_without_regions_is_background(tmp_path):

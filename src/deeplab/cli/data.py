@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cyclopts import App
 
 from deeplab.cli.stored_data import RECOGNISED, StoredData
 from deeplab.errors import refuse_outside
 
-if TYPE_CHECKING:
-    pass
+# the reference's
+USUAL_SHARDS = 4
 
 data = App(name="data", help="Check data sets, and bring them into other forms.", help_format="markdown")
 data.command(
@@ -92,7 +91,7 @@ def tfrecord(
     *,
     split: str = "train",
     stored: StoredData = RECOGNISED,
-    shards: int = 4,
+    shards: int | None = None,
 ) -> None:
     """Write a split as TFRecord shards in the reference's form; no TensorFlow needed.
 
@@ -105,13 +104,15 @@ def tfrecord(
     split:
         train, val, or another that the data set has.
     shards:
-        Number of files.
+        Number of files. Default: 4, of fewer samples one each.
     """
     from deeplab.cli.tables import photo_progress
     from deeplab.data.layouts.tfrecord import MOST_SHARDS, write_split
 
-    refuse_outside(1, MOST_SHARDS, __shards=shards)
+    if shards is not None:
+        refuse_outside(1, MOST_SHARDS, __shards=shards)
     source = stored.opened(root, split)
+    shards = shards or min(USUAL_SHARDS, len(source))
     with photo_progress(len(source), "samples") as progress:
         write_split(source, output, split, shards=shards, on_sample=progress.advance)
     print(f"{len(source)} samples in {shards} shards in {output}")

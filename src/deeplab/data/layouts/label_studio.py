@@ -2,9 +2,9 @@
 
     ROOT/*.json, a list of tasks; photos in ROOT/images/ or ROOT, by the name that the task has for them
 
-Regions: polygon, brush, rectangle, ellipse. Of several annotations that were not cancelled the one set as ground truth
-counts, else the first. Uploaded photos have eight hexadecimal digits and a hyphen before their name, which may be gone
-on disk.
+Regions: polygon, brush, rectangle, ellipse, with their labels or beside a result of the same id that has them. Of
+several annotations that were not cancelled the one set as ground truth counts, else the first. Uploaded photos have
+eight hexadecimal digits and a hyphen before their name, which may be gone on disk; a photo is called as its file is.
 Source: Label Studio's documentation of its results.
 """
 
@@ -44,7 +44,8 @@ from deeplab.imaging.photos import PHOTO_SUFFIXES
 from deeplab.system.reading import beginning
 
 LOOKS_FOR = 'a JSON that is a list of tasks with "data" and "annotations" (Label Studio)'
-KINDS = ("polygonlabels", "brushlabels", "rectanglelabels", "ellipselabels")
+SHAPES, LABELS = ("polygon", "brush", "rectangle", "ellipse"), "labels"
+KINDS = tuple(shape + LABELS for shape in SHAPES)
 NOT_PAINTED = frozenset({"choices", "textarea", "rating", "number", "taxonomy", "relation", "datetime"})
 UPLOAD_PREFIX = re.compile(r"^[0-9a-f]{8}-")
 
@@ -109,7 +110,10 @@ def survey(root: Path, split: str, *, names: tuple[str, ...] | None = None) -> S
     if not labels and any(bad):
         raise UserError("no region has a label", fix="export regions whose tag has labels", file=path)
     # most photos have a name of their own without their folders
-    short = [(without_suffix(file.rpartition("/")[2]), without_suffix(file), file) for file in files]
+    short = [
+        (without_suffix(plain_name(_find_photo(root, file).name)), without_suffix(file), file)
+        for file in files
+    ]
     entries = dict(zip(distinct(short), zip(files, results, bad, strict=True), strict=True))
     if len(entries) < len(tasks):
         file, _ = Counter(files).most_common(1)[0]
@@ -153,7 +157,19 @@ def _annotation(task: Task) -> Task | None:
 
 def _results(task: Task) -> list[Task]:
     annotation = _annotation(task) or {"result": []}
-    return [result for result in annotation["result"] if result["type"] not in NOT_PAINTED]
+    results = [result for result in annotation["result"] if result["type"] not in NOT_PAINTED]
+    drawn = {result.get("id") for result in results if result["type"] in SHAPES}
+    beside = {result.get("id"): result["value"]["labels"] for result in results if result["type"] == LABELS}
+    return [
+        _labelled(result, beside.get(result.get("id"), [])) if result["type"] in SHAPES else result
+        for result in results
+        if result["type"] != LABELS or result.get("id") not in drawn
+    ]
+
+
+def _labelled(result: Task, labels: list[str]) -> Task:
+    kind = result["type"] + LABELS
+    return {**result, "type": kind, "value": {**result["value"], kind: labels}}
 
 
 def _label(result: Task) -> str:
@@ -165,13 +181,24 @@ def _label(result: Task) -> str:
 
 
 def _photo_name(task: Task) -> str:
-    for value in task["data"].values():
+    photos = {}
+    for key, value in task["data"].items():
         if isinstance(value, str):
             parts = urlsplit(value)
             path = parse_qs(parts.query).get("d", [unquote(parts.path)])[0]
             if Path(path).suffix.lower() in PHOTO_SUFFIXES:
-                return plain_name(path)
-    raise ValueError(f"task {task.get('id')} names no photo")
+                photos[key] = plain_name(path)
+    if not photos:
+        raise ValueError(f"task {task.get('id')} names no photo")
+    if len(set(photos.values())) > 1:
+        # a tag is mostly called as the data that it shows
+        shown = {result.get("to_name") for entry in task["annotations"] for result in entry["result"]}
+        photos = {key: photo for key, photo in photos.items() if key in shown} or photos
+        if len(set(photos.values())) > 1:
+            raise ValueError(
+                f"task {task.get('id')} shows {' and '.join(photos)}: which one is drawn on is not said"
+            )
+    return next(iter(photos.values()))
 
 
 def _find_photo(root: Path, name: str) -> Path:
