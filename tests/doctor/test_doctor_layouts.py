@@ -100,6 +100,12 @@ def test_cityscapes_label_ids_become_train_ids(tmp_path: Path) -> None:
     train = check_data(tmp_path).counts[0]
     assert {index: int(train.pixels[index]) for index in train.pixels.nonzero()[0]} == {0: 64, 13: 64, 18: 64}
     assert train.ignored == 64
+    assert "mask-indices" not in {finding.code for finding in check_data(tmp_path).findings}
+    # the same classes as train ids, under the name of label ids: road, bicycle, car, ignored
+    for path in tmp_path.rglob("*_labelIds.png"):
+        put(path, (0, 18, 13, 255))
+    (finding,) = (each for each in check_data(tmp_path).findings if each.code == "mask-indices")
+    assert len(finding.files) == 2 and "labelTrainIds" in finding.fix
 
 
 def test_ade20k_counts_from_one_and_ignores_zero(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ _LISTED_VALUES = 8
 _COMMON = 0.2
 _WIDE_GAP = 4
 _FEW_SLIPS = 2
+# of a table whose ids are no indices
+_MANY_ABOVE = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ def value_findings(data: Examined) -> ValueReport:
         return ValueReport(_greys(data, items, values, bad), classes, readable=False)
     if known is None:
         classes = numbered(limit, classes)
-    return ValueReport(_out_of_range(data, items, bad, classes), classes, readable=True)
+    findings = [*_out_of_range(data, items, bad, classes), *_indices_for_ids(data, items)]
+    return ValueReport(findings, classes, readable=True)
 
 
 def _files_with(data: Examined, items: Sequence[Inspected]) -> Counter[int]:
@@ -87,6 +90,24 @@ def _binary(data: Examined, items: Sequence[Inspected]) -> list[Finding]:
         what=what,
         fix="Read them as two classes with data.values=[0,255] (--values 0 255), or make 255 the index 1: "
         "Image.fromarray(np.array(mask) // 255).save(path).",
+    )
+
+
+def _indices_for_ids(data: Examined, items: Sequence[Inspected]) -> list[Finding]:
+    """Where classes are stored as ids of their own, such as Cityscapes' label ids, and the values look like indices."""
+    known = len(data.classes.names)
+    ids = {value for value, index in enumerate(data.decode or ()) if index < known}
+    above = {value for value in ids if value >= known}
+    stored = set().union(*(item.mask.counts for item in items if item.mask))
+    if not items or len(above) < _MANY_ABOVE * len(ids) or not above or stored & above:
+        return []
+    return of_files(
+        "mask-indices",
+        "warning",
+        [data.file(item.pair.mask) for item in items],
+        what=f"The classes are stored as ids ({data.allowed}), many of them from {known} on, and no mask holds one of "
+        "those: are these class indices (train ids) under the name of ids? They would be read as other classes.",
+        fix="Look at the overlays; if so, give the files the ending of train ids (Cityscapes: _labelTrainIds.png).",
     )
 
 
