@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from deeplab.errors import UserError
+from deeplab.imaging.photos import TooManyPixels
 from deeplab.train.batches import UpdateSampler, load_batches
 
 FULL = UserError("value 9 is no class", allowed="0..2", fix="correct it", file=Path("masks/a.png"))
@@ -32,6 +33,7 @@ def test_the_sentence_is_made_of_the_parts(error: UserError, sentence: str) -> N
 def test_a_file_is_named_once_and_the_innermost_is() -> None:
     within = UserError("half a record", fix="fetch it").within("a.tfrecord")
     assert str(within.within("other")) == str(within) == "a.tfrecord: half a record; fix: fetch it"
+    assert type(TooManyPixels("a bomb").within("a.png")) is TooManyPixels
 
 
 class Wrong(torch.utils.data.Dataset):

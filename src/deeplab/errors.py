@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import os
 from types import ModuleType
@@ -36,9 +37,10 @@ class UserError(ValueError):
         return ("\n" if "\n" in self.what else "; ").join(parts + ([f"fix: {self.fix}"] if self.fix else []))
 
     def within(self, file: str | os.PathLike[str]) -> UserError:
-        """The same mistake, in `file` where it names none."""
-        own = file if self.file is None else self.file
-        return UserError(self.what, allowed=self.allowed, fix=self.fix, file=own)
+        """The same mistake, of the same kind, in `file` where it names none."""
+        named = copy.copy(self)
+        named.file = os.fspath(file) if self.file is None else self.file
+        return named
 
 
 def refuse_outside(lowest: float, highest: float, **settings: float) -> None:
