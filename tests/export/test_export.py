@@ -18,6 +18,7 @@ import pytest
 import torch
 from PIL import Image
 from support.crf_runs import CLASSES
+from support.servers import png, serving
 from support.torch_comparison import randomise
 
 from deeplab.config import ASPPConfig, DeepLabConfig, backbone_config
@@ -151,6 +152,23 @@ def test_what_an_exported_model_cannot_do_is_said(exported: Export) -> None:
     assert least > (1, 1)
     with pytest.raises(UserError, match=rf"the photo is 1 x 40, .* takes any size from {least[0]} x"):
         Segmenter(bound)(picture((1, 40)))
+
+
+@pytest.mark.parametrize("to", ["onnx", "openvino", "torch-export"])
+def test_a_server_offers_it_as_any_model(exported: Export, to: str) -> None:
+    pytest.importorskip("uvicorn")
+    folder, photo = exported(to), picture((65, 97))
+    with serving(f"mine={folder}", f"same={artefact_path(folder)}") as server:
+        for name in ("mine", "same"):
+            reply = server.client.segment(png(photo), f"output=labels&model={name}")
+            assert reply.status == 200, reply.body
+            with Image.open(io.BytesIO(reply.body)) as labels:
+                np.testing.assert_array_equal(np.asarray(labels), Segmenter(folder)(photo).labels)
+        (mine, same) = server.client.get("/v1/models").json["models"]
+        assert (mine["engine"], mine["parameters"], mine["version"]) == (to, None, same["version"])
+        assert [each["name"] for each in mine["classes"]] == list(small_model().labels.classes)
+        refused = server.client.segment(png(photo), "output=labels&flip=true")
+        assert refused.status == 400 and b"--output small-logits" in refused.body
 
 
 @pytest.mark.parametrize("to", ["onnx", "openvino", "torch-export"])

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from deeplab.config.labels import LabelSpec
 from deeplab.errors import UserError
 from deeplab.model.checkpoint import EMBEDDED, load
 from deeplab.model.network import DeepLab
+from deeplab.prediction.artefacts import artefact_path, open_artefact, predictor_of
 from deeplab.prediction.labelling import Labelling
 from deeplab.prediction.predictor import Predictor
 
 CARD = "README.md"
 CARD_BYTES = 50_000
+EXAMPLE = (65, 65)
 
 
 @dataclass(frozen=True)
@@ -26,13 +31,21 @@ class Offered:
     """A model under its name.
 
     Attributes:
-        network: as it was loaded.
+        ready: what labels photos by it in some way; raises UserError where it cannot.
+        labels: its classes.
+        output_stride: its own.
+        parameters: how many it has; None of an exported model, whose file does not say.
+        example: height and width of a photo that it takes.
         version: twelve digits that change with its weights or its description.
         card: what it knows and does not, as Markdown; empty if nobody wrote it.
     """
 
     name: str
-    network: DeepLab
+    ready: Callable[[Labelling], Predictor]
+    labels: LabelSpec
+    output_stride: int
+    parameters: int | None
+    example: tuple[int, int]
     version: str
     card: str
 
@@ -57,9 +70,9 @@ class Models:
                 raise UserError(f"two models are called {offered.name!r}", fix="--model ANOTHER_NAME=PATH")
             self._offered[offered.name] = offered
         self._ready: dict[tuple[str, int | None, bool], Predictor] = {}
-        for name in self._offered:
+        for name, offered in self._offered.items():
             # kernels are compiled and memory is found before the first photo comes
-            self.predictor(name, how).labels_of(np.zeros((65, 65, 3), np.uint8))
+            self.predictor(name, how).labels_of(np.zeros((*offered.example, 3), np.uint8))
 
     def __iter__(self) -> Iterator[Offered]:
         return iter(self._offered.values())
@@ -84,20 +97,14 @@ class Models:
         """
         key = (name, how.output_stride, how.one_pass)
         if key not in self._ready:
-            self._ready[key] = Predictor.of(self._offered[name].network, how)
-        ready = self._ready[key]
-        return Predictor(
-            ready.network,
-            ready.labels,
-            device=ready.device,
-            how=how,
-            engine=ready.engine,
-            output_stride=ready.output_stride,
-        )
+            self._ready[key] = self._offered[name].ready(how)
+        predictor = copy.copy(self._ready[key])
+        predictor.how = how
+        return predictor
 
     def weight(self, offered: Offered, how: Labelling) -> float:
         """How many pixels one of a photo counts as, see `Limits.pixels`."""
-        denser = 1.0 if how.output_stride is None else offered.network.output_stride / how.output_stride
+        denser = 1.0 if how.output_stride is None else offered.output_stride / how.output_stride
         return max(1.0, *how.scales) ** 2 * max(1.0, denser) ** 2
 
     def describe(self) -> list[dict[str, Any]]:
@@ -106,20 +113,19 @@ class Models:
             {
                 "name": each.name,
                 "version": each.version,
-                "classes": classes_of(each.network),
+                "classes": classes_of(each.labels),
                 "output_stride": self.predictor(each.name, self.how).output_stride,
                 "engine": self.predictor(each.name, self.how).engine,
                 "precision": self.how.precision,
-                "parameters": sum(value.numel() for value in each.network.parameters()),
+                "parameters": each.parameters,
                 "card": each.card,
             }
             for each in self
         ]
 
 
-def classes_of(model: DeepLab) -> list[dict[str, Any]]:
+def classes_of(labels: LabelSpec) -> list[dict[str, Any]]:
     """Number, name and colour (#rrggbb) of each class."""
-    labels = model.labels
     return [
         {"id": index, "name": name, "colour": "#" + bytes(colour).hex()}
         for index, (name, colour) in enumerate(zip(labels.classes, labels.palette, strict=True))
@@ -141,15 +147,39 @@ def with_options(
 def _offered(source: str) -> Offered:
     chosen, equals, path = source.partition("=")
     name, place = (chosen, path) if equals and chosen and "/" not in chosen else ("", source)
+    if not name:
+        name = place if place in EMBEDDED else Path(place).stem if Path(place).suffix else Path(place).name
+    file = artefact_path(place)
+    if file is not None:
+        artefact = open_artefact(file)
+        about = artefact.description
+        return Offered(
+            name,
+            partial(predictor_of, artefact, file),
+            about.labels,
+            about.output_stride,
+            None,
+            about.input.nearest(EXAMPLE),
+            _version_of_file(file),
+            _card(place),
+        )
     network = load(place)
     if network.config.pixels.bands:
         raise UserError(
             f"{source} reads the bands {', '.join(network.config.pixels.bands)}, and a server is sent 8-bit RGB photos",
             fix="label such photos with predict",
         )
-    if not name:
-        name = place if place in EMBEDDED else Path(place).stem if Path(place).suffix else Path(place).name
-    return Offered(name, network, _version(network), _card(place))
+    parameters = sum(value.numel() for value in network.parameters())
+    return Offered(
+        name,
+        partial(Predictor.of, network),
+        network.labels,
+        network.output_stride,
+        parameters,
+        EXAMPLE,
+        _version(network),
+        _card(place),
+    )
 
 
 def _version(model: DeepLab) -> str:
@@ -158,6 +188,16 @@ def _version(model: DeepLab) -> str:
     for key, value in sorted(model.state_dict().items()):
         digest.update(key.encode())
         digest.update(value.detach().cpu().contiguous().flatten().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _version_of_file(path: Path) -> str:
+    digest = hashlib.blake2b(digest_size=6)
+    # OpenVINO's weights lie beside its graph
+    for part in (path, path.with_suffix(".bin")):
+        if part.is_file():
+            with part.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "blake2b").digest())
     return digest.hexdigest()
 
 

@@ -315,7 +315,7 @@ function card() {
       make("p", {}, ...text.split("**").map((piece, index) => (index % 2 ? make("strong", { textContent: piece }) : piece))),
     ),
     make("p", { textContent: `Its classes: ${model.classes.map(({ name }) => name).join(", ")}.` }),
-    make("p", { textContent: `${model.parameters.toLocaleString()} parameters, output stride ${model.output_stride}, ${model.engine}, ${model.precision}; version ${model.version}.` }),
+    make("p", { textContent: `${model.parameters ? `${model.parameters.toLocaleString()} parameters` : "An exported model"}, output stride ${model.output_stride}, ${model.engine}, ${model.precision}; version ${model.version}.` }),
   );
 }
 
