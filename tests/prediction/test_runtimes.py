@@ -137,9 +137,9 @@ def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Backbones as short as they can be with every kind of layer that they have: conversion takes seconds."""
     for place in ("deeplab.backbones.vgg.STAGES", "deeplab.model.network.VGG_STAGES"):
         monkeypatch.setattr(place, ((8, 1), (8, 1), (8, 1), (16, 1), (16, 1)))
-    # multi-grid names three rates
+    # decoders read the first block before its last unit, and multi-grid names three rates
     for depth in UNITS:
-        monkeypatch.setitem(UNITS, depth, (1, 1, 1, 3))
+        monkeypatch.setitem(UNITS, depth, (2, 1, 1, 3))
     for name, layout in LAYOUTS.items():
         monkeypatch.setitem(LAYOUTS, name, layout._replace(middle=1))
 
