@@ -53,7 +53,7 @@ def audit() -> int:
     except ValueError:
         last = found.stderr.strip().splitlines()[-1:] or ["it said nothing"]
         print(f"NOT AUDITED: pip-audit cannot reach the vulnerability service from here ({last[0][:300]})")
-        print("fix: run this where https://pypi.org answers")
+        print("fix: run this where PyPI's vulnerability service answers")
         return 2
     for package in packages:
         for hole in package.get("vulns", ()):
@@ -66,7 +66,7 @@ def audit() -> int:
         rest = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
         print(f"NOT AUDITED: the service knows nothing of {', '.join(unknown[:SHOWN])}{rest}")
         print(
-            "fix: run this where https://pypi.org answers; a mirror may hold packages without their advisories"
+            "fix: run this where PyPI's vulnerability service answers; a mirror may hold packages without advisories"
         )
     return 1 if holes else 2 if unknown else 0
 

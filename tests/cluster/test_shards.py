@@ -165,6 +165,16 @@ def test_labels_are_those_of_predict(squares_model, squares: Path, tmp_path: Pat
             assert (np.array(labels) == predictor.labels_of(predictor.photo(photo)).numpy()).all()
 
 
+def test_a_scene_is_a_dead_letter_and_no_photo(squares_model, squares: Path, tmp_path: Path) -> None:
+    photo = min((squares / "JPEGImages").iterdir())
+    with Image.open(photo) as image:
+        image.save(tmp_path / "scene.tif", big_tiff=True)
+    job = Job.planned([photo, tmp_path / "scene.tif"], tmp_path / "out", shard_size=2, about={})
+    label_shard(job, 0, str(squares_model), Labelling(device="cpu"))
+    (labelled, dead) = job.lines()
+    assert "labels" in labelled and "without --cluster" in dead["error"]
+
+
 def test_ray_labels_all_and_names_what_failed(deeplab, squares_model, squares: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="the engine is the extra ray")
     folder = tmp_path / "photos"

@@ -77,7 +77,7 @@ def predict(
     if not photos and not cameras:
         raise UserError(f"all photos found lie inside the output folder {output}; give another with -o")
     alone = many.cluster is None
-    # on a cluster all are photos
+    # a cluster labels photos alone, and its workers refuse what is none
     clips = {photo for photo in photos if alone and photo.suffix.lower() in VIDEO_SUFFIXES}
     pictures = {photo for photo in photos if alone and is_scene(photo)}
     slides = {photo for photo in pictures if photo.suffix.lower() in SLIDE_SUFFIXES}
@@ -85,16 +85,7 @@ def predict(
         refuse_idle(many, "shard_size", "workers", needs="--cluster")
     if not clips and not cameras:
         refuse_idle(videos, "every", "smooth", "seconds", needs="a clip or a camera, without --cluster")
-    if not pictures:
-        refuse_idle(
-            scenes,
-            "polygons",
-            needs="a scene (a TIFF on the ground or a large one, or a slide), without --cluster",
-        )
-    if not slides:
-        refuse_idle(scenes, "level", needs="a slide, without --cluster")
-    if pictures == slides:
-        refuse_idle(scenes, "bands", needs="a TIFF on the ground or a large one, without --cluster")
+    _refuse_idle_of_scenes(scenes, pictures=pictures, slides=slides)
     how = labelling(runtime, passes, scenes=bool(pictures))
     if many.cluster is not None:
         if cameras:
@@ -127,7 +118,33 @@ def predict(
             small[photo] = name
     for each in cameras:
         large.append((each, partial(predict_video, source=each, name=camera_name(each), options=videos)))
-    entries = _predict_all(segmenter, small, output)
+    entries = [*_predict_all(segmenter, small, output), *_one_by_one(segmenter, large, output)]
+    _write_index(entries, output / INDEX_NAME)
+    failed = sum("error" in entry for entry in entries)
+    print(
+        f"{len(entries) - failed} photos labelled: look at {output}/*_overlay.{'*' if clips or cameras else 'png'}; "
+        f"shares are in {output / INDEX_NAME}"
+    )
+    if failed:
+        print(f"{failed} photos failed, see above", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _refuse_idle_of_scenes(options: SceneOptions, *, pictures: set[Path], slides: set[Path]) -> None:
+    if not pictures:
+        needs = "a scene (a TIFF on the ground or a large one, or a slide), without --cluster"
+        refuse_idle(options, "polygons", needs=needs)
+    if not slides:
+        refuse_idle(options, "level", needs="a slide, without --cluster")
+    if pictures == slides:
+        refuse_idle(options, "bands", needs="a TIFF on the ground or a large one, without --cluster")
+
+
+def _one_by_one(
+    segmenter: Segmenter, large: list[tuple[str, Callable[..., Made]]], output: Path
+) -> list[dict[str, Any]]:
+    """Entries of the index, of what is too large for a pipeline of photos; each has a bar of its own."""
+    entries = []
     for place, work in large:
         entry: dict[str, Any] = {"photo": place}
         try:
@@ -138,15 +155,7 @@ def predict(
             entry["error"] = str(error.within(place))
             print(f"skipped: {entry['error']}", file=sys.stderr)
         entries.append(entry)
-    _write_index(entries, output / INDEX_NAME)
-    failed = sum("error" in entry for entry in entries)
-    print(
-        f"{len(entries) - failed} photos labelled: look at {output}/*_overlay.{'*' if clips or cameras else 'png'}; "
-        f"shares are in {output / INDEX_NAME}"
-    )
-    if failed:
-        print(f"{failed} photos failed, see above", file=sys.stderr)
-    return 1 if failed else 0
+    return entries
 
 
 def _predict_all(segmenter: Segmenter, photos: dict[Path, str], output: Path) -> list[dict[str, Any]]:

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 
 from deeplab.cluster.shards import Job
+from deeplab.errors import UserError
 from deeplab.imaging.label_maps import label_map_picture
+from deeplab.imaging.scenes import is_scene
 from deeplab.prediction.artefacts import open_predictor
 from deeplab.prediction.labelling import Labelling
 from deeplab.prediction.predictor import Predictor
@@ -23,6 +25,12 @@ def label_shard(job: Job, number: int, model: str, how: Labelling) -> int:
     palette = np.array(predictor.labels.palette, np.uint8)
 
     def label(photo: Path) -> bytes:
+        if is_scene(photo):
+            raise UserError(
+                "is a scene, whose place and pixels without data a label map of a photo does not keep",
+                fix="label it without --cluster",
+                file=photo,
+            )
         labels = predictor.labels_of(predictor.photo(photo)).numpy()
         content = BytesIO()
         label_map_picture(labels, palette=palette).save(content, "PNG")

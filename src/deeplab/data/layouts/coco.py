@@ -76,7 +76,11 @@ def recognise(root: Path) -> bool:
 
 def splits(root: Path) -> tuple[str, ...]:
     """The splits that have a file of their own, else lists, else "train" and "val"."""
-    files = _files(root)
+    return splits_of(_files(root), root)
+
+
+def splits_of(files: Sequence[Path], root: Path) -> tuple[str, ...]:
+    """The same of these files, of any of COCO's kinds."""
     own = tuple(name for name in ("train", "val", "test") if files_of(files, root, name))
     return own or by_name.available(root)
 
@@ -228,7 +232,7 @@ def _files(root: Path) -> list[Path]:
     ]
 
 
-def files_of(files: list[Path], root: Path, split: str) -> list[Path]:
+def files_of(files: Sequence[Path], root: Path, split: str) -> list[Path]:
     """The files of that split, by a word of their name or by their folder."""
     wanted = {split, *by_name.ALIASES.get(split, ())}
     return [

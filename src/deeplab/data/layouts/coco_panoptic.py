@@ -19,7 +19,7 @@ import numpy as np
 
 from deeplab.data.joining import find_file, plain_name, same_id, sample_names, visible
 from deeplab.data.layouts import splits as by_name
-from deeplab.data.layouts.coco import file_for, files_of, photo_folder
+from deeplab.data.layouts.coco import file_for, photo_folder, splits_of
 from deeplab.data.layouts.masks import NO_CLASS, classes_of
 from deeplab.data.layouts.painting import as_written, class_name, mentions, read_json
 from deeplab.data.source import ignore_label_of, label_type
@@ -68,9 +68,7 @@ def recognise(root: Path) -> bool:
 
 def splits(root: Path) -> tuple[str, ...]:
     """The splits that have a file of their own, else lists, else "train" and "val"."""
-    files = _files(root)
-    own = tuple(name for name in ("train", "val", "test") if files_of(files, root, name))
-    return own or by_name.available(root)
+    return splits_of(_files(root), root)
 
 
 def survey(root: Path, split: str) -> StoredSplit:
