@@ -25,7 +25,7 @@ from deeplab.config import ASPPConfig, DeepLabConfig, backbone_config
 from deeplab.config.labels import LabelSpec
 from deeplab.errors import UserError
 from deeplab.export import run as export_run
-from deeplab.export.gate import GateError, drawn_photo, fitted, gate_photos, verdict
+from deeplab.export.gate import GateError, compare, drawn_photo, fitted, gate_photos, verdict
 from deeplab.export.run import TARGETS, export_model
 from deeplab.export.target import Job, converting
 from deeplab.model.network import DeepLab
@@ -140,6 +140,10 @@ def test_what_an_exported_model_cannot_do_is_said(exported: Export) -> None:
         UserError, match=r"gives labels, no probabilities.*--output probabilities, logits or small"
     ):
         Segmenter(folder)(picture((9, 9)), probabilities=True)
+    with pytest.raises(
+        UserError, match=r"gives labels, and a scene .* fix: export with --output small-logits"
+    ):
+        Segmenter(folder).predictor.sliding((9, 9))
     with pytest.raises(UserError, match=r"gives labels, and several scales.*--output small-logits"):
         Segmenter(folder, flip=True)
     with pytest.raises(UserError, match=r"logits at the photo's size.*--output small-logits"):
@@ -219,6 +223,28 @@ def test_the_example_labels_a_photo_without_this_package(exported: Export, to: s
     assert told.stdout.strip() == ", ".join(
         small_model().labels.classes[index] for index in np.unique(labels)
     )
+
+
+@pytest.mark.parametrize("to", ["onnx", "openvino"])
+@pytest.mark.parametrize("name", ["pyramid", "hnasnet"])
+def test_sizes_that_arithmetic_gives_follow_the_photo(name: str, to: str, tmp_path: Path) -> None:
+    """Of v2's scales and of a searched network that comes back from stride 32: not those of the example."""
+    needs(to)
+    config = {
+        "pyramid": small_model().config.model_copy(update={"image_pyramid": (1.0, 0.75, 0.5)}),
+        "hnasnet": DeepLabConfig(
+            backbone=backbone_config("hnasnet", filters=4),
+            context=ASPPConfig(channels=8),
+            num_classes=4,
+            output_stride=8,
+        ),
+    }[name]
+    model = randomise(DeepLab(config))
+    for output in ("labels", "logits"):
+        made = export_model(model, to, tmp_path / output, name="model", output=output)
+        photos = [picture(size) for size in ((130, 257), (301, 451), (513, 200))]
+        compared, _ = compare(model, open_artefact(made.path), photos)
+        assert verdict("float32", compared)["passed"], compared
 
 
 def test_extra_outputs_have_names(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -154,7 +154,7 @@ def predictor_of(artefact: Artefact, path: Path, how: Labelling) -> Predictor:
 
 
 class LabelsPredictor(Predictor):
-    """Takes labels as they come out of the network; whatever else is asked, the network refuses."""
+    """Takes labels as they come out of the network; whatever else is asked, it or the network refuses."""
 
     def __init__(self, run: Callable[[torch.Tensor], Logits], *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -180,6 +180,17 @@ class LabelsPredictor(Predictor):
         if confidence:
             return super().label(photo, confidence=True)
         return Labelled(self.labels_of(photo).long(), None)
+
+    def sliding(self, size: tuple[int, int]) -> NoReturn:
+        """See `Predictor.sliding`.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            "this exported model gives labels, and a scene is labelled in windows, whose probabilities are averaged",
+            fix="export with --output small-logits",
+        )
 
 
 def _refuse_what_is_fixed(how: Labelling, path: Path) -> None:
