@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tarfile
 from bisect import bisect_right
@@ -21,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -186,17 +187,19 @@ def local_file(url: str) -> Path:
     return Path(url)
 
 
-@lru_cache(maxsize=4096)
-def pairs_in(path: Path) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
-    """Samples of a tar in its order, and the names of those without photo or mask.
+def samples_in(shard: BinaryIO, path: str | os.PathLike[str]) -> dict[str, dict[str, Member]]:
+    """Files of a tar by the name of their sample, and by what follows that, in small letters.
+
+    Args:
+        shard: opened.
+        path: what messages call it.
 
     Raises:
-        UserError: not an uncompressed tar, or a broken one.
+        UserError: not an uncompressed tar, or one that is broken or cut short.
     """
     samples: dict[str, dict[str, Member]] = {}
     with (
         foreign(path, "cannot be read as a tar", fix="write or fetch it again, not compressed"),
-        plain_file(path) as shard,
         tarfile.open(fileobj=shard, mode="r:") as tar,
     ):
         for entry in tar:
@@ -207,6 +210,22 @@ def pairs_in(path: Path) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
             member = Member(entry.name, entry.offset_data, entry.size)
             if samples.setdefault(folder + slash + key, {}).setdefault(ending.lower(), member) != member:
                 raise UserError(f"holds {entry.name} twice", fix="write it again with names of their own")
+        # an end between two files looks like that of a tar, but for the mark
+        shard.seek(tar.offset)
+        if not shard.read(1):
+            raise UserError("was cut short: its end mark is missing", fix="write or fetch it again")
+    return samples
+
+
+@lru_cache(maxsize=4096)
+def pairs_in(path: Path) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
+    """Samples of a tar in its order, and the names of those without photo or mask.
+
+    Raises:
+        UserError: not an uncompressed tar, or a broken one.
+    """
+    with plain_file(path) as shard:
+        samples = samples_in(shard, path)
     pairs, unpaired = [], []
     for key, members in samples.items():
         mask = next((ending for ending in MASKS if ending in members), None)
