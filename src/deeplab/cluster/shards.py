@@ -21,7 +21,7 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal, NamedTuple
 
-from deeplab.cluster.inputs import Part, Photos, digest_of, is_shard, open_part
+from deeplab.cluster.inputs import Content, Part, Photos, digest_of, is_shard, open_part
 from deeplab.errors import UserError
 from deeplab.system.stores import WRITABLE, Folder, address_of
 from deeplab.system.writing import NO_UTF8, remove_remains
@@ -31,6 +31,7 @@ LabelMaps = Literal["tar", "png"]
 LONGEST_STEM = 60
 # of photos, where each file costs a request
 BATCH = 32
+MOST_TRIES = 2
 KILLER = "its process was killed twice while it was labelled"
 STATE, KEY, LINES = ".job", ".job/key", "lines.jsonl"
 
@@ -140,8 +141,15 @@ class Job:
                     batches = [(f"{start:05}", list(places))]
                 for name, few in batches:
                     if f"{name}.tar" not in there:
-                        killed = f"{name}.try" in there
-                        self._label_batch(number, f"{work}/{name}", photos, few, label, killed=killed)
+                        # as far as it is known which photo it was
+                        killed = sum(f"{name}.try{again}" in there for again in ("", "2"))
+                        killed += self.batch == 1 and name.endswith("-alone")
+                        if killed < MOST_TRIES:
+                            self.target.mark(f"{work}/{name}.try{'2' * (f'{name}.try' in there)}")
+                            contents = photos.read(few)
+                        else:
+                            contents = [UserError(KILLER)]
+                        self._label_batch(number, f"{work}/{name}.tar", photos, few, contents, label)
                     written.append(f"{work}/{name}.tar")
         finally:
             photos.files.close()
@@ -172,14 +180,10 @@ class Job:
         name: str,
         photos: Photos,
         places: list[int],
+        contents: Sequence[Content],
         label: Callable[[str, Path | bytes], bytes],
-        *,
-        killed: bool,
     ) -> None:
         """Write a tar of the batch's label maps and lines."""
-        if not killed:
-            self.target.mark(f"{name}.try")
-        contents = [UserError(KILLER)] if killed else photos.read(places)
         lines, maps = [], []
         for place, content in zip(places, contents, strict=True):
             line = {"photo": photos.names[place]}
@@ -200,7 +204,7 @@ class Job:
                     line["labels"] = f"labels-{number:05}/{line['labels']}"
                     self.target.write(line["labels"], png)
             lines.append(line)
-        with self.target.whole(f"{name}.tar") as file, _tar(file) as tar:
+        with self.target.whole(name) as file, _tar(file) as tar:
             for each, png in maps if self.label_maps == "tar" else []:
                 _add(tar, each, png)
             _add(tar, LINES, b"".join(map(_line, lines)))

@@ -219,9 +219,10 @@ class Folder:
             # by other processes, since the last look
             store.invalidate_cache()
             try:
-                return {each["name"].rpartition("/")[2] for each in store.ls(path) if each["type"] == "file"}
+                found = store.ls(path, detail=True)
             except FileNotFoundError:
                 return set()
+        return {each["name"].rpartition("/")[2] for each in found if each["type"] == "file"}
 
     def read(self, names: Sequence[str]) -> Iterator[bytes]:
         """Contents of files in it, in order; of a store's, many at once."""
