@@ -56,7 +56,8 @@ def predict(
     Parameters
     ----------
     inputs:
-        Photos, folders or glob patterns; scenes, clips and cameras by name.
+        Photos, folders or glob patterns; scenes, clips and cameras by name. With --cluster also lists, shards, and
+        addresses of stores.
     model:
         An embedded model's name, a folder made by train or import, a .safetensors file, or hf:owner/name.
     output:
@@ -68,31 +69,35 @@ def predict(
     from deeplab.prediction.segmenter import Segmenter
     from deeplab.system.memory import keep_freed_memory
     from deeplab.system.processor import has_bfloat16
+    from deeplab.system.stores import address_of
 
     if not inputs:
         raise UserError("no photos given; like: deeplab predict photos/ -o predictions")
     cameras = [each for each in inputs if is_camera(each)]
     files = [each for each in inputs if each not in cameras]
-    photos = [photo for photo in find_photos(files) if not _inside(photo, output)] if files else []
-    if not photos and not cameras:
-        raise UserError(f"all photos found lie inside the output folder {output}; give another with -o")
-    alone = many.cluster is None
-    # a cluster labels photos alone, and its workers refuse what is none
-    clips = {photo for photo in photos if alone and photo.suffix.lower() in VIDEO_SUFFIXES}
-    pictures = {photo for photo in photos if alone and is_scene(photo)}
-    slides = {photo for photo in pictures if photo.suffix.lower() in SLIDE_SUFFIXES}
-    if alone:
-        refuse_idle(many, "shard_size", "workers", needs="--cluster")
-    if not clips and not cameras:
-        refuse_idle(videos, "every", "smooth", "seconds", needs="a clip or a camera, without --cluster")
-    _refuse_idle_of_scenes(scenes, pictures=pictures, slides=slides)
-    how = labelling(runtime, passes, scenes=bool(pictures))
     if many.cluster is not None:
+        # workers refuse what is no photo
         if cameras:
             raise UserError(
                 f"{cameras[0]} is a camera, and a cluster labels photos", fix="leave out --cluster"
             )
-        return predict_on_cluster(photos, output, model=model, how=how, options=many)
+        refuse_idle(videos, "every", "smooth", "seconds", needs="a clip or a camera, without --cluster")
+        _refuse_idle_of_scenes(scenes, pictures=set(), slides=set())
+        return predict_on_cluster(files, output, model=model, how=labelling(runtime, passes), options=many)
+    refuse_idle(many, "shard_size", "label_maps", "workers", needs="--cluster")
+    remote = next(filter(None, map(address_of, [*files, str(output)])), None)
+    if remote is not None:
+        raise UserError("lies in a store", fix="--cluster ray reads and writes there", file=remote)
+    photos = [photo for photo in find_photos(files) if not _inside(photo, output)] if files else []
+    if not photos and not cameras:
+        raise UserError(f"all photos found lie inside the output folder {output}; give another with -o")
+    clips = {photo for photo in photos if photo.suffix.lower() in VIDEO_SUFFIXES}
+    pictures = {photo for photo in photos if is_scene(photo)}
+    slides = {photo for photo in pictures if photo.suffix.lower() in SLIDE_SUFFIXES}
+    if not clips and not cameras:
+        refuse_idle(videos, "every", "smooth", "seconds", needs="a clip or a camera, without --cluster")
+    _refuse_idle_of_scenes(scenes, pictures=pictures, slides=slides)
+    how = labelling(runtime, passes, scenes=bool(pictures))
     keep_freed_memory()
     segmenter = Segmenter(model, how)
     device = segmenter.predictor.device

@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -71,13 +72,18 @@ class Place(NamedTuple):
     tags: dict[str, str]
 
 
-def is_scene(path: Path) -> bool:
-    """Whether a file is read part by part: slides, and TIFFs that lie on the ground or are too large for a photo."""
+def is_scene(path: Path, content: bytes | None = None) -> bool:
+    """Whether a file is read part by part: slides, and TIFFs that lie on the ground or are too large for a photo.
+
+    Args:
+        path: of the file, or its name where it is none.
+        content: its bytes then.
+    """
     suffix = path.suffix.lower()
     if suffix not in TIFF_SUFFIXES:
         return suffix in SLIDE_SUFFIXES
     try:
-        with path.open("rb") as file:
+        with path.open("rb") if content is None else BytesIO(content) as file:
             header = file.read(16)
             if header[:4] not in TIFF:
                 return False
