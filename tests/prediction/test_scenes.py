@@ -290,6 +290,12 @@ def test_what_a_scene_is(tmp_path: Path, monkeypatch) -> None:
     assert is_scene(tmp_path / "slide.svs")
 
 
+def test_blocks_of_a_window_are_kept_between_its_bands_its_mask_and_the_next_window(tmp_path: Path) -> None:
+    held = 4 * 3 * 1280 * 1280
+    with open_scene(write(tmp_path / "scene.tif", values(), **GROUND)):
+        assert rasterio.env.getenv()["GDAL_CACHEMAX"] >= held
+
+
 def test_strips_are_warned_of_and_tiles_are_not(tmp_path: Path, monkeypatch, recwarn) -> None:
     monkeypatch.setattr("deeplab.imaging.scenes.WIDEST_STRIP", SIZE[1] - 1)
     tiled = write(tmp_path / "tiled.tif", values(), tiled=True, blockxsize=64, blockysize=64, **GROUND)

@@ -17,7 +17,7 @@ import numpy as np
 
 from deeplab.errors import UserError, require
 from deeplab.imaging.geopackage import LOCAL, NOWHERE, write_geopackage
-from deeplab.imaging.scenes import CACHE_MEGABYTES, Place, shrunk
+from deeplab.imaging.scenes import CACHE_BYTES, Place, shrunk
 from deeplab.system.writing import ENDING, cannot_write, put_in_place, whole_file
 
 TILE = 512
@@ -153,6 +153,6 @@ def _through(points: Sequence[Any], outline: dict[str, Any]) -> dict[str, Any]:
 @contextmanager
 def _rasterio() -> Iterator[Any]:
     rasterio: Any = require("rasterio", extra="geo")
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_MEGABYTES), warnings.catch_warnings():
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES), warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         yield rasterio

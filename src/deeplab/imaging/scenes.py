@@ -30,8 +30,8 @@ SLIDE_SUFFIXES = frozenset(
 )
 # wider ones make reading take as long as labelling
 WIDEST_STRIP = 8000
-# of GDAL's blocks
-CACHE_MEGABYTES = 64
+# of GDAL's blocks; rasterio counts bytes, where GDAL itself would take so small a number for megabytes
+CACHE_BYTES = 64 << 20
 
 
 class Scene(Protocol):
@@ -118,7 +118,7 @@ def open_scene(path: Path, *, bands: Sequence[int] = (), level: int = 0) -> Iter
             raise UserError(f"cannot be read as a slide ({error})", file=path) from error
         return
     rasterio: Any = require("rasterio", extra="geo")
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_MEGABYTES), warnings.catch_warnings():
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES), warnings.catch_warnings():
         # a picture need not lie on the ground
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         try:
