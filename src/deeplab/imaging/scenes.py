@@ -21,7 +21,8 @@ from deeplab.errors import UserError, require
 # as photos, that many are held whole
 MOST_PHOTO_PIXELS = 64_000_000
 # where on the ground a pixel lies, and which value is none
-WIDTH, HEIGHT, GEO_TAGS = 256, 257, (33550, 34264, 34735, 42113)
+WIDTH, HEIGHT, GEO_TAGS = 256, 257, (33550, 34264, 34735, 42113, 50844)
+WORLD_FILES = (".tfw", ".tifw", ".wld")
 BIG_TIFF = (b"II+\0", b"MM\0+")
 TIFF = (b"II*\0", b"MM\0*", *BIG_TIFF)
 TIFF_SUFFIXES = frozenset({".tif", ".tiff", ".gtiff", ".tf8", ".btf"})
@@ -96,7 +97,10 @@ def is_scene(path: Path, content: bytes | None = None) -> bool:
     except Exception:
         return False
     pixels = int(tags.get(WIDTH, 0)) * int(tags.get(HEIGHT, 0))
-    return pixels > MOST_PHOTO_PIXELS or any(tag in tags for tag in GEO_TAGS)
+    on_the_ground = any(tag in tags for tag in GEO_TAGS) or any(
+        path.with_suffix(beside).exists() for beside in WORLD_FILES
+    )
+    return pixels > MOST_PHOTO_PIXELS or on_the_ground
 
 
 @contextmanager
@@ -124,10 +128,17 @@ def open_scene(path: Path, *, bands: Sequence[int] = (), level: int = 0) -> Iter
         # a picture need not lie on the ground
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         try:
-            with rasterio.open(path) as source:
+            # by their content other drivers would follow what a file says of files elsewhere
+            with rasterio.open(path, driver="GTiff") as source:
                 yield _Raster(path, source, bands)
+        except UnicodeEncodeError as error:
+            raise UserError("its name is no UTF-8, as GDAL wants it", fix="rename it", file=path) from error
         except rasterio.errors.RasterioError as error:
-            raise UserError(f"cannot be read as a raster ({error.__cause__ or error})", file=path) from error
+            raise UserError(
+                f"cannot be read as a raster ({error.__cause__ or error})",
+                fix="it is damaged or was cut off where it was copied: get it again",
+                file=path,
+            ) from error
 
 
 class _Raster:
