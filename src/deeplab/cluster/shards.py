@@ -22,12 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from deeplab.errors import UserError
+from deeplab.system.reading import beginning, foreign, plain_file, read_bytes
 from deeplab.system.writing import Appended, remove_remains, whole_file, write_whole
 
 # of a photo that takes its process with it
 MOST_TRIES = 2
 # with a number before it, and four bytes a character, what file systems take
 LONGEST_STEM = 60
+AFRESH = "remove it and its folder .job, or name another folder"
 KILLER = f"its process was killed {MOST_TRIES} times while it was labelled"
 
 
@@ -62,7 +64,7 @@ class Job:
         key = json.dumps({"photos": digest, "shard size": shard_size, **about}, sort_keys=True)
         job = cls(target, -(-len(photos) // shard_size))
         kept = job._folder / "key"
-        if kept.exists() and kept.read_text(encoding="utf-8") != key:
+        if kept.exists() and beginning(kept, len(key) + 1) != key.encode():
             raise UserError(
                 "holds a job that is not finished, of other photos, another model or other options",
                 fix="finish it with those, remove its folder .job, or name another folder",
@@ -90,13 +92,15 @@ class Job:
 
     def photos(self, number: int) -> list[Path]:
         """Of a shard."""
-        return [Path(name) for name in json.loads((self._folder / f"{number:05}.json").read_text("utf-8"))]
+        path = self._folder / f"{number:05}.json"
+        with foreign(path, fix=AFRESH):
+            return [Path(name) for name in json.loads(read_bytes(path))]
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """Of all shards that are done, one at a time."""
         for number in range(self.count):
             if self.index(number).exists():
-                with self.index(number).open(encoding="utf-8") as file:
+                with foreign(self.index(number), fix=AFRESH), plain_file(self.index(number)) as file:
                     yield from map(json.loads, file)
 
     def finish(self) -> None:
@@ -116,7 +120,8 @@ class Job:
         """
         work = self._folder / f"{number:05}"
         work.mkdir(exist_ok=True)
-        done, tries = _kept(work / "ledger")
+        with foreign(work / "ledger", fix=AFRESH):
+            done, tries = _kept(work / "ledger")
         ledger = Appended(work / "ledger")
         try:
             for place, photo in enumerate(self.photos(number)):
@@ -165,7 +170,7 @@ def _kept(path: Path) -> tuple[dict[int, dict[str, Any]], Counter[int]]:
     done: dict[int, dict[str, Any]] = {}
     tries: Counter[int] = Counter()
     if path.exists():
-        for text in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        for text in read_bytes(path).decode(errors="replace").split("\n"):
             try:
                 line = json.loads(text)
             except ValueError:
