@@ -178,7 +178,10 @@ def test_what_cannot_be_is_named(predict, tmp_path: Path, words, message) -> Non
 def test_clips_that_are_none(predict, tmp_path: Path) -> None:
     (tmp_path / "empty.mp4").write_bytes(b"")
     (tmp_path / "text.mp4").write_text("no clip")
-    for name in ("empty.mp4", "text.mp4"):
+    # lists of other files, which FFmpeg knows by their content
+    clip(tmp_path / "whole.mp4")
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile whole.mp4\n")
+    for name in ("empty.mp4", "text.mp4", "list.mp4"):
         code, err, _ = predict(tmp_path / name)
         assert code == 1 and name in err and "cannot be opened as a video" in err
     with av.open(str(tmp_path / "sound.mkv"), "w") as container:

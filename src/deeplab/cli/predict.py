@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
+from os.path import realpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -230,7 +231,7 @@ def _found(result: Segmentation) -> str:
 
 
 def _inside(photo: Path, folder: Path) -> bool:
-    return photo.resolve().is_relative_to(folder.resolve())
+    return Path(realpath(photo)).is_relative_to(realpath(folder))
 
 
 def _write_index(entries: list[dict[str, Any]], path: Path) -> None:

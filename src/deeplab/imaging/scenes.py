@@ -17,6 +17,7 @@ import numpy as np
 from PIL import TiffImagePlugin
 
 from deeplab.errors import UserError, require
+from deeplab.system.reading import beginning
 
 # as photos, that many are held whole
 MOST_PHOTO_PIXELS = 64_000_000
@@ -33,6 +34,7 @@ SLIDE_SUFFIXES = frozenset(
 WIDEST_STRIP = 8000
 # of GDAL's blocks; rasterio counts bytes, where GDAL itself would take so small a number for megabytes
 CACHE_BYTES = 64 << 20
+BESIDE = (".ovr", ".msk")
 
 
 class Scene(Protocol):
@@ -123,10 +125,8 @@ def open_scene(path: Path, *, bands: Sequence[int] = (), level: int = 0) -> Iter
         except openslide.OpenSlideError as error:
             raise UserError(f"cannot be read as a slide ({error})", file=path) from error
         return
-    rasterio: Any = require("rasterio", extra="geo")
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES), warnings.catch_warnings():
-        # a picture need not lie on the ground
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+    _refuse_pointers(path)
+    with rasterio_alone() as rasterio:
         try:
             # by their content other drivers would follow what a file says of files elsewhere
             with rasterio.open(path, driver="GTiff") as source:
@@ -139,6 +139,33 @@ def open_scene(path: Path, *, bands: Sequence[int] = (), level: int = 0) -> Iter
                 fix="it is damaged or was cut off where it was copied: get it again",
                 file=path,
             ) from error
+
+
+@contextmanager
+def rasterio_alone() -> Iterator[Any]:
+    """Rasterio, with bounded memory, that fetches nothing from anywhere.
+
+    Raises:
+        UserError: the extra is not installed.
+    """
+    rasterio: Any = require("rasterio", extra="geo")
+    options = {"GDAL_CACHEMAX": CACHE_BYTES, "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".none"}
+    with rasterio.Env(**options), warnings.catch_warnings():
+        # a picture need not lie on the ground
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        yield rasterio
+
+
+def _refuse_pointers(path: Path) -> None:
+    """GDAL opens what is called like a raster's overviews or mask by content, and some contents are addresses."""
+    names = {f"{path.name}{ending}".casefold() for ending in BESIDE}
+    for each in path.parent.iterdir():
+        if each.name.casefold() in names and beginning(each, 4) not in TIFF:
+            raise UserError(
+                "is no TIFF, and may point to anything",
+                fix=f"move it away, {path.name} is read without it",
+                file=each,
+            )
 
 
 class _Raster:

@@ -21,6 +21,7 @@ from deeplab.config import PixelConfig
 from deeplab.errors import DISTRIBUTION, UserError
 from deeplab.importers.keras.backbones import VGG_PIXELS
 from deeplab.importers.onnx.backbones import load_vgg16
+from deeplab.importers.torch.file import read_torch_file
 from deeplab.importers.torch.layers import TORCH_NORM, TORCH_PIXELS
 from deeplab.importers.torch.torchvision_backbones import load_mobilenet_v2
 from deeplab.model.checkpoint import load
@@ -53,8 +54,7 @@ class Packaged(NamedTuple):
 
 
 def _fill_mobilenet_v2(backbone: nn.Module, path: Path) -> int:
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    return load_mobilenet_v2(backbone, state, source=str(path))
+    return load_mobilenet_v2(backbone, read_torch_file(path).weights, source=str(path))
 
 
 PACKAGED = {
