@@ -265,10 +265,11 @@ def test_auto_is_pytorch_where_its_own_convolutions_run(monkeypatch: pytest.Monk
     if dense_conv.KERNEL.why_not:
         pytest.skip(dense_conv.KERNEL.why_not)
     model = small_model()
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    assert engine_network(model, "auto", device=CPU) is None
-    assert engine_network(model, "auto", device=CPU, precision="bfloat16") == ("openvino", found)
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    for capability in ("AVX512", "AVX2"):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda found=capability: found)
+        assert engine_network(model, "auto", device=CPU) is None
+        assert engine_network(model, "auto", device=CPU, precision="bfloat16") == ("openvino", found)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
     assert engine_network(model, "auto", device=CPU) == ("openvino", found)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     monkeypatch.setenv("DEEPLAB_KERNELS", "plain")

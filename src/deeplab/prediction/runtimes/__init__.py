@@ -75,7 +75,7 @@ def _torch_is_fastest(precision: str) -> bool:
     """Whether our own convolutions run, which no engine outruns; see docs/speed.md."""
     return (
         precision == "float32"
-        and torch.backends.cpu.get_cpu_capability() == "AVX2"
+        and torch.backends.cpu.get_cpu_capability() in dense_conv.PROCESSORS
         and dense_conv.KERNEL.ready()
     )
 
