@@ -104,6 +104,18 @@ def test_labels_times_and_sound_are_the_clips_own(predict, squares_model, tmp_pa
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
 
 
+def test_without_overlays_the_labels_are_the_same(predict, tmp_path: Path) -> None:
+    source = clip(tmp_path / "clip.mp4")
+    assert predict(source)[0] == 0
+    labels = pictures(tmp_path / "out" / "clip_labels.mkv", "gray")[0]
+    (tmp_path / "out" / "clip_overlay.mp4").unlink()
+    code, err, entry = predict(source, "--no-overlay")
+    assert code == 0 and "overlay" not in entry, err
+    assert not list((tmp_path / "out").glob("*overlay*"))
+    for one, other in zip(labels, pictures(tmp_path / "out" / "clip_labels.mkv", "gray")[0], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_sound_that_is_not_for_mp4_and_none(predict, tmp_path: Path) -> None:
     code, err, entry = predict(clip(tmp_path / "raw.mkv", sound="pcm_s16le"))
     assert code == 0 and entry["overlay"] == "raw_overlay.mkv", err
