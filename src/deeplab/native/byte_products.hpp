@@ -62,37 +62,15 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // bytes of a place's channels: whole quads
 inline int64_t in_quads(int64_t channels) { return ceil_div(channels, QUAD) * QUAD; }
 
-// The larger and the smaller of two, and the second where one is not a number; compilers do not see that this is one
-// instruction.
-inline __attribute__((always_inline)) Floats largest_of(const Floats& one, const Floats& other) {
-#if defined(__AVX512F__)
-    return (Floats)_mm512_max_ps((__m512)one, (__m512)other);
-#elif defined(__AVX2__)
-    return (Floats)_mm256_max_ps((__m256)one, (__m256)other);
-#else
-    return one > other ? one : other;
-#endif
-}
-
-inline __attribute__((always_inline)) Floats least_of(const Floats& one, const Floats& other) {
-#if defined(__AVX512F__)
-    return (Floats)_mm512_min_ps((__m512)one, (__m512)other);
-#elif defined(__AVX2__)
-    return (Floats)_mm256_min_ps((__m256)one, (__m256)other);
-#else
-    return one < other ? one : other;
-#endif
-}
-
 // What byte a value is: value * inverse + zero of its channel, to the nearest whole number, ties to even, within 0..255.
 // There are as many of both as whole vectors of channels hold.
 struct Grid {
     const float *inverse, *zero;
 
     inline __attribute__((always_inline)) Bytes of(const Floats& values, int64_t channel) const {
-        // what is not a number is 0
-        const Floats found = least_of(
-            largest_of(values * load(inverse + channel, LANES) + load(zero + channel, LANES), Floats{}), Floats{} + 255.0f);
+        const Floats exact = values * load(inverse + channel, LANES) + load(zero + channel, LANES);
+        // what is not a number becomes 0
+        const Floats found = at_most(Floats{} + 255.0f, at_least(Floats{}, exact));
         // compilers take such a conversion apart into single numbers
 #if defined(__AVX512F__)
         return (Bytes)_mm512_cvtepi32_epi8(_mm512_cvtps_epi32((__m512)found));
@@ -120,9 +98,8 @@ struct Ending {
     bool swish;
 
     inline __attribute__((always_inline)) Floats finish(const Floats& sum) const {
-        // what is not a number stays one
         const auto between = [](const Floats& value, float low, float high) __attribute__((always_inline)) {
-            return least_of(Floats{} + high, largest_of(Floats{} + low, value));
+            return at_most(Floats{} + high, at_least(Floats{} + low, value));
         };
         return swish ? sum * between(sum + 3.0f, 0.0f, 6.0f) * (1.0f / 6.0f) : between(sum, least, most);
     }

@@ -14,6 +14,7 @@ namespace {
 
 constexpr int LARGEST_KERNEL = 5;
 constexpr int64_t BETWEEN = 64 << 10;  // floats between the convolutions, a thread: they stay in L2
+constexpr int64_t FILTERED = 4 << 10;  // floats behind the depthwise convolution that become bytes together
 constexpr int64_t ROUND = 12;          // places that any tile is a part of
 
 struct Tables {
@@ -67,8 +68,9 @@ void convolve(const Layer& layer, const Shape& shape, int64_t kernel_width, cons
 }
 
 // A depthwise convolution in float32.
+template <int K>
 struct Depthwise {
-    const float *weight, *bias;  // [tap, channel], [channel]
+    Filter<K> filter;
     Ending ending;
     int64_t channels;
 };
@@ -176,7 +178,7 @@ std::vector<Columns> columns_of(const Shape& shape, const Tables& tables, int64_
 
 template <int K>
 void separate(const Shape& shape, int64_t channels, const Tables& tables, const float* source, const Layer* expand,
-              const Upsampled* upsampled, const Depthwise& depthwise, const Layer* project, const float* added,
+              const Upsampled* upsampled, const Depthwise<K>& depthwise, const Layer* project, const float* added,
               int64_t threads, float* target) {
     const bool makes = expand || upsampled;
     const int64_t hidden = depthwise.channels, bytes = in_quads(hidden);
@@ -196,8 +198,11 @@ void separate(const Shape& shape, int64_t channels, const Tables& tables, const 
     const int64_t bands = std::min(shape.height, ceil_div(threads * (makes ? 1 : 4), pieces));
     // rows whose outputs follow each other are projected together
     const int64_t together = all.size() == 1 ? std::max<int64_t>(1, BLOCK / shape.width) : 1;
+    // outputs that become bytes together: their values stay in L1
+    const int64_t steps = std::max<int64_t>(STEPS, FILTERED / hidden / STEPS * STEPS);
 #pragma omp parallel
     {
+        std::vector<float> values(project ? steps * hidden : 0);
         std::vector<uint8_t> filtered(project ? together * width * bytes : 0);
         std::vector<const uint8_t*> rows(project ? together * width : 0);
         for (size_t x = 0; x < rows.size(); ++x) rows[x] = filtered.data() + x * bytes;
@@ -218,18 +223,19 @@ void separate(const Shape& shape, int64_t channels, const Tables& tables, const 
                                  : makes ? made.row(source, image, row, columns) - columns.first * hidden
                                          : source + (image * shape.source_height + row) * shape.source_width * hidden;
                     }
-                    float* const line = target + ((image * shape.height + y) * shape.width) * hidden;
-                    uint8_t* const to = filtered.data() + (y - first) * (columns.end - columns.begin) * bytes;
-                    const auto put = [&](int64_t x, int64_t c, int64_t lanes, const Floats& sum)
-                        __attribute__((always_inline)) {
-                            const Floats value = depthwise.ending.finish(sum);
-                            if (project)
-                                write(project->grid.of(value, c), to + (x - columns.begin) * bytes + c, lanes);
-                            else
-                                store(value, line + x * hidden + c, lanes);
-                        };
-                    sum_line<K>(at, hidden, depthwise.weight, depthwise.bias, tables.columns, runs.data(), columns.begin,
-                                columns.end, put);
+                    const Ending ending = depthwise.ending;
+                    const auto finish = [ending](const Floats& sum)
+                        __attribute__((always_inline)) { return ending.finish(sum); };
+                    const int64_t line = (image * shape.height + y) * shape.width;
+                    uint8_t* to = filtered.data() + (y - first) * (columns.end - columns.begin) * bytes;
+                    const int64_t most = project ? steps : columns.end - columns.begin;
+                    for (int64_t x = columns.begin; x < columns.end; x += most) {
+                        const int64_t stop = std::min(columns.end, x + most);
+                        float* const found = project ? values.data() : target + (line + x) * hidden;
+                        sum_line<K>(at, hidden, depthwise.filter, tables.columns, runs.data(), x, stop, finish, found);
+                        for (int64_t place = 0; project && place < stop - x; ++place, to += bytes)
+                            project->grid.row(found + place * hidden, hidden, to);
+                    }
                 }
                 if (!project) continue;
                 const int64_t at = ((image * shape.height + first) * shape.width + columns.begin) * project->outputs;
@@ -287,10 +293,11 @@ extern "C" int deeplab_int8_separable(const int64_t* sizes, int64_t kernel, int6
                                       const float* added, const int32_t* rows, const int32_t* columns, float* target) {
     const Layer expand = expansion->layer(), project = projection->layer();
     const auto run = [&](auto size) {
-        separate<decltype(size)::value>({sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]}, sizes[5], {rows, columns}, source,
-                                        expand.weight ? &expand : nullptr, upsampled,
-                                        {weight, bias, {ending[0], ending[1], ending[2] != 0}, sizes[6]},
-                                        project.weight ? &project : nullptr, added, threads, target);
+        constexpr int K = decltype(size)::value;
+        separate<K>({sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]}, sizes[5], {rows, columns}, source,
+                    expand.weight ? &expand : nullptr, upsampled,
+                    {{weight, bias, sizes[6]}, {ending[0], ending[1], ending[2] != 0}, sizes[6]},
+                    project.weight ? &project : nullptr, added, threads, target);
     };
     if (kernel == 3) return run(std::integral_constant<int, 3>{}), 0;
     if (kernel == LARGEST_KERNEL) return run(std::integral_constant<int, LARGEST_KERNEL>{}), 0;
