@@ -149,10 +149,10 @@ def test_blocks_run_in_one_pass_and_as_their_convolutions_alike(
     _pack(
         block,
         {
-            "mobile.expand": every,
-            "mobile.project": Range(torch.zeros(96), torch.full((96,), 2.0)),
-            "separable.pointwise": Range(torch.zeros(24), torch.full((24,), 4.0)),
-            "plain": every,
+            "mobile.expand.conv": every,
+            "mobile.project.conv": Range(torch.zeros(96), torch.full((96,), 2.0)),
+            "separable.pointwise.conv": Range(torch.zeros(24), torch.full((24,), 4.0)),
+            "plain.conv": every,
         },
     )
     with torch.no_grad():

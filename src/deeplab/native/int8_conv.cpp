@@ -223,16 +223,15 @@ void separate(const Shape& shape, int64_t channels, const Tables& tables, const 
                                  : makes ? made.row(source, image, row, columns) - columns.first * hidden
                                          : source + (image * shape.source_height + row) * shape.source_width * hidden;
                     }
-                    const Ending ending = depthwise.ending;
-                    const auto finish = [ending](const Floats& sum)
-                        __attribute__((always_inline)) { return ending.finish(sum); };
                     const int64_t line = (image * shape.height + y) * shape.width;
                     uint8_t* to = filtered.data() + (y - first) * (columns.end - columns.begin) * bytes;
                     const int64_t most = project ? steps : columns.end - columns.begin;
                     for (int64_t x = columns.begin; x < columns.end; x += most) {
                         const int64_t stop = std::min(columns.end, x + most);
                         float* const found = project ? values.data() : target + (line + x) * hidden;
-                        sum_line<K>(at, hidden, depthwise.filter, tables.columns, runs.data(), x, stop, finish, found);
+                        depthwise.ending.chosen([&](const auto& finish) {
+                            sum_line<K>(at, hidden, depthwise.filter, tables.columns, runs.data(), x, stop, finish, found);
+                        });
                         for (int64_t place = 0; project && place < stop - x; ++place, to += bytes)
                             project->grid.row(found + place * hidden, hidden, to);
                     }
