@@ -27,7 +27,7 @@ FILE = "ranges.json"
 
 
 def ranges(model: DeepLab, photos: Sequence[np.ndarray]) -> dict[str, Range]:
-    """The lowest and the highest value of each channel that a convolution reads, in all photos, by the convolution's name.
+    """Of each channel that a convolution reads, what values it has in these photos; by the convolution's name.
 
     Of those that weigh: dense ones of maps. The first, depthwise ones and those of image pooling stay in float32.
 
@@ -42,7 +42,7 @@ def ranges(model: DeepLab, photos: Sequence[np.ndarray]) -> dict[str, Range]:
     def write(path: Path) -> None:
         write_whole(path, json.dumps(_gathered(model, photos)))
 
-    path = converted(model, FILE, runtime="torch int8", convert=write, photos=photos)
+    path = converted(model, FILE, runtime="torch int8, by channel", convert=write, photos=photos)
     found = {name: Range(*map(torch.tensor, each)) for name, each in json.loads(path.read_text()).items()}
     if not found:
         raise UserError(
@@ -55,17 +55,20 @@ def ranges(model: DeepLab, photos: Sequence[np.ndarray]) -> dict[str, Range]:
 @torch.no_grad()
 def _gathered(model: DeepLab, photos: Sequence[np.ndarray]) -> dict[str, list[list[float]]]:
     plain = folded(model).eval()
-    seen: dict[str, Range] = {}
+    seen: dict[str, list[torch.Tensor]] = {}
 
     def look(name: str, x: torch.Tensor) -> None:
         if math.prod(x.shape[-2:]) > 1:
-            low, high = x.amin((0, 2, 3)), x.amax((0, 2, 3))
-            before = seen.get(name, Range(low, high))
-            seen[name] = Range(torch.minimum(low, before.low), torch.maximum(high, before.high))
+            axes = (0, 2, 3)
+            seen.setdefault(name, []).append(torch.stack([x.amin(axes), x.amax(axes), x.mean(axes)]))
 
     for name, layer in plain.named_modules():
         if isinstance(layer, AtrousConv2d) and layer.groups == 1 and layer.in_channels >= LEAST_CHANNELS:
             layer.register_forward_pre_hook(lambda _, given, name=name: look(name, given[0]))
     for photo in photos:
         plain.low_resolution_logits(torch.from_numpy(photo).permute(2, 0, 1)[None])
-    return {name: [each.low.tolist(), each.high.tolist()] for name, each in seen.items()}
+    found = {}
+    for name, each in seen.items():
+        low, high, mean = torch.stack(each).unbind(1)
+        found[name] = [low.amin(0).tolist(), high.amax(0).tolist(), mean.mean(0).tolist()]
+    return found
