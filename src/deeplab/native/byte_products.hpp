@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <vector>
+#include <memory>
 
 #include "lanes.hpp"
 
@@ -56,6 +56,17 @@ inline __attribute__((always_inline)) Ints add_dots(const Ints& sum, int32_t fou
     return found;
 #endif
 }
+
+// Numbers that are written before they are read: nothing to clear.
+template <typename T>
+class Room {
+   public:
+    explicit Room(int64_t count) : numbers(new T[count]) {}
+    T* data() const { return numbers.get(); }
+
+   private:
+    std::unique_ptr<T[]> numbers;
+};
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -163,19 +174,31 @@ inline __attribute__((always_inline)) void add_tile(const Layer& layer, int64_t 
             }
         }
     }
+    // whole vectors are told from parts, and places with something added from others, once
+    const auto end = [&](auto whole, auto adds) __attribute__((always_inline)) {
 #pragma GCC unroll 12
-    for (int row = 0; row < ROWS; ++row) {
-        if (row >= count) break;
+        for (int row = 0; row < ROWS; ++row) {
+            if (row >= count) break;
 #pragma GCC unroll 4
-        for (int vector = 0; vector < WIDE; ++vector) {
-            const int64_t column = first + vector * LANES, at = row * layer.outputs + column;
-            const int64_t lanes = std::min<int64_t>(LANES, width - vector * LANES);
-            Floats sum = __builtin_convertvector(sums[row][vector], Floats) * load(layer.factor + column, LANES) +
-                         load(layer.bias + column, LANES);
-            if (added) sum += load(added + at, lanes);
-            store(finish(sum), target + at, lanes);
+            for (int vector = 0; vector < WIDE; ++vector) {
+                const int64_t column = first + vector * LANES, at = row * layer.outputs + column;
+                const int64_t lanes = whole ? LANES : std::min<int64_t>(LANES, width - vector * LANES);
+                Floats sum = __builtin_convertvector(sums[row][vector], Floats) * load(layer.factor + column, LANES) +
+                             load(layer.bias + column, LANES);
+                if (adds) sum += load(added + at, lanes);
+                store(finish(sum), target + at, lanes);
+            }
         }
-    }
+    };
+    const bool whole = width == WIDE * LANES;
+    if (whole && !added)
+        end(std::true_type{}, std::false_type{});
+    else if (whole)
+        end(std::true_type{}, std::true_type{});
+    else if (added)
+        end(std::false_type{}, std::true_type{});
+    else
+        end(std::false_type{}, std::false_type{});
 }
 
 template <int WIDE, class Finish>
