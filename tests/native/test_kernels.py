@@ -271,6 +271,22 @@ def test_the_processor_decides_which_shipped_library_is_loaded(
     assert (kernel.library.answer(1), kernel.state) == (answer, state)
 
 
+def test_a_library_for_more_instructions_is_loaded_where_they_are(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ship(kernel, tmp_path, v3="return 3;", v4="return 4;")
+    plain = tmp_path / "shipped" / "x86-64-v4" / f"{kernel.name}.so"
+    finer = plain.with_stem(f"{kernel.name}-avx512_vnni")
+    plain.rename(finer)
+    ship(replace(kernel), tmp_path / "again", v4="return 5;")
+    (tmp_path / "again" / "shipped" / "x86-64-v4" / plain.name).rename(plain)
+    monkeypatch.setattr(build, "MORE", {(kernel.module, "x86-64-v4"): ("avx512_vnni", "-mavx512vnni")})
+    for instructions, answer in ((V4 | {"avx512_vnni"}, 4), (V4, 5), (V3 | {"avx512_vnni"}, 3)):
+        monkeypatch.setattr(build, "_processor", lambda told=instructions: f"flags : {' '.join(told)}")
+        found = replace(kernel)
+        assert found.library.answer(1) == answer
+
+
 def test_a_shipped_library_needs_no_compiler_and_no_cache(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

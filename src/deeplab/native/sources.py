@@ -31,6 +31,9 @@ LEVELS: dict[str, frozenset[str]] = {
     "x86-64-v4": _V3 | frozenset(["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"]),
     "x86-64-v3": _V3,
 }
+# kernels that have a second library for a level, LEVEL/NAME-INSTRUCTIONS.so, for processors that can do this too, and
+# the compiler's flag for it
+MORE = {("deeplab.native.int8", "x86-64-v4"): ("avx512_vnni", "-mavx512vnni")}
 # folder in the package that holds them: LEVEL/NAME.so
 SHIPPED = "native/shipped"
 
