@@ -20,6 +20,8 @@ from deeplab.layers.pool import window_means
 from deeplab.layers.resize import ceil_divide, resize_bilinear, scale_dimension
 from deeplab.layers.view import map_mean
 
+LAST = torch.channels_last
+
 
 class ImagePooling(nn.Module):
     """The image-level feature: mean over the map (or over windows of it), 1x1 convolution, resize back.
@@ -147,6 +149,9 @@ class ASPP(ContextHead):
         )
         branches = [self.pointwise(features), *(branch(features) for branch in self.atrous)]
         if pooled is not None and not self.gated:
+            if not torch.compiler.is_compiling() and branches[0].is_contiguous(memory_format=LAST):
+                # one value a map, repeated: in torch's eyes the others would have to be rearranged to go with it
+                pooled = pooled.contiguous(memory_format=LAST)
             branches.insert(0, pooled)
         out = branches[0] if len(branches) == 1 else torch.cat(branches, 1)
         if self.projection is not None:

@@ -12,7 +12,7 @@
 
 namespace {
 
-constexpr int64_t GROUP = 16 * PANEL;  // outputs (in the weights' gradient: channels) whose sums stay in L2
+constexpr int64_t GROUP = 32 * LANES;  // outputs (in the weights' gradient: channels) whose sums stay in L2
 // of the weights' gradient: bands of places, and sums up to which there are bands
 constexpr int64_t MOST_BANDS = 16, MOST_SUMS = 1 << 17;
 

@@ -1,10 +1,11 @@
-"""Dense convolution, channels last, as an autograd function, for processors with AVX2 and no AVX-512.
+"""Dense convolution, channels last, as an autograd function, for processors with AVX2 or AVX-512.
 
 By `dense_conv.cpp`, or by `winograd.py` where that suits: 3x3 kernels of stride 1, two to three times faster there.
 
-There oneDNN (torch 2.13) takes up to a third longer for values and the image's gradient of narrow 1x1 layers, and
-two to three times as long for the weights' gradient of 3x3 kernels; with AVX-512 its own code is as fast as the
-processor. Equal to `torch.nn.functional.conv2d` up to the order of sums.
+With AVX2 oneDNN (torch 2.13) takes up to a third longer for values and the image's gradient of narrow 1x1 layers, and
+two to three times as long for the weights' gradient of 3x3 kernels; with AVX-512 it is as fast as we are for wide 1x1
+layers, and whatever is one pass, Winograd's or a gradient is faster here. Equal to `torch.nn.functional.conv2d` up to the order of
+sums.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ KERNEL = Kernel(
 # with fewer, oneDNN does as well: positions of the output, channels in and out, weights whose gradient is asked for
 LEAST_PLACES, LEAST_CHANNELS, LEAST_WEIGHTS = 64, 16, 1 << 12
 Pair = tuple[int, int]
+# as torch calls them; they have vectors of 8 and of 16 numbers, and fused products and sums
+PROCESSORS = ("AVX2", "AVX512")
 LINEAR = Ending()
 
 
@@ -69,7 +72,7 @@ def can_run(x: torch.Tensor) -> bool:
         and x.is_contiguous(memory_format=torch.channels_last)
         and type(x) is torch.Tensor
         and not torch.is_autocast_enabled("cpu")
-        and torch.backends.cpu.get_cpu_capability() == "AVX2"
+        and torch.backends.cpu.get_cpu_capability() in PROCESSORS
     )
 
 

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <memory>
+#include <new>
 #include <type_traits>
 #include <vector>
 
@@ -14,9 +14,13 @@
 
 namespace {
 
-// TILE x PANEL sums stay in registers: with AVX2, 12 of 16
+// TILE x PANEL sums stay in registers: 12 of 16, with AVX-512 24 of 32
 constexpr int TILE = 6;
+#ifdef __AVX512F__
+constexpr int VECTORS = 4;
+#else
 constexpr int VECTORS = 2;
+#endif
 constexpr int PANEL = VECTORS * LANES;
 constexpr int64_t DEPTH = 512;       // products added up before sums go back to memory
 constexpr int64_t BLOCK = 24 * TILE;  // most places that a panel of weights is used for: their inputs stay in L2
@@ -25,12 +29,20 @@ constexpr int64_t LAID_OUT = 256;     // most places laid out together for sums 
 // Numbers that are written before they are read: nothing to clear.
 class Room {
    public:
-    explicit Room(int64_t count) : numbers(new float[count]) {}
-    float* data() const { return numbers.get(); }
+    explicit Room(int64_t count) : numbers(static_cast<float*>(::operator new[](count * sizeof(float), LINE))) {}
+    ~Room() { ::operator delete[](numbers, LINE); }
+    Room(const Room&) = delete;
+    float* data() const { return numbers; }
 
    private:
-    std::unique_ptr<float[]> numbers;
+    // vectors that begin with a line of the cache are read at once
+    static constexpr std::align_val_t LINE{64};
+    float* const numbers;
 };
+
+// places whose sums of few vectors are added up together, or registers would stay empty
+template <int WIDE>
+constexpr int MANY = VECTORS >= 4 && WIDE <= 2 ? 12 : TILE;
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -68,17 +80,10 @@ struct Ending {
     float least, most;
     bool swish;  // x * relu6(x + 3) / 6, instead of bounds
 
-    template <class Number>
-    static inline __attribute__((always_inline)) Number between(Number value, float least, float most) {
-        // comparisons are such that what is not a number stays one
-        value = value < least ? Number{} + least : value;
-        return value > most ? Number{} + most : value;
-    }
-
-    template <class Number>
-    inline __attribute__((always_inline)) Number finish(Number sum) const {
-        if (swish) return sum * between(sum + 3.0f, 0.0f, 6.0f) * (1.0f / 6.0f);
-        return between(sum, least, most);
+    inline __attribute__((always_inline)) Floats finish(const Floats& sum) const {
+        const Floats none = {};
+        if (swish) return sum * at_most(none + 6.0f, at_least(none, sum + 3.0f)) * (1.0f / 6.0f);
+        return at_most(none + most, at_least(none + least, sum));
     }
 
     // Nothing but the same biases.
@@ -120,10 +125,11 @@ struct Rows {
     const float* zeros;
 };
 
-// One part of the sums of ROWS places and WIDE vectors of outputs.
+// One part of the sums of ROWS places and WIDE vectors of outputs, the last of which has `last` numbers.
 template <int ROWS, int WIDE>
 inline __attribute__((always_inline)) void add_part(const Part& part, const Rows& rows, const float* panel,
-                                                    const Ending& ending, const Target& target, int64_t first) {
+                                                    const Ending& ending, const Target& target, int64_t last,
+                                                    int64_t first) {
     Sums<ROWS, WIDE> sums;
     float* const between = target.sums + first * PANEL;
     if (part.begins)
@@ -152,54 +158,50 @@ inline __attribute__((always_inline)) void add_part(const Part& part, const Rows
         return sums.each([&](Floats& sum, int row, int column) __attribute__((always_inline)) {
             store(sum, between + row * PANEL + column, LANES);
         });
+    const auto lanes = [&](int column) __attribute__((always_inline)) {
+        return column + LANES < WIDE * LANES ? LANES : last;
+    };
     if (target.added) {
         const float* const added = target.added + first * target.stride;
         sums.each([&](Floats& sum, int row, int column) __attribute__((always_inline)) {
-            sum += load(added + row * target.stride + column, LANES);
+            sum += load(added + row * target.stride + column, lanes(column));
         });
     }
     float* const finished = target.finished + first * target.stride;
     sums.each([&](Floats& sum, int row, int column) __attribute__((always_inline)) {
-        store(ending.finish(sum), finished + row * target.stride + column, LANES);
+        store(ending.finish(sum), finished + row * target.stride + column, lanes(column));
     });
 }
 
-// One part of the sums of `count` places.
-template <int WIDE>
-void add_part(const Part& part, const Rows& rows, int64_t count, const float* panel, const Ending& ending,
-              const Target& target) {
-    int64_t place = 0;
-    for (; place + TILE <= count; place += TILE) add_part<TILE, WIDE>(part, rows, panel, ending, target, place);
-    // fewer rows take nearly as long as a tile
-    for (; place + 3 <= count; place += 3) add_part<3, WIDE>(part, rows, panel, ending, target, place);
-    for (; place < count; ++place) add_part<1, WIDE>(part, rows, panel, ending, target, place);
-}
-
-// The same for `width` outputs: finished sums go one by one where these are no whole vectors.
+// One part of the sums of `count` places and `width` outputs, a panel's or fewer.
+template <int WIDE = VECTORS>
 void add_part(const Part& part, const Rows& rows, int64_t count, const float* panel, const Ending& ending,
               const Target& target, int64_t width) {
-    if (width == PANEL) return add_part<VECTORS>(part, rows, count, panel, ending, target);
-    if (width == LANES) return add_part<1>(part, rows, count, panel, ending, target);
-    add_part<VECTORS>(part, rows, count, panel, ending.linear(), {target.sums, target.sums, PANEL, nullptr});
-    if (!part.ends) return;
-    for (int64_t place = 0; place < count; ++place)
-        for (int64_t column = 0; column < width; ++column) {
-            const int64_t at = place * target.stride + column;
-            const float sum = target.sums[place * PANEL + column] + (target.added ? target.added[at] : 0.0f);
-            target.finished[at] = ending.finish(sum);
-        }
+    if constexpr (WIDE > 1)
+        if (width <= (WIDE - 1) * LANES) return add_part<WIDE - 1>(part, rows, count, panel, ending, target, width);
+    const int64_t last = width - (WIDE - 1) * LANES;
+    int64_t place = 0;
+    for (; place + MANY<WIDE> <= count; place += MANY<WIDE>)
+        add_part<MANY<WIDE>, WIDE>(part, rows, panel, ending, target, last, place);
+    for (; place + TILE <= count; place += TILE)
+        add_part<TILE, WIDE>(part, rows, panel, ending, target, last, place);
+    // fewer rows take nearly as long as a tile
+    for (; place + 3 <= count; place += 3) add_part<3, WIDE>(part, rows, panel, ending, target, last, place);
+    for (; place < count; ++place) add_part<1, WIDE>(part, rows, panel, ending, target, last, place);
 }
 
 // body(to, stride, whole vectors) for `rows` rows of `width` sums at `to`, `stride` apart, by way of a copy where they are
 // not TILE rows of whole vectors
-template <class Body>
+template <int WIDE = VECTORS, class Body>
 inline __attribute__((always_inline)) void in_tile(float* to, int64_t stride, int64_t rows, int64_t width,
                                                    const Body& body) {
-    if (rows == TILE && width == PANEL) return body(to, stride, std::integral_constant<int, VECTORS>{});
-    if (rows == TILE && width == LANES) return body(to, stride, std::integral_constant<int, 1>{});
+    if constexpr (WIDE > 1)
+        if (width <= (WIDE - 1) * LANES) return in_tile<WIDE - 1>(to, stride, rows, width, body);
+    const std::integral_constant<int, WIDE> wide;
+    if (rows == TILE && width == WIDE * LANES) return body(to, stride, wide);
     float copy[TILE * PANEL] = {};
     for (int64_t row = 0; row < rows; ++row) std::memcpy(copy + row * PANEL, to + row * stride, width * sizeof(float));
-    body(copy, int64_t(PANEL), std::integral_constant<int, VECTORS>{});
+    body(copy, int64_t(PANEL), wide);
     for (int64_t row = 0; row < rows; ++row) std::memcpy(to + row * stride, copy + row * PANEL, width * sizeof(float));
 }
 

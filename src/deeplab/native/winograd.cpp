@@ -17,7 +17,7 @@ namespace {
 
 constexpr int SIDE = 4, REACH = 6, ENTRIES = REACH * REACH, TAPS = 3;
 // squares and outputs that are worked on together: their 36 entries stay near the processor
-constexpr int64_t SQUARES = 8 * TILE, GROUP = 4 * PANEL;
+constexpr int64_t SQUARES = 8 * TILE, GROUP = 8 * LANES;
 // entries of one buffer lie so much more apart than they are long, or all would fall into the same lines of L1
 constexpr int64_t APART = 16;
 
@@ -262,7 +262,7 @@ void weight_gradient(const Shape& shape, const float* source, const float* gradi
     const Squares squares(shape);
     const int64_t most = std::min(LAID_OUT, squares.count()), size = shape.outputs * shape.channels;
     const int64_t step = most * shape.channels + APART, between = most * shape.outputs + APART;
-    const int64_t group = 16 * PANEL;
+    const int64_t group = 32 * LANES;
     const std::vector<float> zeros(std::max(shape.channels, shape.outputs));
     const Room inputs(ENTRIES * step), gradients(ENTRIES * between);
 #pragma omp parallel

@@ -6,7 +6,6 @@ average logits or probabilities. `deeplab.export` writes these files and proves 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +27,7 @@ from deeplab.prediction.labelling import AS_IT_IS, AUTO, TORCH, Labelling
 from deeplab.prediction.predictor import Predictor
 from deeplab.prediction.runtimes.program import RuntimeNetwork, as_photos
 from deeplab.prediction.strips import Labelled
+from deeplab.system.reading import foreign, parse_json, read_text, shown
 
 # beside the file, with the same description and the file's name
 REPORT_NAME = "export.json"
@@ -64,12 +64,11 @@ def artefact_path(model: str | os.PathLike[str]) -> Path | None:
     report = path / REPORT_NAME
     if not report.is_file():
         return None
-    try:
-        return path / json.loads(report.read_text(encoding="utf-8"))["file"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            "names no file of an exported model", fix="give the file itself", file=report
-        ) from error
+    with foreign(report, "names no file of an exported model", fix="give the file itself"):
+        name = parse_json(read_text(report))["file"]
+        if Path(name).name != name:
+            raise UserError(f"names {shown(name)}, which is not beside it", fix="give the file itself")
+        return path / name
 
 
 def open_artefact(path: Path) -> Artefact:
