@@ -140,12 +140,14 @@ def _packed(layer: nn.Module) -> PackedConv | None:
 def _can_run(x: torch.Tensor, chain: Chain, other: torch.Tensor | None, small: torch.Tensor | None) -> bool:
     channels = x.shape[1] + (0 if small is None else small.shape[1])
     first = chain.filtering if chain.expand is None else chain.expand
+    can_run = dense_conv.can_run if x.dtype == torch.float32 else dense_conv.can_run_halves
     return (
         first.in_channels == channels
         and first.can_run(x)
-        and dense_conv.can_run(x)
-        and (small is None or (dense_conv.can_run(small) and small.shape[0] == x.shape[0]))
-        and (other is None or other.is_contiguous(memory_format=torch.channels_last))
+        and can_run(x)
+        and (x.dtype == torch.float32 or chain.filtering.in_channels % 2 == 0)
+        and (small is None or (can_run(small) and small.shape[0] == x.shape[0] and small.dtype == x.dtype))
+        and (other is None or (other.is_contiguous(memory_format=torch.channels_last) and other.dtype == x.dtype))
         and separable.KERNEL.ready()
     )
 
