@@ -58,8 +58,9 @@ def wins_packed(x: torch.Tensor, weight: torch.Tensor, *, stride: Pair) -> bool:
     """Whether `packed_conv` can run, in bfloat16 too, and is faster than oneDNN."""
     if x.dtype != torch.bfloat16:
         return wins(x, weight, stride=stride)
-    pointwise = weight.shape[2:] == (1, 1) and stride == (1, 1)
-    return pointwise and can_run_halves(x) and weight.dtype == x.dtype and _is_worth_it(x, weight, stride)
+    # oneDNN computes outputs by sixteens, and is as fast as we are where that leaves none over
+    odd = weight.shape[2:] == (1, 1) and weight.shape[0] % 16 > 0
+    return odd and can_run_halves(x) and weight.dtype == x.dtype and _is_worth_it(x, weight, stride)
 
 
 def can_run(x: torch.Tensor) -> bool:

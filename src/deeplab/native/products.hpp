@@ -22,6 +22,7 @@ constexpr int VECTORS = 4;
 constexpr int VECTORS = 2;
 #endif
 constexpr int PANEL = VECTORS * LANES;
+constexpr int64_t LINE = 16;          // floats in a line of the cache
 constexpr int64_t DEPTH = 512;       // products added up before sums go back to memory
 constexpr int64_t BLOCK = 24 * TILE;  // most places that a panel of weights is used for: their inputs stay in L2
 constexpr int64_t LAID_OUT = 256;     // most places laid out together for sums over places
@@ -29,14 +30,14 @@ constexpr int64_t LAID_OUT = 256;     // most places laid out together for sums 
 // Numbers that are written before they are read: nothing to clear.
 class Room {
    public:
-    explicit Room(int64_t count) : numbers(static_cast<float*>(::operator new[](count * sizeof(float), LINE))) {}
-    ~Room() { ::operator delete[](numbers, LINE); }
+    explicit Room(int64_t count) : numbers(static_cast<float*>(::operator new[](count * sizeof(float), ALIGNED))) {}
+    ~Room() { ::operator delete[](numbers, ALIGNED); }
     Room(const Room&) = delete;
     float* data() const { return numbers; }
 
    private:
     // vectors that begin with a line of the cache are read at once
-    static constexpr std::align_val_t LINE{64};
+    static constexpr std::align_val_t ALIGNED{64};
     float* const numbers;
 };
 
@@ -49,7 +50,7 @@ inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t in_panels(int64_t count) { return ceil_div(count, PANEL) * PANEL; }
 
 // What is multiplied at once: a number, or two bfloat16 that follow each other, the first in the lower half.
-typedef uint32_t Pair __attribute__((may_alias));
+typedef uint32_t Pair;
 template <typename T>
 struct Multiplied {
     using Word = float;
@@ -162,11 +163,11 @@ struct Rows {
     const Number* zeros;
 };
 
-// One part of the sums of ROWS places and WIDE vectors of outputs, the last of which has `last` numbers.
+// One part of the sums of ROWS places, of `count`, and WIDE vectors of outputs, the last of which has `last` numbers.
 template <int ROWS, int WIDE, class Number, typename To>
 inline __attribute__((always_inline)) void add_part(const Part& part, const Rows<Number>& rows, const Number* panel,
                                                     const Ending& ending, const Target<To>& target, int64_t last,
-                                                    int64_t first) {
+                                                    int64_t first, int64_t count) {
     Sums<ROWS, WIDE> sums;
     float* const between = target.sums + first * PANEL;
     if (part.begins)
@@ -184,6 +185,12 @@ inline __attribute__((always_inline)) void add_part(const Part& part, const Rows
             from[row] = rows.of[tap * BLOCK + first + row];
             nothing &= from[row] == rows.zeros;
         }
+        // the next places' rows: so many short runs are more than processors foresee
+        if (part.to - part.from >= 4 * LINE && first + 2 * ROWS <= count)
+            for (int row = 0; row < ROWS; ++row) {
+                const Number* const next = rows.of[tap * BLOCK + first + ROWS + row];
+                for (int64_t at = part.from; at < part.to; at += LINE) __builtin_prefetch(next + at);
+            }
         if (nothing) {
             panel += (part.to - part.from) * PANEL;
             continue;
@@ -219,12 +226,12 @@ void add_part(const Part& part, const Rows<Number>& rows, int64_t count, const N
     const int64_t last = width - (WIDE - 1) * LANES;
     int64_t place = 0;
     for (; place + MANY<WIDE> <= count; place += MANY<WIDE>)
-        add_part<MANY<WIDE>, WIDE>(part, rows, panel, ending, target, last, place);
+        add_part<MANY<WIDE>, WIDE>(part, rows, panel, ending, target, last, place, count);
     for (; place + TILE <= count; place += TILE)
-        add_part<TILE, WIDE>(part, rows, panel, ending, target, last, place);
+        add_part<TILE, WIDE>(part, rows, panel, ending, target, last, place, count);
     // fewer rows take nearly as long as a tile
-    for (; place + 3 <= count; place += 3) add_part<3, WIDE>(part, rows, panel, ending, target, last, place);
-    for (; place < count; ++place) add_part<1, WIDE>(part, rows, panel, ending, target, last, place);
+    for (; place + 3 <= count; place += 3) add_part<3, WIDE>(part, rows, panel, ending, target, last, place, count);
+    for (; place < count; ++place) add_part<1, WIDE>(part, rows, panel, ending, target, last, place, count);
 }
 
 // body(to, stride, whole vectors) for `rows` rows of `width` sums at `to`, `stride` apart, by way of a copy where they are
