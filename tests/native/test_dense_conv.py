@@ -138,6 +138,8 @@ def test_elsewhere_the_plain_convolution_runs(monkeypatch: pytest.MonkeyPatch) -
     with torch.autocast("cpu", torch.bfloat16):
         assert not dense_conv.wins(x, weight, stride=(1, 1))
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    assert dense_conv.wins(x, weight, stride=(1, 1))
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
     assert not dense_conv.wins(x, weight, stride=(1, 1))
 
 

@@ -74,7 +74,7 @@ class PackedConv(AtrousConv2d):
                     x, weight, bias, stride=self.stride, rate=self.dilation, pads=pads
                 )
                 return self.activation(found)
-        elif dense_conv.wins(x, self.weight, stride=self.stride):
+        elif dense_conv.wins_packed(x, self.weight, stride=self.stride):
             return self._by_own_kernel(x, self.activation)
         return self._by_onednn(x, self.activation)
 
@@ -91,7 +91,7 @@ class PackedConv(AtrousConv2d):
         if not fits:
             return super().joined(x, other, activation)
         x = x.contiguous(memory_format=torch.channels_last)
-        if dense_conv.wins(x, self.weight, stride=self.stride):
+        if dense_conv.wins_packed(x, self.weight, stride=self.stride):
             return self._by_own_kernel(x, activation, other)
         return self._by_onednn(x, activation, other)
 
@@ -99,7 +99,8 @@ class PackedConv(AtrousConv2d):
         self, x: torch.Tensor, activation: nn.Module, other: torch.Tensor | None = None
     ) -> torch.Tensor:
         place = self.place_of(x)
-        kernel = winograd if winograd.suits(x, self.weight, **place._asdict()) else dense_conv
+        by_winograd = x.dtype == torch.float32 and winograd.suits(x, self.weight, **place._asdict())
+        kernel = winograd if by_winograd else dense_conv
         packed = self.laid_out((kernel,), lambda: kernel.pack(self.weight, self.bias))
         ending = ENDINGS.get(type(activation))
         if ending is None:
