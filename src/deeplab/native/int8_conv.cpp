@@ -13,7 +13,7 @@
 namespace {
 
 constexpr int LARGEST_KERNEL = 5;
-constexpr int64_t BETWEEN = 64 << 10;  // floats between the convolutions, a thread: they stay in L2
+constexpr int64_t BETWEEN = 128 << 10;  // floats between the convolutions, a thread: they stay in L2
 constexpr int64_t FILTERED = 4 << 10;  // floats behind the depthwise convolution that become bytes together
 constexpr int64_t ROUND = 12;          // places that any tile is a part of
 

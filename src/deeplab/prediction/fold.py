@@ -102,7 +102,7 @@ def _fold(layer: ConvNormAct, norm: nn.BatchNorm2d) -> None:
     layer.norm = nn.Identity()
 
 
-def _pack(model: nn.Module, ranges: Mapping[str, Range]) -> None:
+def _pack(model: nn.Module, ranges: Mapping[str, Range] = NO_RANGES) -> None:
     """Replace every convolution by its packed form, with the activation behind it where oneDNN knows that."""
     for place, layer in model.named_modules():
         if isinstance(layer, ConvNormAct):
