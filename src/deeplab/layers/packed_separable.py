@@ -147,7 +147,10 @@ def _can_run(x: torch.Tensor, chain: Chain, other: torch.Tensor | None, small: t
         and can_run(x)
         and (x.dtype == torch.float32 or chain.filtering.in_channels % 2 == 0)
         and (small is None or (can_run(small) and small.shape[0] == x.shape[0] and small.dtype == x.dtype))
-        and (other is None or (other.is_contiguous(memory_format=torch.channels_last) and other.dtype == x.dtype))
+        and (
+            other is None
+            or (other.is_contiguous(memory_format=torch.channels_last) and other.dtype == x.dtype)
+        )
         and separable.KERNEL.ready()
     )
 
