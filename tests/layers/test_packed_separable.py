@@ -84,7 +84,7 @@ def _block(case: tuple, *, activation: str = "relu6", rule: str = "same", **opti
 def _packed(layer: nn.Module) -> nn.Module:
     """As `for_inference` makes it, sharing no parameters."""
     whole = nn.Sequential(copy.deepcopy(layer))
-    _pack(whole)
+    _pack(whole, {})
     assert type(whole[0]) is ONE_PASS[type(layer)].__self__
     return whole[0]
 

@@ -31,7 +31,7 @@ from deeplab.errors import UserError
 from deeplab.layers.conv import AtrousConv2d
 from deeplab.layers.packed_conv import PackedConv
 from deeplab.model.network import DeepLab
-from deeplab.native import dense_conv
+from deeplab.native import dense_conv, int8
 from deeplab.prediction.runtimes import ENGINES, engine_network, program
 from deeplab.prediction.runtimes.int8 import write_int8
 from deeplab.prediction.segmenter import Segmenter
@@ -196,6 +196,8 @@ def test_int8_is_near_and_made_once_for_the_same_photos(cache: pytest.MonkeyPatc
         patch.setattr(
             "deeplab.prediction.runtimes.int8.write_int8", lambda *of: pytest.fail("converted twice")
         )
+        # where PyTorch's own kernels are not faster
+        patch.setattr("deeplab.native.int8.bits", lambda: 7)
         name, again = engine_network(
             small_model(), "auto", device=CPU, precision="int8", calibration=examples
         )
@@ -205,10 +207,38 @@ def test_int8_is_near_and_made_once_for_the_same_photos(cache: pytest.MonkeyPatc
             engine_network(model, "openvino", device=CPU, precision="int8", calibration=examples[:1])
 
 
+def test_int8_with_pytorch_is_near_and_ranges_are_gathered_once(
+    empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, images = small_model(), photos(SIZES[0])
+    examples = [*program.as_photos(images).numpy(), *program.as_photos(photos(SIZES[2])).numpy()]
+    how = {"precision": "int8", "calibration": examples, "device": "cpu"}
+    expected = Segmenter(model, device="cpu").predictor.logits_of(examples[0])
+    found = Segmenter(model, **how)
+    assert found.predictor.engine == "torch"
+    logits = found.predictor.logits_of(examples[0])
+    assert 1e-4 < (logits - expected).abs().mean() / expected.std() < 0.1
+    monkeypatch.setattr("deeplab.prediction.int8._gathered", lambda *of: pytest.fail("gathered twice"))
+    again = Segmenter(small_model(), scales=(1.0, 0.5), **how).predictor
+    assert torch.equal(again.logits_of(examples[0]), logits)
+    with pytest.raises(BaseException, match="gathered twice"):
+        Segmenter(model, **{**how, "calibration": examples[:1]})
+
+
+@pytest.mark.skipif(bool(int8.KERNEL.why_not), reason="no C++ compiler")
+def test_auto_is_pytorch_in_int8_where_its_products_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = object()
+    monkeypatch.setattr("deeplab.prediction.runtimes.find_spec", lambda name: "found")
+    monkeypatch.setattr("deeplab.prediction.runtimes.ENGINES", {"openvino": lambda *_, **__: found})
+    for bits, expected in ((8, None), (7, ("openvino", found))):
+        monkeypatch.setattr(int8, "bits", lambda bits=bits: bits)
+        assert engine_network(small_model(), "auto", device=CPU, precision="int8") == expected
+
+
 def test_int8_without_what_it_needs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model, photo = small_model(), np.zeros((33, 33, 3), np.uint8)
-    with pytest.raises(UserError, match="engine torch has no precision int8; fix: engine openvino"):
-        Segmenter(model, precision="int8", calibration=[photo])
+    with pytest.raises(UserError, match="the device is meta; fix: leave it out"):
+        Segmenter(model, precision="int8", calibration=[photo], device="meta")
     with pytest.raises(UserError, match="there are none; fix: --calibration FOLDER"):
         Segmenter(model, precision="int8", engine="openvino")
     monkeypatch.setitem(sys.modules, "nncf", None)

@@ -6,7 +6,9 @@ import json
 import sqlite3
 import struct
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from support.banded_photos import scene as banded_scene
 
 from deeplab import DeepLab, DeepLabConfig, LabelSpec
 from deeplab.config import ASPPConfig, PixelConfig, backbone_config
+from deeplab.errors import UserError
 from deeplab.imaging.scenes import is_scene, open_scene
 from deeplab.model.checkpoint import load
 from deeplab.prediction.labelling import Labelling
@@ -290,6 +293,12 @@ def test_what_a_scene_is(tmp_path: Path, monkeypatch) -> None:
     assert is_scene(tmp_path / "slide.svs")
 
 
+def test_blocks_of_a_window_are_kept_between_its_bands_its_mask_and_the_next_window(tmp_path: Path) -> None:
+    held = 4 * 3 * 1280 * 1280
+    with open_scene(write(tmp_path / "scene.tif", values(), **GROUND)):
+        assert rasterio.env.getenv()["GDAL_CACHEMAX"] >= held
+
+
 def test_strips_are_warned_of_and_tiles_are_not(tmp_path: Path, monkeypatch, recwarn) -> None:
     monkeypatch.setattr("deeplab.imaging.scenes.WIDEST_STRIP", SIZE[1] - 1)
     tiled = write(tmp_path / "tiled.tif", values(), tiled=True, blockxsize=64, blockysize=64, **GROUND)
@@ -424,6 +433,39 @@ def test_models_of_bands_read_them_as_stored(deeplab, tmp_path: Path, kind: str,
     other = write(tmp_path / "other.tif", stored[..., :1], **profile)
     code, _, err = deeplab("predict", other, *words)
     assert code == 1 and "(band 1; " in err and "--bands names those to read" in err
+
+
+def test_nothing_is_fetched_for_a_scene(scene: Path) -> None:
+    """GDAL follows what lies beside a raster, and what the raster says of itself, to any address."""
+    asked: list[str] = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *words: object) -> None:
+            """Quietly."""
+
+    with HTTPServer(("127.0.0.1", 0), Server) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"/vsicurl/http://127.0.0.1:{server.server_port}/x.tif"
+        (scene.parent / "scene.tif.aux.xml").write_text(
+            f'<PAMDataset><Metadata domain="OVERVIEWS"><MDI key="OVERVIEW_FILE">{address}</MDI></Metadata></PAMDataset>'
+        )
+        with open_scene(scene) as opened:
+            opened.preview(8)
+        beside = scene.parent / "scene.tif.OVR"
+        beside.write_text(
+            '<VRTDataset rasterXSize="9" rasterYSize="9"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>'
+            f"<SourceFilename>{address}</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>"
+        )
+        with pytest.raises(UserError, match=rf"{beside}: is no TIFF, .*read without it"), open_scene(scene):
+            pass
+        server.shutdown()
+    assert asked == []
 
 
 def test_a_damaged_scene_is_skipped_by_name(deeplab, squares_model, scene: Path, tmp_path: Path) -> None:

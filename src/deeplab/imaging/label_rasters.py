@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 import uuid
-import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 
 from deeplab.errors import UserError, require
 from deeplab.imaging.geopackage import LOCAL, NOWHERE, write_geopackage
-from deeplab.imaging.scenes import CACHE_MEGABYTES, Place, shrunk
+from deeplab.imaging.scenes import Place, rasterio_alone, shrunk
 from deeplab.system.writing import ENDING, cannot_write, put_in_place, whole_file
 
 TILE = 512
@@ -62,7 +61,7 @@ def write_label_raster(
     beside = path.parent / f".{uuid.uuid4().hex}{ENDING}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _rasterio() as rasterio:
+        with rasterio_alone() as rasterio:
             try:
                 with rasterio.open(beside, "w", **profile, **place.profile) as target:
                     target.update_tags(**place.tags, CLASSES=json.dumps(list(classes), ensure_ascii=False))
@@ -87,7 +86,7 @@ def write_label_raster(
 
 def label_preview(path: Path, longest: int) -> np.ndarray:
     """The labels of a raster with sides of at most so many pixels, [H, W]."""
-    with _rasterio() as rasterio, rasterio.open(path) as source:
+    with rasterio_alone() as rasterio, rasterio.open(path) as source:
         return source.read(1, out_shape=shrunk((source.height, source.width), longest))
 
 
@@ -110,7 +109,7 @@ def write_polygons(raster: Path, path: Path, *, classes: Sequence[str], untinted
     Raises:
         UserError: the file cannot be written.
     """
-    with _rasterio() as rasterio, rasterio.open(raster) as source:
+    with rasterio_alone() as rasterio, rasterio.open(raster) as source:
         features: Any = require("rasterio.features", extra="geo")
         warp: Any = require("rasterio.warp", extra="geo")
         points, system = source.gcps
@@ -148,11 +147,3 @@ def _through(points: Sequence[Any], outline: dict[str, Any]) -> dict[str, Any]:
             columns, rows = zip(*ring, strict=True)
             rings.append(list(zip(*way.xy(rows, columns, offset="ul"), strict=True)))
     return outline | {"coordinates": rings}
-
-
-@contextmanager
-def _rasterio() -> Iterator[Any]:
-    rasterio: Any = require("rasterio", extra="geo")
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_MEGABYTES), warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        yield rasterio

@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -16,11 +17,13 @@ import numpy as np
 from PIL import TiffImagePlugin
 
 from deeplab.errors import UserError, require
+from deeplab.system.reading import beginning
 
 # as photos, that many are held whole
 MOST_PHOTO_PIXELS = 64_000_000
 # where on the ground a pixel lies, and which value is none
-WIDTH, HEIGHT, GEO_TAGS = 256, 257, (33550, 34264, 34735, 42113)
+WIDTH, HEIGHT, GEO_TAGS = 256, 257, (33550, 34264, 34735, 42113, 50844)
+WORLD_FILES = (".tfw", ".tifw", ".wld")
 BIG_TIFF = (b"II+\0", b"MM\0+")
 TIFF = (b"II*\0", b"MM\0*", *BIG_TIFF)
 TIFF_SUFFIXES = frozenset({".tif", ".tiff", ".gtiff", ".tf8", ".btf"})
@@ -29,8 +32,9 @@ SLIDE_SUFFIXES = frozenset(
 )
 # wider ones make reading take as long as labelling
 WIDEST_STRIP = 8000
-# of GDAL's blocks
-CACHE_MEGABYTES = 64
+# of GDAL's blocks; rasterio counts bytes, where GDAL itself would take so small a number for megabytes
+CACHE_BYTES = 64 << 20
+BESIDE = (".ovr", ".msk")
 
 
 class Scene(Protocol):
@@ -71,13 +75,18 @@ class Place(NamedTuple):
     tags: dict[str, str]
 
 
-def is_scene(path: Path) -> bool:
-    """Whether a file is read part by part: slides, and TIFFs that lie on the ground or are too large for a photo."""
+def is_scene(path: Path, content: bytes | None = None) -> bool:
+    """Whether a file is read part by part: slides, and TIFFs that lie on the ground or are too large for a photo.
+
+    Args:
+        path: of the file, or its name where it is none.
+        content: its bytes then.
+    """
     suffix = path.suffix.lower()
     if suffix not in TIFF_SUFFIXES:
         return suffix in SLIDE_SUFFIXES
     try:
-        with path.open("rb") as file:
+        with path.open("rb") if content is None else BytesIO(content) as file:
             header = file.read(16)
             if header[:4] not in TIFF:
                 return False
@@ -90,7 +99,10 @@ def is_scene(path: Path) -> bool:
     except Exception:
         return False
     pixels = int(tags.get(WIDTH, 0)) * int(tags.get(HEIGHT, 0))
-    return pixels > MOST_PHOTO_PIXELS or any(tag in tags for tag in GEO_TAGS)
+    on_the_ground = any(tag in tags for tag in GEO_TAGS) or any(
+        path.with_suffix(beside).exists() for beside in WORLD_FILES
+    )
+    return pixels > MOST_PHOTO_PIXELS or on_the_ground
 
 
 @contextmanager
@@ -113,15 +125,47 @@ def open_scene(path: Path, *, bands: Sequence[int] = (), level: int = 0) -> Iter
         except openslide.OpenSlideError as error:
             raise UserError(f"cannot be read as a slide ({error})", file=path) from error
         return
+    _refuse_pointers(path)
+    with rasterio_alone() as rasterio:
+        try:
+            # by their content other drivers would follow what a file says of files elsewhere
+            with rasterio.open(path, driver="GTiff") as source:
+                yield _Raster(path, source, bands)
+        except UnicodeEncodeError as error:
+            raise UserError("its name is no UTF-8, as GDAL wants it", fix="rename it", file=path) from error
+        except rasterio.errors.RasterioError as error:
+            raise UserError(
+                f"cannot be read as a raster ({error.__cause__ or error})",
+                fix="it is damaged or was cut off where it was copied: get it again",
+                file=path,
+            ) from error
+
+
+@contextmanager
+def rasterio_alone() -> Iterator[Any]:
+    """Rasterio, with bounded memory, that fetches nothing from anywhere.
+
+    Raises:
+        UserError: the extra is not installed.
+    """
     rasterio: Any = require("rasterio", extra="geo")
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_MEGABYTES), warnings.catch_warnings():
+    options = {"GDAL_CACHEMAX": CACHE_BYTES, "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".none"}
+    with rasterio.Env(**options), warnings.catch_warnings():
         # a picture need not lie on the ground
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        try:
-            with rasterio.open(path) as source:
-                yield _Raster(path, source, bands)
-        except rasterio.errors.RasterioError as error:
-            raise UserError(f"cannot be read as a raster ({error.__cause__ or error})", file=path) from error
+        yield rasterio
+
+
+def _refuse_pointers(path: Path) -> None:
+    """GDAL opens what is called like a raster's overviews or mask by content, and some contents are addresses."""
+    names = {f"{path.name}{ending}".casefold() for ending in BESIDE}
+    for each in path.parent.iterdir():
+        if each.name.casefold() in names and beginning(each, 4) not in TIFF:
+            raise UserError(
+                "is no TIFF, and may point to anything",
+                fix=f"move it away, {path.name} is read without it",
+                file=each,
+            )
 
 
 class _Raster:

@@ -22,6 +22,8 @@ from deeplab.system.writing import ENDING, cannot_write, put_in_place
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp", ".ogv"}
 )
+# as FFmpeg calls them; without those that are lists of other files and addresses, whatever they are called
+FORMATS = "mov,matroska,avi,mpeg,mpegts,mpegvideo,asf,flv,ogg"
 CAMERA = "camera:"
 # the system's interface to cameras, and how it wants them named
 CAMERAS = {"linux": ("v4l2", "/dev/{}"), "darwin": ("avfoundation", "{}"), "win32": ("dshow", "video={}")}
@@ -112,7 +114,7 @@ def open_clip(name: str) -> Iterator[Clip]:
         UserError: the extra is not installed, or it cannot be opened.
     """
     av: Any = require("av", extra="video")
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"options": {"format_whitelist": FORMATS}}
     if is_camera(name):
         kind, place = CAMERAS.get(sys.platform, CAMERAS["linux"])
         device = name.removeprefix(CAMERA)

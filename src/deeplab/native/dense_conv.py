@@ -4,8 +4,8 @@ By `dense_conv.cpp`, or by `winograd.py` where that suits: 3x3 kernels of stride
 
 With AVX2 oneDNN (torch 2.13) takes up to a third longer for values and the image's gradient of narrow 1x1 layers, and
 two to three times as long for the weights' gradient of 3x3 kernels; with AVX-512 it is as fast as we are for wide 1x1
-layers, and one pass, Winograd's way and gradients are faster here. Equal to `torch.nn.functional.conv2d` up to the
-order of sums.
+layers, and whatever is one pass, Winograd's or a gradient is faster here. Equal to `torch.nn.functional.conv2d` up to
+the order of sums.
 """
 
 from __future__ import annotations

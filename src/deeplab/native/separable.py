@@ -95,14 +95,14 @@ def separable_conv(
         raise RuntimeError(f"added is {tuple(added.shape)}, the convolution {shape}")
     images, channels, height, width = x.shape
     sizes = (images, channels, height, width, hidden, outputs, len(rows), len(columns))
-    upsampled = None if behind is None else _upsampled(*behind, (height, width))
+    small = None if behind is None else upsampled(*behind, (height, width))
     KERNEL.library.deeplab_separable(
         (ctypes.c_int64 * 8)(*sizes),
         depthwise.kernel,
         torch.get_num_threads(),
         x.dtype == torch.bfloat16,
         x.data_ptr(),
-        upsampled,
+        small,
         _pointers(expand),
         _pointers(depthwise),
         _pointers(project),
@@ -115,7 +115,8 @@ def separable_conv(
     return target
 
 
-def _upsampled(small: torch.Tensor, rule: ResizeRule, size: tuple[int, int]) -> Any:
+def upsampled(small: torch.Tensor, rule: ResizeRule, size: tuple[int, int]) -> Any:
+    """A map [N, C, h, w], channels last, that is resized to a size, for kernels."""
     _, channels, height, width = small.shape
     rows, columns = axis(height, size[0], rule), axis(width, size[1], rule)
     tables = (table.ctypes.data for table in (rows.low, columns.low, rows.far, columns.far))

@@ -12,6 +12,7 @@ KERNELS: dict[str, tuple[str, ...]] = {
     "deeplab.native.confusion": ("confusion.cpp", "share_out.hpp"),
     "deeplab.native.dense_conv": ("dense_conv.cpp", "products.hpp", "lanes.hpp"),
     "deeplab.native.depthwise": ("depthwise.cpp", "taps.hpp", "lanes.hpp"),
+    "deeplab.native.int8": ("int8_conv.cpp", "byte_products.hpp", "taps.hpp", "lanes.hpp"),
     "deeplab.native.norm_act": ("norm_act.cpp", "lanes.hpp"),
     "deeplab.native.separable": ("separable.cpp", "products.hpp", "taps.hpp", "lanes.hpp"),
     "deeplab.native.upsample_argmax": ("upsample_argmax.cpp",),

@@ -6,11 +6,10 @@ average logits or probabilities. `deeplab.export` writes these files and proves 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -28,6 +27,7 @@ from deeplab.prediction.labelling import AS_IT_IS, AUTO, TORCH, Labelling
 from deeplab.prediction.predictor import Predictor
 from deeplab.prediction.runtimes.program import RuntimeNetwork, as_photos
 from deeplab.prediction.strips import Labelled
+from deeplab.system.reading import foreign, parse_json, read_text, shown
 
 # beside the file, with the same description and the file's name
 REPORT_NAME = "export.json"
@@ -64,12 +64,11 @@ def artefact_path(model: str | os.PathLike[str]) -> Path | None:
     report = path / REPORT_NAME
     if not report.is_file():
         return None
-    try:
-        return path / json.loads(report.read_text(encoding="utf-8"))["file"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            "names no file of an exported model", fix="give the file itself", file=report
-        ) from error
+    with foreign(report, "names no file of an exported model", fix="give the file itself"):
+        name = parse_json(read_text(report))["file"]
+        if Path(name).name != name:
+            raise UserError(f"names {shown(name)}, which is not beside it", fix="give the file itself")
+        return path / name
 
 
 def open_artefact(path: Path) -> Artefact:
@@ -154,7 +153,7 @@ def predictor_of(artefact: Artefact, path: Path, how: Labelling) -> Predictor:
 
 
 class LabelsPredictor(Predictor):
-    """Takes labels as they come out of the network; whatever else is asked, the network refuses."""
+    """Takes labels as they come out of the network; whatever else is asked, it or the network refuses."""
 
     def __init__(self, run: Callable[[torch.Tensor], Logits], *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -180,6 +179,17 @@ class LabelsPredictor(Predictor):
         if confidence:
             return super().label(photo, confidence=True)
         return Labelled(self.labels_of(photo).long(), None)
+
+    def sliding(self, size: tuple[int, int]) -> NoReturn:
+        """See `Predictor.sliding`.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            "this exported model gives labels, and a scene is labelled in windows, whose probabilities are averaged",
+            fix="export with --output small-logits",
+        )
 
 
 def _refuse_what_is_fixed(how: Labelling, path: Path) -> None:
