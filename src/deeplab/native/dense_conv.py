@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -78,11 +79,15 @@ def can_run_halves(x: torch.Tensor) -> bool:
         x.dtype == torch.bfloat16
         and x.shape[1] % 2 == 0
         and _can_run(x)
-        and not torch.cpu._is_amx_tile_supported()
-        and bool(torch.cpu._is_avx512_bf16_supported())
+        and _suits_halves()
         and KERNEL.ready()
         and bool(KERNEL.library.deeplab_dense_halves())
     )
+
+
+@cache
+def _suits_halves() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported()) and not torch.cpu._is_amx_tile_supported()
 
 
 def _is_worth_it(x: torch.Tensor, weight: torch.Tensor, stride: Pair) -> bool:
