@@ -3,8 +3,8 @@
     make demo
     python benchmarks/demo_picture.py demo docs/images/demo.jpg
 
-The photos come with scikit-image: the astronaut Eileen Collins by NASA (public domain), the cat Chelsea by Stefan van der
-Walt and the coffee by Rachel Michetti (both CC0).
+The photos come with scikit-image: the astronaut Eileen Collins by NASA (public domain), the cat Chelsea by Stefan van
+der Walt and the coffee by Rachel Michetti (both CC0).
 """
 
 from __future__ import annotations
