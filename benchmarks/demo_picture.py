@@ -35,7 +35,9 @@ def main() -> None:
         picture.paste(each, (left, 0))
         left += each.width + GAP
     picture.save(options.picture, quality=88, optimize=True)
-    print(f"{options.picture}: {picture.width} x {picture.height}, {options.picture.stat().st_size / 1000:.0f} kB")
+    print(
+        f"{options.picture}: {picture.width} x {picture.height}, {options.picture.stat().st_size / 1000:.0f} kB"
+    )
 
 
 if __name__ == "__main__":
