@@ -23,7 +23,7 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT / "src"))
 
-from deeplab.native.sources import KERNELS, LEVELS, MORE, OPENMP, SHIPPED, commands  # noqa: E402
+from deeplab.native.sources import KERNELS, MACHINES, OPENMP, SHIPPED, commands  # noqa: E402
 
 SHIPS = os.environ.get("DEEPLAB_SHIP_KERNELS", "") == "1"
 if SHIPS and (sys.platform, platform.machine()) != ("linux", "x86_64"):
@@ -40,26 +40,22 @@ class BuildWithKernels(build_py):
         shutil.rmtree(shipped, ignore_errors=True)
         if not SHIPS or self.editable_mode:
             return
-        for level in LEVELS:
+        for level in MACHINES:
             (shipped / level).mkdir(parents=True)
             for module, (source, *_) in KERNELS.items():
                 folder = ROOT.joinpath("src", *module.split(".")[:-1])
-                library = (shipped / level / source).with_suffix(".so")
-                compile_library(folder / source, level, library)
-                if (module, level) in MORE:
-                    more, flag = MORE[module, level]
-                    compile_library(folder / source, level, library.with_stem(f"{library.stem}-{more}"), flag)
+                compile_library(folder / source, level, (shipped / level / source).with_suffix(".so"))
 
 
-def compile_library(source: Path, level: str, library: Path, *more: str) -> None:
-    """Headers are found beside the source; `more` are flags.
+def compile_library(source: Path, level: str, library: Path) -> None:
+    """Headers are found beside the source.
 
     Raises:
         CalledProcessError: the compiler, $CXX or c++, failed.
     """
     with tempfile.TemporaryDirectory() as folder:
         # no path of this machine is in what it makes
-        flags = (f"-march={level}", *more, OPENMP, f"-ffile-prefix-map={source.parent}=.")
+        flags = (*MACHINES[level], OPENMP, f"-ffile-prefix-map={source.parent}=.")
         for command in commands(os.environ.get("CXX", "c++"), str(source.resolve()), flags):
             subprocess.run(command, cwd=folder, check=True)
         subprocess.run(["strip", "--strip-unneeded", "library.so"], cwd=folder, check=True)

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.evaluation_runs import CLASSES
+from support.object_store import s3
 from support.shards import killed_again_and_again
 
 from deeplab.cluster.inputs import parts_of
@@ -21,6 +23,7 @@ from deeplab.errors import UserError
 from deeplab.model.checkpoint import load
 from deeplab.prediction.labelling import Labelling
 from deeplab.prediction.predictor import Predictor
+from deeplab.system.stores import Folder
 
 CPU = Labelling(device="cpu")
 
@@ -121,8 +124,10 @@ def test_what_cannot_be_written_is_no_fault_of_the_photo(tmp_path: Path, monkeyp
             raise UserError("cannot be written (the disk is full)", file=path)
 
         patched.setattr("deeplab.system.stores.whole_file", full)
-        with pytest.raises(UserError, match="the disk is full"):
-            job.label_part(0, part, lambda name, photo: b"x")
+        # however often
+        for _ in range(4):
+            with pytest.raises(UserError, match="the disk is full"):
+                job.label_part(0, part, lambda name, photo: b"x")
     assert job.open_parts(1) == [0]
     job.label_part(0, part, lambda name, photo: os.fsencode(name))
     assert contents(job, 1) == {str(photo): os.fsencode(photo) for photo in photos}
@@ -160,35 +165,46 @@ def test_a_scene_is_a_dead_letter_and_no_photo(squares_model, squares: Path, tmp
 
 def test_ray_labels_all_and_names_what_failed(deeplab, squares_model, squares: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="the engine is the extra ray")
-    folder = tmp_path / "photos"
-    folder.mkdir()
     photos = sorted((squares / "JPEGImages").iterdir())
-    for photo in photos:
-        (folder / photo.name).write_bytes(photo.read_bytes())
-    (folder / "broken.png").write_text("no photo")
-    words = (
-        "-m",
-        squares_model,
-        "-o",
-        tmp_path / "out",
-        "--cluster",
-        "ray",
-        "--workers",
-        2,
-        "--shard-size",
-        2,
-    )
-    code, out, err = deeplab("predict", folder, *words)
-    assert code == 1 and f"{len(photos)} photos labelled" in out and "1 photos failed" in err
-    (dead,) = map(json.loads, (tmp_path / "out" / "dead-letters.jsonl").read_text().splitlines())
-    assert dead["photo"] == str(folder / "broken.png") and "cannot be read" in dead["error"]
-    lines = [
-        json.loads(line)
-        for path in sorted((tmp_path / "out").glob("*.jsonl"))
-        for line in path.read_text().splitlines()
-    ]
-    assert len(lines) == len(photos) + 2
-    code, out, _ = deeplab(
-        "predict", folder, "-m", squares_model, "-o", tmp_path / "out", "--cluster", "dask"
-    )
-    assert code == 2
+    with s3() as store:
+        for photo in photos:
+            store.put_file(str(photo), f"photos/in/{photo.name}")
+        store.pipe_file("photos/in/broken.png", b"no photo")
+        with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+            for photo in photos:
+                tar.add(photo, photo.name)
+        words = ["-m", squares_model, "--cluster", "ray", "--workers", 2, "--shard-size", 3]
+        code, out, err = deeplab(
+            "predict", "s3://photos/in", tmp_path / "shard.tar", "-o", "s3://photos/out", *words
+        )
+        assert code == 1 and f"{2 * len(photos)} photos labelled: s3://photos/out/labels-*.tar" in out
+        assert "1 photos failed, see s3://photos/out/dead-letters.jsonl" in err
+        (dead,) = map(json.loads, store.cat("photos/out/dead-letters.jsonl").splitlines())
+        assert dead["photo"] == "s3://photos/in/broken.png" and "cannot be read" in dead["error"]
+        kept = Job(Folder("s3://photos/out"))
+        assert (
+            len(contents(kept, 3)) == 2 * len(photos)
+            and len(list(kept.lines(range(3)))) == 2 * len(photos) + 1
+        )
+        code, _, err = deeplab("predict", "s3://photos/in", "-m", squares_model, "-o", tmp_path)
+        assert code == 2 and "s3://photos/in: lies in a store; fix: --cluster ray" in err
+    for wrong in (["--cluster", "dask"], ["--cluster", "ray", "--workers", 0], ["--label-maps", "png"]):
+        code, _, err = deeplab("predict", squares, "-m", squares_model, "-o", tmp_path / "out", *wrong)
+        assert code == 2 and wrong[-2] in err and not (tmp_path / "out").exists()
+
+
+def test_ray_measures_to_the_last_bit(
+    deeplab, squares_model, squares: Path, tmp_path: Path, monkeypatch
+) -> None:
+    pytest.importorskip("ray", reason="the engine is the extra ray")
+    monkeypatch.setattr("deeplab.cli.cluster.MEASURED_TOGETHER", 1)
+    words = ["eval", squares, "-m", squares_model, "--split", "train", "--classes", *CLASSES, "--boundaries"]
+    words += ["--reliability", "--bootstrap", 9]
+    shown = []
+    for name, cluster in (("plain", []), ("cluster", ["--cluster", "ray", "--workers", 2])):
+        code, out, _ = deeplab(*words, *cluster, "-o", tmp_path / name)
+        shown.append(out.replace(name, ""))
+        assert code == 0
+    assert shown[0] == shown[1]
+    for name in ("results.json", "images.npz", "report.html"):
+        assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "cluster" / name).read_bytes()

@@ -72,6 +72,7 @@ def predict_on_cluster(
         UserError: no such photos, cluster or model, or see `Job.planned`.
     """
     import json
+    import os
 
     from deeplab.cli.tables import photo_progress
     from deeplab.cluster.inputs import find_inputs, parts_of
@@ -82,7 +83,7 @@ def predict_on_cluster(
     from deeplab.system.stores import address_of
 
     ray_for(options.cluster or "", workers=options.workers, device=how.device)
-    target = address_of(output) or str(output.absolute())
+    target = address_of(output) or os.path.abspath(output)
     parts = parts_of(find_inputs(sources, beside=target), size=options.shard_size)
     # what is wrong with the model is seen here, and not by workers that Ray brings back without end
     open_predictor(model, replace(how, device="cpu"))

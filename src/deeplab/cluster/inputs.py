@@ -83,12 +83,12 @@ def _addresses(source: str) -> Iterable[str]:
     if not source.lower().endswith(LIST):
         if address is not None:
             return files_at(address, SUFFIXES)
-        return (str(photo.absolute()) for photo in find_photos(source, SUFFIXES))
+        return (os.path.abspath(photo) for photo in find_photos(source, SUFFIXES))
     place = address or os.path.abspath(os.path.expanduser(source))
     content = read_addresses([place])[0] if address else _local_list(place)
     if isinstance(content, Missing):
         raise content
-    lines = [line.strip() for line in os.fsdecode(content.removeprefix(b"\xef\xbb\xbf")).splitlines()]
+    lines = [os.fsdecode(line.strip()) for line in content.removeprefix(b"\xef\xbb\xbf").splitlines()]
     folder = place.rpartition("/")[0]
     with foreign(place, "is no list of photos", fix="write a path or an address a line"):
         listed = [address_of(line) or _joined(folder, line) for line in lines if line]

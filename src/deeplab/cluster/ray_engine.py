@@ -79,6 +79,11 @@ def on_ray(
         ) from error
     try:
         gpus = 1 if device == "cuda" else 0
+        if gpus and address == HERE and not ray.cluster_resources().get("GPU"):
+            raise UserError(
+                f"--device {device}: Ray finds no GPU on this machine",
+                fix="leave --device away, or name a cluster that has some",
+            )
         retries = WITHOUT_END if tries is None else tries - 1
         remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=retries)(work)
         shared, waiting, running = ray.put(common), iter(parts), list[Any]()

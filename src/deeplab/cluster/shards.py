@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -144,12 +145,10 @@ class Job:
                         # as far as it is known which photo it was
                         killed = sum(f"{name}.try{again}" in there for again in ("", "2"))
                         killed += self.batch == 1 and name.endswith("-alone")
-                        if killed < MOST_TRIES:
-                            self.target.mark(f"{work}/{name}.try{'2' * (f'{name}.try' in there)}")
-                            contents = photos.read(few)
-                        else:
-                            contents = [UserError(KILLER)]
-                        self._label_batch(number, f"{work}/{name}.tar", photos, few, contents, label)
+                        with self._tried(f"{work}/{name}.try{'2' * (f'{name}.try' in there)}"):
+                            reached = killed < MOST_TRIES
+                            contents = photos.read(few) if reached else [UserError(KILLER)]
+                            self._label_batch(number, f"{work}/{name}.tar", photos, few, contents, label)
                     written.append(f"{work}/{name}.tar")
         finally:
             photos.files.close()
@@ -171,8 +170,21 @@ class Job:
             if len(there) == 2:
                 reason = UserError("its process was killed twice while it was opened", file=part[0])
                 return Photos.none(part[0], reason)
-            self.target.mark(f"{work}/open-{len(there) + 1}.try")
+            with self._tried(f"{work}/open-{len(there) + 1}.try"):
+                return open_part(part)
         return open_part(part)
+
+    @contextmanager
+    def _tried(self, mark: str) -> Iterator[None]:
+        """A block that leaves a mark where its process is killed, or it ends well."""
+        self.target.mark(mark)
+        try:
+            yield
+        except Exception:
+            # a store or a disk: nothing is wrong with the photos
+            with suppress(UserError):
+                self.target.remove([mark])
+            raise
 
     def _label_batch(
         self,

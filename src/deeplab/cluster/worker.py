@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -69,7 +70,9 @@ def label_part(work: ToLabel, number: int, part: Part) -> Done:
 
 def measure_part(work: ToMeasure, first: int, last: int) -> Scores:
     """Measure the photos from `first` to the one before `last`."""
-    return measured(_opened(work.model, work.how), work.dataset, work.scores, range(first, last))
+    # what all processes of a machine share can only be read
+    scores = copy.deepcopy(work.scores)
+    return measured(_opened(work.model, work.how), work.dataset, scores, range(first, last))
 
 
 @lru_cache(maxsize=1)

@@ -133,7 +133,7 @@ def _in_bytes(
         return None
     if not (project is None or isinstance(project, Int8Conv)):
         return None
-    if not _fits(x, chain, other, None if behind is None else behind[0]):
+    if x.dtype != torch.float32 or not _fits(x, chain, other, None if behind is None else behind[0]):
         return None
     return int8.int8_separable(
         x,
@@ -166,10 +166,12 @@ def _packed(layer: nn.Module) -> PackedConv | None:
 
 
 def _can_run(x: torch.Tensor, chain: Chain, other: torch.Tensor | None, small: torch.Tensor | None) -> bool:
+    can_run = dense_conv.can_run if x.dtype == torch.float32 else dense_conv.can_run_halves
     return (
         _fits(x, chain, other, small)
-        and dense_conv.can_run(x)
-        and (small is None or dense_conv.can_run(small))
+        and can_run(x)
+        and (x.dtype == torch.float32 or chain.filtering.in_channels % 2 == 0)
+        and (small is None or can_run(small))
         and separable.KERNEL.ready()
     )
 
@@ -182,7 +184,7 @@ def _fits(x: torch.Tensor, chain: Chain, other: torch.Tensor | None, small: torc
         first.in_channels == channels
         and first.can_run(x)
         and all(each.is_contiguous(memory_format=torch.channels_last) for each in maps)
-        and all(each.dtype == torch.float32 for each in maps)
+        and all(each.dtype == x.dtype for each in maps)
         and (small is None or small.shape[0] == x.shape[0])
     )
 

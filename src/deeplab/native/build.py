@@ -28,7 +28,7 @@ from typing import Any
 import torch  # noqa: F401  brings the OpenMP runtime that the libraries share
 
 from deeplab.errors import UserError
-from deeplab.native.sources import FLAGS, KERNELS, LEVELS, MORE, OPENMP, SHIPPED, commands, levels
+from deeplab.native.sources import FLAGS, KERNELS, LEVELS, OPENMP, SHIPPED, commands, levels
 from deeplab.system.cache import cache_folder
 
 # OpenMP's runtime is torch's own, found when the library is loaded: a second one would spin against it. The others
@@ -117,10 +117,8 @@ class Kernel:
 
     def _shipped(self, wanted: str) -> tuple[ctypes.CDLL, str] | None:
         """That of the wheel for the best level that this processor has, if it brought one that loads."""
-        instructions = _instructions()
-        for level in levels(instructions):
-            more, _ = MORE.get((self.module, level), ("", ""))
-            path = SHIPPED_FOLDER / level / f"{self.name}{f'-{more}' * (more in instructions)}.so"
+        for level in levels(_instructions()):
+            path = SHIPPED_FOLDER / level / f"{self.name}.so"
             if wanted in ("", level) and path.exists():
                 try:
                     return self._load(path), f"shipped, for {level}"

@@ -62,9 +62,24 @@ inline void store(const Floats& values, float* to, int64_t count) { write(values
 #endif
 
 inline Floats load(const uint16_t* from, int64_t count) {
-    return (Floats)(__builtin_convertvector(read<Halves>(from, count), Words) << 16);
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+    const Halves found = count == LANES ? read<Halves>(from, LANES)
+                                        : (Halves)_mm256_maskz_loadu_epi16(first(count), from);
+#else
+    const Halves found = read<Halves>(from, count);
+#endif
+    return (Floats)(__builtin_convertvector(found, Words) << 16);
 }
 
+#ifdef __AVX512BF16__
+inline void store(const Floats& values, uint16_t* to, int64_t count) {
+    const __m256i nearest = (__m256i)_mm512_cvtneps_pbh((__m512)values);
+    if (count == LANES)
+        _mm256_storeu_si256((__m256i*)to, nearest);
+    else
+        _mm256_mask_storeu_epi16(to, first(count), nearest);
+}
+#else
 inline void store(const Floats& values, uint16_t* to, int64_t count) {
     const Words bits = (Words)values;
     const Words nearest = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
@@ -72,6 +87,7 @@ inline void store(const Floats& values, uint16_t* to, int64_t count) {
     const Words kept = (Words)(values == values);
     write(__builtin_convertvector((nearest & kept) | (0x7fc0u & ~kept), Halves), to, count);
 }
+#endif
 
 // The greater (less) one; what is not a number stays one. Compilers make two instructions and a mask of the comparison.
 #if defined(__AVX512F__)

@@ -213,10 +213,11 @@ void correlate(const Shape& shape, const float* source, const float* packed, con
                     const float* const weights = packed + entry * in_panels(shape.outputs) * shape.channels;
                     for (const Part& part : all)
                         for (int64_t output = group; output < last; output += PANEL)
-                            add_part(part, {rows.data(), nullptr}, count,
+                            add_part(part, Rows<float>{rows.data(), nullptr}, count,
                                      weights + output * shape.channels + part.from * PANEL, none,
-                                     {sums.data() + (output - group) * most,
-                                      products.data() + entry * between + output - group, width, nullptr},
+                                     Target<float>{sums.data() + (output - group) * most,
+                                                   products.data() + entry * between + output - group, width,
+                                                   nullptr},
                                      std::min<int64_t>(PANEL, shape.outputs - output));
                 }
                 for (int64_t square = begin; square < end; ++square)
