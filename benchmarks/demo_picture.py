@@ -3,8 +3,8 @@
     make demo
     python benchmarks/demo_picture.py demo docs/images/demo.jpg
 
-The photos come with scikit-image: the astronaut Eileen Collins by NASA (public domain), the cat Chelsea by Stefan van der
-Walt and the coffee by Rachel Michetti (both CC0).
+The photos come with scikit-image: the astronaut Eileen Collins by NASA (public domain), the cat Chelsea by Stefan van
+der Walt and the coffee by Rachel Michetti (both CC0).
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def main() -> None:
         picture.paste(each, (left, 0))
         left += each.width + GAP
     picture.save(options.picture, quality=88, optimize=True)
-    print(f"{options.picture}: {picture.width} x {picture.height}, {options.picture.stat().st_size / 1000:.0f} kB")
+    print(
+        f"{options.picture}: {picture.width} x {picture.height}, {options.picture.stat().st_size / 1000:.0f} kB"
+    )
 
 
 if __name__ == "__main__":

@@ -228,3 +228,26 @@ def test_what_is_joined_is_added_before_the_activation(
     assert torch.equal(other, before)
     with pytest.raises(RuntimeError):
         packed.joined(x, other[:, :, :20], activation)
+
+
+@pytest.mark.parametrize("outputs", [21, 40, 150])
+@torch.no_grad()
+def test_classifiers_in_bfloat16_round_once(outputs: int) -> None:
+    torch.manual_seed(0)
+    x = _channels_last(1, 48, 21, 20).bfloat16()
+    if not dense_conv.can_run_halves(x):
+        pytest.skip("no instructions for bfloat16, or oneDNN's are better")
+    layer = AtrousConv2d(48, outputs, kernel=1, bias=True).bfloat16()
+    assert dense_conv.wins_packed(x, layer.weight, stride=layer.stride)
+    found = PackedConv.of(layer, nn.Identity())(x)
+    expected = layer.double()(x.double())
+    # half of the last of 8 bits, and the sums' own rounding
+    torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-5 * expected.abs().max().item())
+
+
+def test_in_bfloat16_onednn_keeps_what_it_does_as_fast() -> None:
+    x = _channels_last(1, 48, 21, 20).bfloat16()
+    assert not dense_conv.wins_packed(x, torch.zeros(64, 48, 1, 1).bfloat16(), stride=(1, 1))
+    assert not dense_conv.wins_packed(x, torch.zeros(21, 48, 3, 3).bfloat16(), stride=(1, 1))
+    assert not dense_conv.can_run_halves(_channels_last(1, 47, 21, 20).bfloat16())
+    assert not dense_conv.wins(x, torch.zeros(21, 48, 1, 1), stride=(1, 1))

@@ -8,6 +8,7 @@ laid out for the very size of the input, as oneDNN would lay out others anew at 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Self, TypeVar
 
 import torch
@@ -145,7 +146,7 @@ class PackedConv(AtrousConv2d):
         return (
             x.device.type == "cpu"
             and x.dtype in DTYPES
-            and (x.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
+            and (x.dtype == torch.float32 or _has_bfloat16())
             and x.dtype == self.weight.dtype
             and x.dim() == 4
             and x.numel() > 0
@@ -161,3 +162,8 @@ class PackedConv(AtrousConv2d):
     def __getstate__(self) -> dict[str, object]:
         # weights in oneDNN's layout can neither be copied nor stored
         return {**vars(self), "_packed": None}
+
+
+@cache
+def _has_bfloat16() -> bool:
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

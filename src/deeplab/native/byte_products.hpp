@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <vector>
+#include <memory>
 
 #include "lanes.hpp"
 
@@ -57,6 +57,17 @@ inline __attribute__((always_inline)) Ints add_dots(const Ints& sum, int32_t fou
 #endif
 }
 
+// Numbers that are written before they are read: nothing to clear.
+template <typename T>
+class Room {
+   public:
+    explicit Room(int64_t count) : numbers(new T[count]) {}
+    T* data() const { return numbers.get(); }
+
+   private:
+    std::unique_ptr<T[]> numbers;
+};
+
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // bytes of a place's channels: whole quads
@@ -92,16 +103,34 @@ struct Grid {
     }
 };
 
-// What finished sums become: x * factor + bias, bounds, or x * relu6(x + 3) / 6 instead of these.
+inline __attribute__((always_inline)) Floats between(const Floats& value, float least, float most) {
+    return at_most(Floats{} + most, at_least(Floats{} + least, value));
+}
+
+struct Bounds {
+    float least, most;
+
+    inline __attribute__((always_inline)) Floats operator()(const Floats& sum) const { return between(sum, least, most); }
+};
+
+struct Swish {
+    inline __attribute__((always_inline)) Floats operator()(const Floats& sum) const {
+        return sum * between(sum + 3.0f, 0.0f, 6.0f) * (1.0f / 6.0f);
+    }
+};
+
+// What finished sums become: bounds, or x * relu6(x + 3) / 6 instead of these.
 struct Ending {
     float least, most;
     bool swish;
 
-    inline __attribute__((always_inline)) Floats finish(const Floats& sum) const {
-        const auto between = [](const Floats& value, float low, float high) __attribute__((always_inline)) {
-            return at_most(Floats{} + high, at_least(Floats{} + low, value));
-        };
-        return swish ? sum * between(sum + 3.0f, 0.0f, 6.0f) * (1.0f / 6.0f) : between(sum, least, most);
+    // body(what it is): asked once, as a branch for every sum would keep sums from staying in registers
+    template <class Body>
+    inline void chosen(const Body& body) const {
+        if (swish)
+            body(Swish{});
+        else
+            body(Bounds{least, most});
     }
 };
 
@@ -119,10 +148,10 @@ struct Layer {
 
 // Sums of `count` of ROWS places and WIDE vectors, of which `width` outputs are there. rows[tap * step] are the first
 // place's bytes; target, and added if anything is, lie `stride` apart.
-template <int ROWS, int WIDE>
+template <int ROWS, int WIDE, class Finish>
 inline __attribute__((always_inline)) void add_tile(const Layer& layer, int64_t first, int64_t width,
                                                     const uint8_t* const* rows, int64_t step, int64_t count,
-                                                    const float* added, float* target) {
+                                                    const float* added, const Finish& finish, float* target) {
     Ints sums[ROWS][WIDE] = {};
     const int8_t* panel = layer.weight + first * layer.depth();
     const int64_t channels = in_quads(layer.channels);
@@ -145,29 +174,41 @@ inline __attribute__((always_inline)) void add_tile(const Layer& layer, int64_t 
             }
         }
     }
+    // whole vectors are told from parts, and places with something added from others, once
+    const auto end = [&](auto whole, auto adds) __attribute__((always_inline)) {
 #pragma GCC unroll 12
-    for (int row = 0; row < ROWS; ++row) {
-        if (row >= count) break;
+        for (int row = 0; row < ROWS; ++row) {
+            if (row >= count) break;
 #pragma GCC unroll 4
-        for (int vector = 0; vector < WIDE; ++vector) {
-            const int64_t column = first + vector * LANES, at = row * layer.outputs + column;
-            const int64_t lanes = std::min<int64_t>(LANES, width - vector * LANES);
-            Floats sum = __builtin_convertvector(sums[row][vector], Floats) * load(layer.factor + column, LANES) +
-                         load(layer.bias + column, LANES);
-            if (added) sum += load(added + at, lanes);
-            store(layer.ending.finish(sum), target + at, lanes);
+            for (int vector = 0; vector < WIDE; ++vector) {
+                const int64_t column = first + vector * LANES, at = row * layer.outputs + column;
+                const int64_t lanes = whole ? LANES : std::min<int64_t>(LANES, width - vector * LANES);
+                Floats sum = __builtin_convertvector(sums[row][vector], Floats) * load(layer.factor + column, LANES) +
+                             load(layer.bias + column, LANES);
+                if (adds) sum += load(added + at, lanes);
+                store(finish(sum), target + at, lanes);
+            }
         }
-    }
+    };
+    const bool whole = width == WIDE * LANES;
+    if (whole && !added)
+        end(std::true_type{}, std::false_type{});
+    else if (whole)
+        end(std::true_type{}, std::true_type{});
+    else if (added)
+        end(std::false_type{}, std::true_type{});
+    else
+        end(std::false_type{}, std::false_type{});
 }
 
-template <int WIDE>
+template <int WIDE, class Finish>
 void add_panel(const Layer& layer, int64_t first, int64_t width, const uint8_t* const* rows, int64_t step,
-               int64_t count, const float* added, float* target) {
+               int64_t count, const float* added, const Finish& finish, float* target) {
     constexpr int ROWS = std::min(12, MOST_SUMS / WIDE);
     for (int64_t place = 0; place < count; place += ROWS) {
         const int64_t at = place * layer.outputs;
         add_tile<ROWS, WIDE>(layer, first, width, rows + place, step, std::min<int64_t>(ROWS, count - place),
-                             added ? added + at : nullptr, target + at);
+                             added ? added + at : nullptr, finish, target + at);
     }
 }
 
@@ -178,7 +219,9 @@ void multiply(const Layer& layer, const uint8_t* const* rows, int64_t step, int6
         const int64_t width = std::min<int64_t>(WIDEST * LANES, layer.outputs - first);
         const int64_t wide = ceil_div(width, LANES);
         const auto run = [&](auto number) {
-            add_panel<decltype(number)::value>(layer, first, width, rows, step, count, added, target);
+            layer.ending.chosen([&](const auto& finish) {
+                add_panel<decltype(number)::value>(layer, first, width, rows, step, count, added, finish, target);
+            });
         };
         if (wide == 4) run(std::integral_constant<int, 4>{});
         if (wide == 3) run(std::integral_constant<int, 3>{});

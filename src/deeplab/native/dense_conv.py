@@ -4,14 +4,15 @@ By `dense_conv.cpp`, or by `winograd.py` where that suits: 3x3 kernels of stride
 
 With AVX2 oneDNN (torch 2.13) takes up to a third longer for values and the image's gradient of narrow 1x1 layers, and
 two to three times as long for the weights' gradient of 3x3 kernels; with AVX-512 it is as fast as we are for wide 1x1
-layers, and whatever is one pass, Winograd's or a gradient is faster here. Equal to `torch.nn.functional.conv2d` up to the order of
-sums.
+layers, and whatever is one pass, Winograd's or a gradient is faster here. Equal to `torch.nn.functional.conv2d` up to
+the order of sums.
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -78,11 +79,15 @@ def can_run_halves(x: torch.Tensor) -> bool:
         x.dtype == torch.bfloat16
         and x.shape[1] % 2 == 0
         and _can_run(x)
-        and not torch.cpu._is_amx_tile_supported()
-        and bool(torch.cpu._is_avx512_bf16_supported())
+        and _suits_halves()
         and KERNEL.ready()
         and bool(KERNEL.library.deeplab_dense_halves())
     )
+
+
+@cache
+def _suits_halves() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported()) and not torch.cpu._is_amx_tile_supported()
 
 
 def _is_worth_it(x: torch.Tensor, weight: torch.Tensor, stride: Pair) -> bool:

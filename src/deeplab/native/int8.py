@@ -38,10 +38,11 @@ LINEAR = Ending()
 
 
 class Range(NamedTuple):
-    """The lowest and the highest value that a convolution reads of each channel, float32 [in] both."""
+    """Of each channel that a convolution reads, the lowest, the highest and the mean value: float32 [in] all."""
 
     low: torch.Tensor
     high: torch.Tensor
+    mean: torch.Tensor
 
 
 class Layer(ctypes.Structure):
@@ -109,6 +110,8 @@ def pack(weight: torch.Tensor, bias: torch.Tensor | None, values: Range) -> Pack
     whole = (exact / steps[:, None, None]).round()
     factors = steps.float()
     biases = -factors.double() * (whole * zero).sum((1, 2))
+    # what rounded weights change on average
+    biases += ((exact - whole * steps[:, None, None]) * (values.mean.double() / step)).sum((1, 2))
     if bias is not None:
         biases += bias.detach().double()
     small = whole.to(torch.int8).contiguous()

@@ -6,6 +6,7 @@
 // and every float sum has a fixed order: results do not depend on the number of threads.
 
 #include <type_traits>
+#include <vector>
 
 #include "byte_products.hpp"
 #include "taps.hpp"
@@ -13,7 +14,7 @@
 namespace {
 
 constexpr int LARGEST_KERNEL = 5;
-constexpr int64_t BETWEEN = 64 << 10;  // floats between the convolutions, a thread: they stay in L2
+constexpr int64_t BETWEEN = 128 << 10;  // floats between the convolutions, a thread: they stay in L2
 constexpr int64_t FILTERED = 4 << 10;  // floats behind the depthwise convolution that become bytes together
 constexpr int64_t ROUND = 12;          // places that any tile is a part of
 
@@ -31,17 +32,17 @@ void convolve(const Layer& layer, const Shape& shape, int64_t kernel_width, cons
     const int64_t bytes = in_quads(layer.channels), pixels = shape.images * shape.source_height * shape.source_width;
     const bool pointwise = taps == 1 && places == pixels;
     // all bytes, and behind them those of padding: zeros of the grid
-    std::vector<uint8_t> all(pointwise ? 0 : (pixels + 1) * bytes);
+    const Room<uint8_t> all(pointwise ? 0 : (pixels + 1) * bytes);
     if (!pointwise) {
 #pragma omp parallel for schedule(static)
         for (int64_t pixel = 0; pixel < pixels; ++pixel)
             layer.grid.row(source + pixel * layer.channels, layer.channels, all.data() + pixel * bytes);
-        std::copy(layer.grid.zero, layer.grid.zero + layer.channels, all.end() - bytes);
+        std::copy(layer.grid.zero, layer.grid.zero + layer.channels, all.data() + pixels * bytes);
     }
     const int64_t blocks = ceil_div(places, std::min(BLOCK, ceil_div(ceil_div(places, threads), ROUND) * ROUND));
 #pragma omp parallel
     {
-        std::vector<uint8_t> own(pointwise ? BLOCK * bytes : 0);
+        const Room<uint8_t> own(pointwise ? BLOCK * bytes : 0);
         std::vector<const uint8_t*> rows(taps * BLOCK);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t block = 0; block < blocks; ++block) {
@@ -127,8 +128,8 @@ struct Made {
     const Upsampled* upsampled;
     int64_t channels, hidden, places;
     std::vector<int64_t> held;
-    std::vector<float> values, room;
-    std::vector<uint8_t> bytes;
+    const Room<float> values, room;
+    const Room<uint8_t> bytes;
     std::vector<const uint8_t*> rows;
 
     Made(const Shape& shape, const Layer* expand, const Upsampled* upsampled, int64_t channels, int64_t hidden,
@@ -202,8 +203,8 @@ void separate(const Shape& shape, int64_t channels, const Tables& tables, const 
     const int64_t steps = std::max<int64_t>(STEPS, FILTERED / hidden / STEPS * STEPS);
 #pragma omp parallel
     {
-        std::vector<float> values(project ? steps * hidden : 0);
-        std::vector<uint8_t> filtered(project ? together * width * bytes : 0);
+        const Room<float> values(project ? steps * hidden : 0);
+        const Room<uint8_t> filtered(project ? together * width * bytes : 0);
         std::vector<const uint8_t*> rows(project ? together * width : 0);
         for (size_t x = 0; x < rows.size(); ++x) rows[x] = filtered.data() + x * bytes;
         Made made(shape, expand, upsampled, channels, hidden, std::max<int64_t>(lines, 1), makes ? places : 0);
@@ -223,16 +224,15 @@ void separate(const Shape& shape, int64_t channels, const Tables& tables, const 
                                  : makes ? made.row(source, image, row, columns) - columns.first * hidden
                                          : source + (image * shape.source_height + row) * shape.source_width * hidden;
                     }
-                    const Ending ending = depthwise.ending;
-                    const auto finish = [ending](const Floats& sum)
-                        __attribute__((always_inline)) { return ending.finish(sum); };
                     const int64_t line = (image * shape.height + y) * shape.width;
                     uint8_t* to = filtered.data() + (y - first) * (columns.end - columns.begin) * bytes;
                     const int64_t most = project ? steps : columns.end - columns.begin;
                     for (int64_t x = columns.begin; x < columns.end; x += most) {
                         const int64_t stop = std::min(columns.end, x + most);
                         float* const found = project ? values.data() : target + (line + x) * hidden;
-                        sum_line<K>(at, hidden, depthwise.filter, tables.columns, runs.data(), x, stop, finish, found);
+                        depthwise.ending.chosen([&](const auto& finish) {
+                            sum_line<K>(at, hidden, depthwise.filter, tables.columns, runs.data(), x, stop, finish, found);
+                        });
                         for (int64_t place = 0; project && place < stop - x; ++place, to += bytes)
                             project->grid.row(found + place * hidden, hidden, to);
                     }

@@ -102,20 +102,23 @@ def _fold(layer: ConvNormAct, norm: nn.BatchNorm2d) -> None:
     layer.norm = nn.Identity()
 
 
-def _pack(model: nn.Module, ranges: Mapping[str, Range]) -> None:
+def _pack(model: nn.Module, ranges: Mapping[str, Range] = NO_RANGES) -> None:
     """Replace every convolution by its packed form, with the activation behind it where oneDNN knows that."""
-    for place, layer in model.named_modules():
+    for layer in model.modules():
         if isinstance(layer, ConvNormAct):
             fuses = isinstance(layer.norm, nn.Identity) and type(layer.activation) in FUSED
             layer.conv = PackedConv.of(layer.conv, layer.activation if fuses else nn.Identity())
             if fuses:
                 layer.activation = nn.Identity()
-            if place in ranges:
-                layer.conv = Int8Conv.on(layer.conv, ranges[place])
     for layer in list(model.modules()):
         for name, child in layer.named_children():
             if type(child) is AtrousConv2d:
                 setattr(layer, name, PackedConv.of(child, nn.Identity()))
+    for place, layer in list(model.named_modules()):
+        for name, child in layer.named_children():
+            values = ranges.get(f"{place}.{name}".lstrip("."))
+            if values is not None:
+                setattr(layer, name, Int8Conv.on(child, values))
     # when all that they consist of is packed
     for layer in list(model.modules()):
         for name, child in layer.named_children():

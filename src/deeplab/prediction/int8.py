@@ -14,23 +14,22 @@ import numpy as np
 import torch
 
 from deeplab.errors import UserError
-from deeplab.layers.conv import ConvNormAct
+from deeplab.layers.conv import AtrousConv2d
 from deeplab.model.network import DeepLab
 from deeplab.native.int8 import Range
 from deeplab.prediction.fold import folded
 from deeplab.prediction.runtimes.program import converted
 from deeplab.system.writing import write_whole
 
-# with fewer, of inputs or outputs, float32 is as fast
+# with fewer inputs float32 is as fast
 LEAST_CHANNELS = 16
 FILE = "ranges.json"
 
 
 def ranges(model: DeepLab, photos: Sequence[np.ndarray]) -> dict[str, Range]:
-    """The lowest and the highest value of each channel that a convolution reads, in all photos, by its layer's name.
+    """Of each channel that a convolution reads, what values it has in these photos; by the convolution's name.
 
-    Of those that weigh: dense ones of maps. The first, the classifiers, depthwise ones and those of image pooling stay
-    in float32.
+    Of those that weigh: dense ones of maps. The first, depthwise ones and those of image pooling stay in float32.
 
     Args:
         model: its norms may be folded already.
@@ -43,7 +42,7 @@ def ranges(model: DeepLab, photos: Sequence[np.ndarray]) -> dict[str, Range]:
     def write(path: Path) -> None:
         write_whole(path, json.dumps(_gathered(model, photos)))
 
-    path = converted(model, FILE, runtime="torch int8", convert=write, photos=photos)
+    path = converted(model, FILE, runtime="torch int8, by channel", convert=write, photos=photos)
     found = {name: Range(*map(torch.tensor, each)) for name, each in json.loads(path.read_text()).items()}
     if not found:
         raise UserError(
@@ -56,19 +55,20 @@ def ranges(model: DeepLab, photos: Sequence[np.ndarray]) -> dict[str, Range]:
 @torch.no_grad()
 def _gathered(model: DeepLab, photos: Sequence[np.ndarray]) -> dict[str, list[list[float]]]:
     plain = folded(model).eval()
-    seen: dict[str, Range] = {}
+    seen: dict[str, list[torch.Tensor]] = {}
 
     def look(name: str, x: torch.Tensor) -> None:
         if math.prod(x.shape[-2:]) > 1:
-            low, high = x.amin((0, 2, 3)), x.amax((0, 2, 3))
-            before = seen.get(name, Range(low, high))
-            seen[name] = Range(torch.minimum(low, before.low), torch.maximum(high, before.high))
+            axes = (0, 2, 3)
+            seen.setdefault(name, []).append(torch.stack([x.amin(axes), x.amax(axes), x.mean(axes)]))
 
     for name, layer in plain.named_modules():
-        if isinstance(layer, ConvNormAct) and layer.conv.groups == 1:
-            channels = layer.conv.in_channels, layer.conv.out_channels
-            if min(channels) >= LEAST_CHANNELS:
-                layer.conv.register_forward_pre_hook(lambda _, given, name=name: look(name, given[0]))
+        if isinstance(layer, AtrousConv2d) and layer.groups == 1 and layer.in_channels >= LEAST_CHANNELS:
+            layer.register_forward_pre_hook(lambda _, given, name=name: look(name, given[0]))
     for photo in photos:
         plain.low_resolution_logits(torch.from_numpy(photo).permute(2, 0, 1)[None])
-    return {name: [each.low.tolist(), each.high.tolist()] for name, each in seen.items()}
+    found = {}
+    for name, each in seen.items():
+        low, high, mean = torch.stack(each).unbind(1)
+        found[name] = [low.amin(0).tolist(), high.amax(0).tolist(), mean.mean(0).tolist()]
+    return found
