@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -76,7 +75,7 @@ def predict_on_cluster(
 
     from deeplab.cli.tables import photo_progress
     from deeplab.cluster.inputs import find_inputs, parts_of
-    from deeplab.cluster.ray_engine import on_ray, ray_for
+    from deeplab.cluster.ray_engine import ray_cluster, ray_for
     from deeplab.cluster.shards import Job
     from deeplab.cluster.worker import ToLabel, label_part
     from deeplab.prediction.artefacts import open_predictor
@@ -87,33 +86,23 @@ def predict_on_cluster(
     parts = parts_of(find_inputs(sources, beside=target), size=options.shard_size)
     # what is wrong with the model is seen here, and not by workers that Ray brings back without end
     open_predictor(model, replace(how, device="cpu"))
-    about = {"model": model, "how": repr(how)}
-    job = Job.planned(parts, target, about=about, label_maps=options.label_maps)
-    still_open = job.open_parts(len(parts))
-    before = sorted(set(range(len(parts))).difference(still_open))
-    total, dead = 0, []
-    for line in job.lines(before):
-        total += 1
-        dead += [line] * ("error" in line)
-    with (
-        photo_progress(len(parts), "shards") as progress,
-        closing(
-            on_ray(
-                label_part,
-                ToLabel(job, model, how),
-                ((number, parts[number]) for number in still_open),
-                address=options.cluster or "",
-                workers=options.workers,
-                device=how.device,
-            )
-        ) as done,
-    ):
-        for _ in before:
-            progress.advance()
-        for each in done:
-            total += each.photos
-            dead += each.dead
-            progress.advance()
+    with ray_cluster(options.cluster or "", workers=options.workers, device=how.device) as cluster:
+        about = {"model": model, "how": repr(how)}
+        job = Job.planned(parts, target, about=about, label_maps=options.label_maps)
+        still_open = job.open_parts(len(parts))
+        before = sorted(set(range(len(parts))).difference(still_open))
+        total, dead = 0, []
+        for line in job.lines(before):
+            total += 1
+            dead += [line] * ("error" in line)
+        waiting = ((number, parts[number]) for number in still_open)
+        with photo_progress(len(parts), "shards") as progress:
+            for _ in before:
+                progress.advance()
+            for each in cluster.run(label_part, ToLabel(job, model, how), waiting):
+                total += each.photos
+                dead += each.dead
+                progress.advance()
     job.target.write(DEAD_LETTERS, "".join(f"{json.dumps(line)}\n" for line in dead).encode())
     job.finish()
     print(
@@ -132,27 +121,18 @@ def measured_on_cluster(work: ToMeasure, options: Cluster) -> Scores:
         UserError: no such cluster, a photo or mask that is wrong, or photos that kill their process.
     """
     from deeplab.cli.tables import photo_progress
-    from deeplab.cluster.ray_engine import on_ray
+    from deeplab.cluster.ray_engine import ray_cluster
     from deeplab.cluster.worker import measure_part
 
     count = len(work.dataset)
     starts = range(0, count, MEASURED_TOGETHER)
+    waiting = ((start, min(start + MEASURED_TOGETHER, count)) for start in starts)
     scores = work.scores
     with (
+        ray_cluster(options.cluster or "", workers=options.workers, device=work.how.device) as cluster,
         photo_progress(len(starts), "evaluating") as progress,
-        closing(
-            on_ray(
-                measure_part,
-                work,
-                ((start, min(start + MEASURED_TOGETHER, count)) for start in starts),
-                address=options.cluster or "",
-                workers=options.workers,
-                device=work.how.device,
-                tries=TRIES,
-            )
-        ) as done,
     ):
-        for part in done:
+        for part in cluster.run(measure_part, work, waiting, tries=TRIES):
             scores = scores + part
             progress.advance()
     return scores

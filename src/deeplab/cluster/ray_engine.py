@@ -8,8 +8,9 @@ part whose process died, and a part repeated goes on where it was.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 from deeplab.errors import MOST_PROCESSES, UserError, refuse_outside, require
 
@@ -20,7 +21,7 @@ HERE, THERE = "ray", "ray://"
 
 
 def ray_for(address: str, *, workers: int | None, device: str) -> Any:
-    """The module, where these go together; see `on_ray`.
+    """The module, where these go together; see `ray_cluster`.
 
     Raises:
         UserError: they do not, or the extra is not installed.
@@ -38,29 +39,17 @@ def ray_for(address: str, *, workers: int | None, device: str) -> Any:
     return require("ray", extra="ray")
 
 
-def on_ray(
-    work: Callable[..., Any],
-    common: Any,
-    parts: Iterable[tuple[Any, ...]],
-    *,
-    address: str,
-    workers: int | None,
-    device: str,
-    tries: int | None = None,
-) -> Generator[Any]:
-    """What `work` returns of each part, as they are done. Processes end when the iterator is closed.
+@contextmanager
+def ray_cluster(address: str, *, workers: int | None, device: str) -> Iterator[RayCluster]:
+    """A cluster that answers; its processes that work for this one end with the block.
 
     Args:
-        work: a function of a module that all machines have; called with `common` and what a part holds.
-        common: sent to each machine once.
-        parts: asked for as they are needed.
         address: ray for a cluster of this machine alone, or ray://HOST:PORT.
         workers: processes of a cluster of this machine; None takes all processors.
         device: of each process; those on cuda have a GPU each.
-        tries: of a part whose process dies; None is as many as it takes.
 
     Raises:
-        UserError: see `ray_for`; the cluster is not there, what `work` raises, or a part is out of tries.
+        UserError: see `ray_for`; the cluster is not there, or has no GPU and will have none.
     """
     ray = ray_for(address, workers=workers, device=device)
     # before the processes start: torch's threads wait for work without sleeping otherwise
@@ -73,31 +62,60 @@ def on_ray(
         options["address"] = address
     try:
         ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, ImportError, RuntimeError, ValueError) as error:
         raise UserError(
             f"the cluster {address} does not answer ({error})", fix="ray status says what is wrong"
         ) from error
     try:
-        gpus = 1 if device == "cuda" else 0
-        if gpus and address == HERE and not ray.cluster_resources().get("GPU"):
+        kind = "GPU" if device == "cuda" else "CPU"
+        if kind == "GPU" and address == HERE and not ray.cluster_resources().get(kind):
             raise UserError(
                 f"--device {device}: Ray finds no GPU on this machine",
                 fix="leave --device away, or name a cluster that has some",
             )
+        yield RayCluster(ray, kind)
+    finally:
+        ray.shutdown()
+
+
+class RayCluster(NamedTuple):
+    """The module, and what each of its processes has one of: "CPU", or beside that "GPU"."""
+
+    ray: Any
+    kind: str
+
+    def run(
+        self,
+        work: Callable[..., Any],
+        common: Any,
+        parts: Iterable[tuple[Any, ...]],
+        *,
+        tries: int | None = None,
+    ) -> Iterator[Any]:
+        """What `work` returns of each part, as they are done.
+
+        Args:
+            work: a function of a module that all machines have; called with `common` and what a part holds.
+            common: sent to each machine once, where it can only be read.
+            parts: asked for as they are needed.
+            tries: of a part whose process dies; None is as many as it takes.
+
+        Raises:
+            UserError: what `work` raises, or a part is out of tries.
+        """
+        ray = self.ray
         retries = WITHOUT_END if tries is None else tries - 1
-        remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=retries)(work)
+        remote = ray.remote(num_cpus=1, num_gpus=int(self.kind == "GPU"), max_retries=retries)(work)
         shared, waiting, running = ray.put(common), iter(parts), list[Any]()
         while True:
             # a cluster grows while parts wait, and shrinks
-            most = max(1, AHEAD * int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1)))
+            most = max(1, AHEAD * int(ray.cluster_resources().get(self.kind, 1)))
             while len(running) < most and (part := next(waiting, None)) is not None:
                 running.append(remote.remote(shared, *part))
             if not running:
                 return
             finished, running = ray.wait(running, num_returns=1)
             yield _outcome(ray, finished[0])
-    finally:
-        ray.shutdown()
 
 
 def _outcome(ray: Any, reference: Any) -> Any:
