@@ -11,6 +11,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -181,6 +182,8 @@ def test_the_file_says_what_it_is(exported: Export, to: str) -> None:
     beside = json.loads((folder / "export.json").read_text(encoding="utf-8"))
     path = artefact_path(folder)
     assert path == folder / beside.pop("file") == artefact_path(path)
+    digests = {each.name: sha256(each.read_bytes()).hexdigest() for each in folder.glob("small.*")}
+    assert beside.pop("sha256") == digests
     about = open_artefact(path).description
     assert about == Description.model_validate(beside)
     assert about.labels == model.labels and about.architecture.num_classes == 4
@@ -479,6 +482,29 @@ def test_files_that_are_no_exports_are_refused_by_name(tmp_path: Path, name: str
     (tmp_path / name).write_bytes(b"nothing")
     with pytest.raises(UserError, match=rf"{name}: .* cannot read it"):
         Segmenter(tmp_path / name)
+
+
+@pytest.mark.parametrize("to", ["onnx", "openvino", "torch-export"])
+def test_damage_is_seen_before_a_runtime_sees_the_file(exported: Export, to: str, tmp_path: Path) -> None:
+    folder = tmp_path / "damaged"
+    for name in sorted(each.name for each in exported(to).glob("small.*")):
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(exported(to), folder)
+        content = bytearray((folder / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (folder / name).write_bytes(content)
+        with pytest.raises(
+            UserError, match=rf"{name}: is not the file that export\.json beside it was written"
+        ):
+            Segmenter(folder)
+        (folder / name).unlink()
+        with pytest.raises(UserError, match=rf"{name}: (cannot be read|no such file)"):
+            Segmenter(folder)
+    for said in ("{}", f'{{"file": "{artefact_path(exported(to)).name}", "sha256": 3}}', "{"):
+        shutil.copytree(exported(to), folder, dirs_exist_ok=True)
+        (folder / "export.json").write_text(said)
+        with pytest.raises(UserError, match=r"export\.json: "):
+            open_artefact(folder / artefact_path(exported(to)).name)
 
 
 def rewritten(path: Path, target: Path, change: Callable[[str, bytes], tuple[str, bytes] | None]) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import platform
 from dataclasses import replace
 
 import pytest
@@ -43,6 +44,8 @@ ENDINGS = {"none": Ending(), "relu6": Ending(0.0, 6.0), "relu": Ending(0.0), "sw
 def compiled() -> None:
     if int8.KERNEL.why_not:
         pytest.skip(int8.KERNEL.why_not)
+    if platform.machine() == "x86_64" and torch.backends.cpu.get_cpu_capability() == "DEFAULT":
+        pytest.skip("products and sums are rounded one by one, and last bits differ")
 
 
 def channels_last(*shape: int) -> torch.Tensor:

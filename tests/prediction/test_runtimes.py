@@ -31,7 +31,7 @@ from deeplab.errors import UserError
 from deeplab.layers.conv import AtrousConv2d
 from deeplab.layers.packed_conv import PackedConv
 from deeplab.model.network import DeepLab
-from deeplab.native import dense_conv, int8
+from deeplab.native import dense_conv
 from deeplab.prediction.runtimes import ENGINES, engine_network, program
 from deeplab.prediction.runtimes.int8 import write_int8
 from deeplab.prediction.segmenter import Segmenter
@@ -196,8 +196,6 @@ def test_int8_is_near_and_made_once_for_the_same_photos(cache: pytest.MonkeyPatc
         patch.setattr(
             "deeplab.prediction.runtimes.int8.write_int8", lambda *of: pytest.fail("converted twice")
         )
-        # where PyTorch's own kernels are not faster
-        patch.setattr("deeplab.native.int8.bits", lambda: 7)
         name, again = engine_network(
             small_model(), "auto", device=CPU, precision="int8", calibration=examples
         )
@@ -225,14 +223,14 @@ def test_int8_with_pytorch_is_near_and_ranges_are_gathered_once(
         Segmenter(model, **{**how, "calibration": examples[:1]})
 
 
-@pytest.mark.skipif(bool(int8.KERNEL.why_not), reason="no C++ compiler")
-def test_auto_is_pytorch_in_int8_where_its_products_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_pytorch_in_int8_where_openvino_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = [*program.as_photos(photos(SIZES[0])).numpy()]
     found = object()
-    monkeypatch.setattr("deeplab.prediction.runtimes.find_spec", lambda name: "found")
     monkeypatch.setattr("deeplab.prediction.runtimes.ENGINES", {"openvino": lambda *_, **__: found})
-    for bits, expected in ((8, None), (7, ("openvino", found))):
-        monkeypatch.setattr(int8, "bits", lambda bits=bits: bits)
-        assert engine_network(small_model(), "auto", device=CPU, precision="int8") == expected
+    for place, expected in (("found", ("openvino", found)), (None, None)):
+        monkeypatch.setattr("deeplab.prediction.runtimes.find_spec", lambda name, place=place: place)
+        made = engine_network(small_model(), "auto", device=CPU, precision="int8", calibration=examples)
+        assert made == expected
 
 
 def test_int8_without_what_it_needs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,7 @@ class PackedConv(AtrousConv2d):
                     x, weight, bias, stride=self.stride, rate=self.dilation, pads=pads
                 )
                 return self.activation(found)
-        elif dense_conv.wins_packed(x, self.weight, stride=self.stride):
+        elif dense_conv.wins_packed(x, self.weight, stride=self.stride, rate=self.dilation):
             return self._by_own_kernel(x, self.activation)
         return self._by_onednn(x, self.activation)
 
@@ -92,7 +92,7 @@ class PackedConv(AtrousConv2d):
         if not fits:
             return super().joined(x, other, activation)
         x = x.contiguous(memory_format=torch.channels_last)
-        if dense_conv.wins_packed(x, self.weight, stride=self.stride):
+        if dense_conv.wins_packed(x, self.weight, stride=self.stride, rate=self.dilation):
             return self._by_own_kernel(x, activation, other)
         return self._by_onednn(x, activation, other)
 

@@ -37,6 +37,8 @@ KERNEL = Kernel(
 )
 # with fewer, oneDNN does as well: positions of the output, channels in and out, weights whose gradient is asked for
 LEAST_PLACES, LEAST_CHANNELS, LEAST_WEIGHTS = 64, 16, 1 << 12
+# channels of bfloat16 from which on we are faster
+LEAST_HALVES = 128
 Pair = tuple[int, int]
 # as torch calls them; they have vectors of 8 and of 16 numbers, and fused products and sums
 PROCESSORS = ("AVX2", "AVX512")
@@ -56,13 +58,13 @@ def wins(x: torch.Tensor, weight: torch.Tensor, *, stride: Pair) -> bool:
     return can_run(x) and weight.dtype == torch.float32 and _is_worth_it(x, weight, stride)
 
 
-def wins_packed(x: torch.Tensor, weight: torch.Tensor, *, stride: Pair) -> bool:
+def wins_packed(x: torch.Tensor, weight: torch.Tensor, *, stride: Pair, rate: Pair) -> bool:
     """Whether `packed_conv` can run, in bfloat16 too, and is faster than oneDNN."""
     if x.dtype != torch.bfloat16:
         return wins(x, weight, stride=stride)
-    # oneDNN computes outputs by sixteens, and is as fast as we are where that leaves none over
-    odd = weight.shape[2:] == (1, 1) and weight.shape[0] % 16 > 0
-    return odd and can_run_halves(x) and weight.dtype == x.dtype and _is_worth_it(x, weight, stride)
+    # oneDNN computes outputs by sixteens; where that leaves none over, it is as fast for few channels and at rates
+    better = weight.shape[0] % 16 > 0 or (x.shape[1] >= LEAST_HALVES and max(rate) == 1)
+    return better and can_run_halves(x) and weight.dtype == x.dtype and _is_worth_it(x, weight, stride)
 
 
 def can_run(x: torch.Tensor) -> bool:

@@ -23,6 +23,7 @@ constexpr int VECTORS = 2;
 #endif
 constexpr int PANEL = VECTORS * LANES;
 constexpr int64_t LINE = 16;          // floats in a line of the cache
+constexpr int64_t AHEAD = 32;         // channels whose weights are fetched ahead
 constexpr int64_t DEPTH = 512;       // products added up before sums go back to memory
 constexpr int64_t BLOCK = 24 * TILE;  // most places that a panel of weights is used for: their inputs stay in L2
 constexpr int64_t LAID_OUT = 256;     // most places laid out together for sums over places
@@ -178,6 +179,10 @@ inline __attribute__((always_inline)) void add_part(const Part& part, const Rows
         sums.each([&](Floats& sum, int row, int column) __attribute__((always_inline)) {
             sum = load(between + row * PANEL + column, LANES);
         });
+    if (target.added && part.ends)
+        for (int row = 0; row < ROWS; ++row)
+            for (int column = 0; column < WIDE * LANES; column += LANES)
+                __builtin_prefetch(target.added + (first + row) * target.stride + column);
     for (int64_t tap = part.first_tap; tap < part.last_tap; ++tap) {
         const Number* from[ROWS];
         bool nothing = true;
@@ -186,7 +191,7 @@ inline __attribute__((always_inline)) void add_part(const Part& part, const Rows
             nothing &= from[row] == rows.zeros;
         }
         // the next places' rows: so many short runs are more than processors foresee
-        if (part.to - part.from >= 4 * LINE && first + 2 * ROWS <= count)
+        if (part.to - part.from >= 2 * LINE && first + 2 * ROWS <= count)
             for (int row = 0; row < ROWS; ++row) {
                 const Number* const next = rows.of[tap * BLOCK + first + ROWS + row];
                 for (int64_t at = part.from; at < part.to; at += LINE) __builtin_prefetch(next + at);
@@ -195,8 +200,11 @@ inline __attribute__((always_inline)) void add_part(const Part& part, const Rows
             panel += (part.to - part.from) * PANEL;
             continue;
         }
-        for (int64_t channel = part.from; channel < part.to; ++channel, panel += PANEL)
+        for (int64_t channel = part.from; channel < part.to; ++channel, panel += PANEL) {
+            // where weights are many they come from far
+            for (int vector = 0; vector < WIDE; ++vector) __builtin_prefetch(panel + AHEAD * PANEL + vector * LANES);
             sums.add(panel, [&](int row) __attribute__((always_inline)) { return from[row][channel]; });
+        }
     }
     if (!part.ends)
         return sums.each([&](Floats& sum, int row, int column) __attribute__((always_inline)) {
@@ -229,9 +237,10 @@ void add_part(const Part& part, const Rows<Number>& rows, int64_t count, const N
         add_part<MANY<WIDE>, WIDE>(part, rows, panel, ending, target, last, place, count);
     for (; place + TILE <= count; place += TILE)
         add_part<TILE, WIDE>(part, rows, panel, ending, target, last, place, count);
-    // fewer rows take nearly as long as a tile
+    // with few vectors fewer rows take nearly as long as a tile
     for (; place + 3 <= count; place += 3) add_part<3, WIDE>(part, rows, panel, ending, target, last, place, count);
-    for (; place < count; ++place) add_part<1, WIDE>(part, rows, panel, ending, target, last, place, count);
+    if (place + 2 <= count) add_part<2, WIDE>(part, rows, panel, ending, target, last, place, count), place += 2;
+    if (place < count) add_part<1, WIDE>(part, rows, panel, ending, target, last, place, count);
 }
 
 // body(to, stride, whole vectors) for `rows` rows of `width` sums at `to`, `stride` apart, by way of a copy where they are

@@ -66,7 +66,8 @@ struct Depthwise {
 struct Columns {
     int64_t begin, end, first, last;
 
-    int64_t read() const { return ceil_div(last - first, TILE) * TILE; }
+    // whole tiles, where single rows take as long as a tile
+    int64_t read() const { return VECTORS < 4 ? ceil_div(last - first, TILE) * TILE : last - first; }
 };
 
 // Rows of a table's outputs begin..end that are read: the least, and one more than the greatest.
@@ -167,7 +168,7 @@ class Made {
 
    private:
     void make_expanded(const T* from, const Columns& columns, float* to) {
-        // whole tiles, the last pixel again and again: single rows take as long as a tile
+        // the last pixel again and again where a tile goes on
         for (int64_t place = 0; place < columns.read(); ++place)
             pixels[place] = reinterpret_cast<const Word<T>*>(
                 from + std::min(place, columns.last - columns.first - 1) * shape.channels);

@@ -11,7 +11,6 @@ import torch
 from deeplab.errors import UserError
 from deeplab.model.network import DeepLab
 from deeplab.native import dense_conv
-from deeplab.native import int8 as native_int8
 from deeplab.prediction.runtimes.onnxruntime import onnxruntime_network
 from deeplab.prediction.runtimes.openvino import openvino_network
 from deeplab.prediction.runtimes.program import Run
@@ -71,8 +70,6 @@ def _unfit(model: DeepLab, device: torch.device) -> str:
 
 def _torch_is_fastest(precision: str) -> bool:
     """Whether our own convolutions run, which no engine outruns; see docs/speed.md."""
-    if precision == INT8:
-        return native_int8.KERNEL.ready() and native_int8.bits() == 8
     return (
         precision == "float32"
         and torch.backends.cpu.get_cpu_capability() in dense_conv.PROCESSORS
