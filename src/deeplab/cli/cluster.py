@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cyclopts import Parameter
 
-from deeplab.errors import UserError
+from deeplab.errors import MOST_PROCESSES, UserError, refuse_outside
 
 if TYPE_CHECKING:
     from deeplab.prediction.labelling import Labelling
@@ -57,6 +57,8 @@ def predict_on_cluster(
     address = options.cluster or ""
     if address != "ray" and not address.startswith("ray://"):
         raise UserError(f"--cluster {address}", allowed="ray, ray://HOST:PORT")
+    if options.workers is not None:
+        refuse_outside(1, MOST_PROCESSES, __workers=options.workers)
     about = {"model": model, "how": repr(how)}
     places = [photo.absolute() for photo in photos]
     job = Job.planned(places, output.absolute(), shard_size=options.shard_size, about=about)
