@@ -11,15 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from deeplab.config import ASPPConfig, DecoderConfig, DeepLabConfig, backbone_config
 from deeplab.layers.conv import AtrousConv2d, ConvNormAct, SeparableConv
-from deeplab.layers.int8_conv import Int8Conv
+from deeplab.layers.int8_conv import Int8Conv, PassedConv
 from deeplab.layers.inverted_residual import InvertedResidual
 from deeplab.layers.packed_conv import PackedConv
+from deeplab.model.network import DeepLab
 from deeplab.native import int8, separable
 from deeplab.native.dense_conv import Place
 from deeplab.native.int8 import Range
 from deeplab.native.winograd import Ending
-from deeplab.prediction.fold import _pack
+from deeplab.prediction.fold import _pack, for_inference
+from deeplab.prediction.int8 import _gathered
 
 torch.set_num_threads(1)
 
@@ -150,6 +153,35 @@ def test_one_pass_gives_the_bits_of_its_steps(
     depthwise = separable.by_tap(weight, None)
     found = int8.int8_separable(x, expand, depthwise, project, place=place, endings=endings, added=added)
     assert torch.equal(found, steps)
+
+
+@pytest.mark.parametrize("convs", [1, 2])
+def test_a_classifier_inside_the_decoder_gives_the_same_bits(
+    compiled: None, monkeypatch: pytest.MonkeyPatch, convs: int
+) -> None:
+    torch.manual_seed(0)
+    config = DeepLabConfig(
+        backbone=backbone_config("mobilenet_v2", width=0.5),
+        context=ASPPConfig(rates=(2,), channels=32, separable=True),
+        decoder=DecoderConfig(channels=32, low_level_channels=16, convs=convs, separable=True),
+        num_classes=5,
+    )
+    model = DeepLab(config).eval()
+    photo = torch.randint(0, 256, (97, 161, 3), dtype=torch.uint8).numpy()
+    found = {name: Range(*map(torch.tensor, each)) for name, each in _gathered(model, [photo]).items()}
+    images = torch.from_numpy(photo).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        joined = for_inference(model, device=torch.device("cpu"), ranges=found)
+        assert isinstance(joined.classifiers["semantic"].convs[0], PassedConv)
+        logits = joined.low_resolution_logits(images)["semantic"]
+        monkeypatch.setattr("deeplab.prediction.fold._join_classifier", lambda model: None)
+        apart = for_inference(model, device=torch.device("cpu"), ranges=found)
+        assert torch.equal(logits, apart.low_resolution_logits(images)["semantic"])
+        # where one pass cannot be
+        monkeypatch.setattr("deeplab.layers.packed_separable._in_bytes", lambda *of: None)
+        assert logits.shape == joined.low_resolution_logits(images)["semantic"].shape
+        joined.output_stride = 8
+        assert joined.low_resolution_logits(images)["semantic"].shape == logits.shape
 
 
 def test_blocks_run_in_one_pass_and_as_their_convolutions_alike(

@@ -235,7 +235,7 @@ def test_auto_is_pytorch_in_int8_where_openvino_is_missing(monkeypatch: pytest.M
 
 def test_int8_without_what_it_needs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model, photo = small_model(), np.zeros((33, 33, 3), np.uint8)
-    with pytest.raises(UserError, match="the device is meta; fix: leave it out"):
+    with pytest.raises(UserError, match="the device is meta; fix: device cpu, or another precision"):
         Segmenter(model, precision="int8", calibration=[photo], device="meta")
     with pytest.raises(UserError, match="there are none; fix: --calibration FOLDER"):
         Segmenter(model, precision="int8", engine="openvino")

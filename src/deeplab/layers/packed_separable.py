@@ -30,6 +30,8 @@ class Chain(NamedTuple):
     filtering: PackedConv
     project: PackedConv | None
     endings: tuple[Ending, Ending, Ending]
+    # one more 1x1 convolution behind them, of those in 8 bits
+    last: Int8Conv | None = None
 
 
 class PackedSeparableConv(SeparableConv):
@@ -46,7 +48,18 @@ class PackedSeparableConv(SeparableConv):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         found = in_one_pass(x, self.chain)
-        return super().forward(x) if found is None else found
+        if found is not None:
+            return found
+        found = super().forward(x)
+        return found if self.chain is None or self.chain.last is None else self.chain.last(found)
+
+    def joins(self, last: Int8Conv) -> bool:
+        """Whether it has taken this convolution, which alone reads its outputs, for its own end."""
+        in_bytes = self.chain is not None and isinstance(self.chain.project, Int8Conv)
+        if self.chain is None or not in_bytes or last.kernel_size != (1, 1):
+            return False
+        self.chain = self.chain._replace(last=last)
+        return True
 
 
 class PackedInvertedResidual(InvertedResidual):
@@ -144,6 +157,7 @@ def _in_bytes(
         endings=chain.endings,
         added=other,
         behind=behind,
+        last=None if chain.last is None else chain.last.in_bytes(),
     )
 
 

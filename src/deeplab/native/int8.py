@@ -27,7 +27,7 @@ KERNEL = Kernel(
         "deeplab_int8_lanes": (LONG,),
         "deeplab_int8_pack": (None, LONG, LONG, LONG, POINTER, POINTER),
         "deeplab_int8_dense": (None, POINTER, LONG, *[POINTER] * 6),
-        "deeplab_int8_separable": (INT, POINTER, LONG, LONG, *[POINTER] * 11),
+        "deeplab_int8_separable": (INT, POINTER, LONG, LONG, *[POINTER] * 12),
     },
 )
 # products that one instruction adds up
@@ -182,17 +182,21 @@ def int8_separable(
     endings: tuple[Ending, Ending, Ending],
     added: torch.Tensor | None = None,
     behind: tuple[torch.Tensor, ResizeRule] | None = None,
+    last: Packed | None = None,
 ) -> torch.Tensor:
-    """As `deeplab.native.separable.separable_conv`, the 1x1 convolutions in 8 bits."""
+    """As `deeplab.native.separable.separable_conv`, the 1x1 convolutions in 8 bits.
+
+    `last` is one more behind the projection, to which nothing is added then.
+    """
     hidden = len(depthwise.bias)
     rows, columns = (
         taps(size, depthwise.kernel, *each)
         for size, *each in zip(x.shape[2:], place.stride, place.rate, place.pads, strict=True)
     )
-    outputs = hidden if project is None else len(project.weight)
+    outputs = hidden if project is None else len((last or project).weight)
     target = _target(x, outputs, (len(rows), len(columns)), added)
     sizes = (x.shape[0], *x.shape[2:], len(rows), len(columns), x.shape[1], hidden)
-    first, middle, last = endings
+    first, middle, end = endings
     KERNEL.library.deeplab_int8_separable(
         (ctypes.c_int64 * 7)(*sizes),
         depthwise.kernel,
@@ -203,7 +207,8 @@ def int8_separable(
         depthwise.weight.data_ptr(),
         depthwise.bias.data_ptr(),
         (ctypes.c_float * 3)(*middle),
-        ctypes.byref(Layer() if project is None else project.layer(last)),
+        ctypes.byref(Layer() if project is None else project.layer(end)),
+        ctypes.byref(Layer() if last is None else last.layer(LINEAR)),
         None if added is None else added.data_ptr(),
         rows.ctypes.data,
         columns.ctypes.data,

@@ -179,8 +179,8 @@ std::vector<Columns> columns_of(const Shape& shape, const Tables& tables, int64_
 
 template <int K>
 void separate(const Shape& shape, int64_t channels, const Tables& tables, const float* source, const Layer* expand,
-              const Upsampled* upsampled, const Depthwise<K>& depthwise, const Layer* project, const float* added,
-              int64_t threads, float* target) {
+              const Upsampled* upsampled, const Depthwise<K>& depthwise, const Layer* project, const Layer* last,
+              const float* added, int64_t threads, float* target) {
     const bool makes = expand || upsampled;
     const int64_t hidden = depthwise.channels, bytes = in_quads(hidden);
     int64_t lines = 0;
@@ -207,6 +207,12 @@ void separate(const Shape& shape, int64_t channels, const Tables& tables, const 
         const Room<uint8_t> filtered(project ? together * width * bytes : 0);
         std::vector<const uint8_t*> rows(project ? together * width : 0);
         for (size_t x = 0; x < rows.size(); ++x) rows[x] = filtered.data() + x * bytes;
+        // what the last layer reads: the projection's values, and their bytes
+        const int64_t ends = last ? in_quads(last->channels) : 0;
+        const Room<float> projected(last ? together * width * last->channels : 0);
+        const Room<uint8_t> read(together * width * ends);
+        std::vector<const uint8_t*> last_rows(last ? together * width : 0);
+        for (size_t x = 0; x < last_rows.size(); ++x) last_rows[x] = read.data() + x * ends;
         Made made(shape, expand, upsampled, channels, hidden, std::max<int64_t>(lines, 1), makes ? places : 0);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t piece = 0; piece < pieces * bands; ++piece) {
@@ -215,8 +221,8 @@ void separate(const Shape& shape, int64_t channels, const Tables& tables, const 
             std::fill(made.held.begin(), made.held.end(), -1);
             const int64_t end = (band + 1) * shape.height / bands;
             for (int64_t first = band * shape.height / bands; first < end; first += together) {
-                const int64_t last = std::min(end, first + together);
-                for (int64_t y = first; y < last; ++y) {
+                const int64_t stop = std::min(end, first + together);
+                for (int64_t y = first; y < stop; ++y) {
                     const float* at[K];
                     for (int ky = 0; ky < K; ++ky) {
                         const int64_t row = tables.rows[y * K + ky];
@@ -228,19 +234,26 @@ void separate(const Shape& shape, int64_t channels, const Tables& tables, const 
                     uint8_t* to = filtered.data() + (y - first) * (columns.end - columns.begin) * bytes;
                     const int64_t most = project ? steps : columns.end - columns.begin;
                     for (int64_t x = columns.begin; x < columns.end; x += most) {
-                        const int64_t stop = std::min(columns.end, x + most);
+                        const int64_t next = std::min(columns.end, x + most);
                         float* const found = project ? values.data() : target + (line + x) * hidden;
                         depthwise.ending.chosen([&](const auto& finish) {
-                            sum_line<K>(at, hidden, depthwise.filter, tables.columns, runs.data(), x, stop, finish, found);
+                            sum_line<K>(at, hidden, depthwise.filter, tables.columns, runs.data(), x, next, finish, found);
                         });
-                        for (int64_t place = 0; project && place < stop - x; ++place, to += bytes)
+                        for (int64_t place = 0; project && place < next - x; ++place, to += bytes)
                             project->grid.row(found + place * hidden, hidden, to);
                     }
                 }
                 if (!project) continue;
-                const int64_t at = ((image * shape.height + first) * shape.width + columns.begin) * project->outputs;
-                multiply(*project, rows.data(), 0, (last - first) * (columns.end - columns.begin),
-                         added ? added + at : nullptr, target + at);
+                const int64_t place = (image * shape.height + first) * shape.width + columns.begin;
+                const int64_t count = (stop - first) * (columns.end - columns.begin), at = place * project->outputs;
+                if (!last) {
+                    multiply(*project, rows.data(), 0, count, added ? added + at : nullptr, target + at);
+                    continue;
+                }
+                multiply(*project, rows.data(), 0, count, nullptr, projected.data());
+                for (int64_t i = 0; i < count; ++i)
+                    last->grid.row(projected.data() + i * last->channels, last->channels, read.data() + i * ends);
+                multiply(*last, last_rows.data(), 0, count, nullptr, target + place * last->outputs);
             }
         }
     }
@@ -285,19 +298,19 @@ extern "C" void deeplab_int8_dense(const int64_t* sizes, int64_t threads, const 
              threads, target);
 }
 
-// sizes: images, source height, source width, height, width, channels, hidden channels. Expansion and projection may have
-// no weights, upsampled may be null. Returns 0, or 1 for a kernel size that is not compiled.
+// sizes: images, source height, source width, height, width, channels, hidden channels. Expansion, projection and the layer
+// behind it may have no weights, upsampled may be null. Returns 0, or 1 for a kernel size that is not compiled.
 extern "C" int deeplab_int8_separable(const int64_t* sizes, int64_t kernel, int64_t threads, const float* source,
                                       const Upsampled* upsampled, const Given* expansion, const float* weight,
                                       const float* bias, const float* ending, const Given* projection,
-                                      const float* added, const int32_t* rows, const int32_t* columns, float* target) {
-    const Layer expand = expansion->layer(), project = projection->layer();
+                                      const Given* behind, const float* added, const int32_t* rows, const int32_t* columns, float* target) {
+    const Layer expand = expansion->layer(), project = projection->layer(), last = behind->layer();
     const auto run = [&](auto size) {
         constexpr int K = decltype(size)::value;
         separate<K>({sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]}, sizes[5], {rows, columns}, source,
                     expand.weight ? &expand : nullptr, upsampled,
                     {{weight, bias, sizes[6]}, {ending[0], ending[1], ending[2] != 0}, sizes[6]},
-                    project.weight ? &project : nullptr, added, threads, target);
+                    project.weight ? &project : nullptr, last.weight ? &last : nullptr, added, threads, target);
     };
     if (kernel == 3) return run(std::integral_constant<int, 3>{}), 0;
     if (kernel == LARGEST_KERNEL) return run(std::integral_constant<int, LARGEST_KERNEL>{}), 0;

@@ -15,10 +15,11 @@ import torch
 from torch import nn
 
 from deeplab.errors import UserError
+from deeplab.heads.classifier import Classifier
 from deeplab.heads.decoder import DecoderStage
 from deeplab.heads.packed_decoder import PackedDecoderStage
 from deeplab.layers.conv import AtrousConv2d, ConvNormAct, SeparableConv
-from deeplab.layers.int8_conv import Int8Conv
+from deeplab.layers.int8_conv import Int8Conv, PassedConv
 from deeplab.layers.inverted_residual import InvertedResidual
 from deeplab.layers.packed_conv import FUSED, PackedConv
 from deeplab.layers.packed_separable import PackedInvertedResidual, PackedSeparableConv
@@ -73,6 +74,7 @@ def for_inference(
         # a packed layer holds its activation, where 8-bit arithmetic does not look for it
         ready.eight_bit_tables = None
         _pack(ready, ranges)
+        _join_classifier(ready)
     return ready
 
 
@@ -100,6 +102,23 @@ def _fold(layer: ConvNormAct, norm: nn.BatchNorm2d) -> None:
     weight.copy_(weight.double() * factor.view(-1, 1, 1, 1))
     layer.conv.bias = nn.Parameter(offset.to(weight.dtype), requires_grad=weight.requires_grad)
     layer.norm = nn.Identity()
+
+
+def _join_classifier(model: DeepLab) -> None:
+    """The largest map of a v3+ network in 8 bits is read by its classifier alone: neither write nor read it."""
+    classifiers = [each for each in model.classifiers.values() if isinstance(each, Classifier)]
+    stage = None if model.decoder is None else model.decoder.stages[-1]
+    if not isinstance(stage, DecoderStage) or stage.merge != "concat" or len(classifiers) != 1:
+        return
+    convs, last = classifiers[0].convs, stage.convs[-1]
+    conv = convs[0]
+    if (
+        len(convs) == 1
+        and isinstance(conv, Int8Conv)
+        and isinstance(last, PackedSeparableConv)
+        and last.joins(conv)
+    ):
+        convs[0] = PassedConv.on(conv, conv.values)
 
 
 def _pack(model: nn.Module, ranges: Mapping[str, Range] = NO_RANGES) -> None:

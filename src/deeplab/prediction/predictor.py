@@ -231,10 +231,12 @@ def _refuse_unless_memory(error: Exception) -> None:
 def _made_ready(model: DeepLab, device: torch.device, how: Labelling) -> DeepLab:
     if how.precision != INT8:
         return for_inference(model, device=device, precision=how.precision)
-    if device.type != "cpu" or model.eight_bit:
-        reason = "this model computes in 8 bits of its own" if model.eight_bit else f"the device is {device}"
+    if model.eight_bit:
+        raise UserError(f"precision {INT8}: this model computes in 8 bits of its own", fix="leave it out")
+    if device.type != "cpu":
         raise UserError(
-            f"precision {INT8} is for processors and models in float32: {reason}", fix="leave it out"
+            f"precision {INT8} runs on processors, and the device is {device}",
+            fix="device cpu, or another precision",
         )
     found = ranges(_at_stride(folded(model).eval(), how.output_stride), list(map(as_photo, how.calibration)))
     return for_inference(model, device=device, ranges=found)
