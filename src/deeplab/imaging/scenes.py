@@ -132,8 +132,9 @@ def open_scene(path: Path, *, bands: Sequence[int] = (), level: int = 0) -> Iter
         return
     rasterio: Any = require("rasterio", extra="geo")
     with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES), warnings.catch_warnings():
-        # a picture need not lie on the ground
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        # a picture need not lie on the ground, and transparency counts beside nodata
+        for usual in (rasterio.errors.NotGeoreferencedWarning, rasterio.errors.NodataShadowWarning):
+            warnings.simplefilter("ignore", usual)
         try:
             # other drivers follow what a file says of files elsewhere
             driver = "JP2OpenJPEG" if path.suffix.lower() == JP2_SUFFIX else "GTiff"
