@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 DEMO_PHOTOS = $$($(BIN)/python -c "from pathlib import Path; import skimage; folder = Path(skimage.__file__).parent / 'data'; print(*(folder / name for name in ('astronaut.png', 'chelsea.png', 'coffee.png')))")
 
-.PHONY: demo test test-page fuzz soak audit test-oldest peers bench bench-full exports wheel extras lint clean
+.PHONY: demo test test-page fuzz soak disks audit test-oldest peers bench bench-full exports wheel extras lint clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/deeplab predict $(DEMO_PHOTOS) --output demo
@@ -20,6 +20,10 @@ fuzz: $(VENV)/test.done
 # an hour of training with kills at random, prediction and serving; .venv/bin/python tests/soak.py --kills 100 counts kills
 soak: $(VENV)/test.done
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python tests/soak.py --minutes 60
+
+# every command that writes, on small disks, read-only ones and folders that vanish (Linux, as root)
+disks: $(VENV)/test.done
+	OMP_NUM_THREADS=1 $(BIN)/python tests/disks.py
 
 # known holes in what constraints.txt pins, and dist/sbom.json
 audit: $(VENV)/test.done .venv-audit/done

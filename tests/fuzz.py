@@ -8,6 +8,7 @@ exit status is 1. `make fuzz` runs the seeds that are committed; for hours: --mi
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import io
 import json
 import random
@@ -24,6 +25,7 @@ import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,10 +39,19 @@ from deeplab.config import ASPPConfig, DecoderConfig, DeepLabConfig, backbone_co
 from deeplab.crf.config import crf_parameters
 from deeplab.data.tfrecord import decode_example, encode_example, read_record, record_places, write_records
 from deeplab.errors import UserError
+from deeplab.evaluation.panoptic.coco import read_files
+from deeplab.export.run import export_model
+from deeplab.imaging.photos import read_photo
+from deeplab.imaging.scenes import is_scene, open_scene
+from deeplab.imaging.videos import Picture, open_clip
 from deeplab.importers import import_weights
 from deeplab.importers.tensorflow.resolve import _option
 from deeplab.model.checkpoint import load
 from deeplab.model.network import DeepLab
+from deeplab.prediction.artefacts import REPORT_NAME, open_predictor
+from deeplab.prediction.labelling import Labelling
+from deeplab.prediction.scenes import Ledger
+from deeplab.prediction.tiles import Gathered
 from deeplab.system.reading import foreign
 from deeplab.train.recipe import FOLDER, read_recipe
 from deeplab.train.run_folder.checkpointing import TrainingState, parse_checkpoint, write_checkpoint
@@ -415,6 +426,120 @@ def cell_text() -> bytes:
     return json.dumps(cell).encode()
 
 
+@lru_cache
+def exported(to: str) -> dict[str, bytes]:
+    """The files of an exported model, by their names."""
+    with tempfile.TemporaryDirectory() as inside:
+        folder = export_model(small_model().eval(), to, Path(inside) / "m", name="m").path.parent
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def exported_alone(to: str, ending: str) -> Target:
+    """An exported model without the report that says its checksum, in its own runtime."""
+
+    def make(folder: Path, mutate: Callable[[bytes], bytes]) -> Path:
+        for name, content in exported(to).items():
+            if name.startswith("m."):
+                (folder / name).write_bytes(mutate(content) if name.endswith(ending) else content)
+        return folder / ("m.xml" if ending == ".bin" else f"m{ending}")
+
+    return Target(make, label_by)
+
+
+def exported_report(folder: Path, mutate: Callable[[bytes], bytes]) -> Path:
+    for name, content in exported("torch-export").items():
+        (folder / name).write_bytes(mutate(content) if name == REPORT_NAME else content)
+    return folder
+
+
+def label_by(path: Path) -> object:
+    photo = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    return open_predictor(path, Labelling(device="cpu")).label(photo)
+
+
+def clip(ending: str) -> Callable[[], bytes]:
+    def make() -> bytes:
+        import av
+
+        with tempfile.TemporaryDirectory() as inside:
+            path = Path(inside) / f"c{ending}"
+            with av.open(str(path), "w") as container:
+                video = container.add_stream("libx264", rate=5)
+                video.height, video.width, video.pix_fmt = 32, 48, "yuv420p"
+                for value in (0, 90, 180):
+                    picture = np.full((32, 48, 3), value, np.uint8)
+                    container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+                container.mux(video.encode())
+            return path.read_bytes()
+
+    return make
+
+
+def read_clip(path: Path) -> object:
+    with open_clip(str(path)) as opened:
+        return [part for part in opened.parts() if isinstance(part, Picture)]
+
+
+def geotiff() -> bytes:
+    import rasterio
+
+    size = {"count": 3, "height": 20, "width": 30, "dtype": "uint8"}
+    ground = {"crs": "EPSG:32633", "transform": rasterio.Affine(0.5, 0, 500_000, 0, -0.5, 5_000_000)}
+    with rasterio.MemoryFile() as file:
+        with file.open(driver="GTiff", **size, **ground) as out:
+            out.write(np.random.default_rng(0).integers(0, 256, (3, 20, 30), dtype=np.uint8))
+        return file.read()
+
+
+def read_geotiff(path: Path) -> object:
+    if not is_scene(path):
+        return read_photo(str(path))
+    with open_scene(path) as scene:
+        height, width = scene.size
+        scene.preview(64)
+        return scene.read(0, 0, min(height, 512), min(width, 512))
+
+
+PANOPTIC = {
+    "annotations": [
+        {"image_id": 1, "file_name": "a.png", "segments_info": [{"id": 1, "category_id": 1, "iscrowd": 0}]}
+    ],
+    "categories": [{"id": 1, "name": "cat", "isthing": 1}],
+}
+
+
+def panoptic() -> bytes:
+    return json.dumps(PANOPTIC).encode()
+
+
+def scene_left(folder: Path, mutate: Callable[[bytes], bytes]) -> Path:
+    """What a run that was stopped leaves."""
+    ledger = Ledger(folder / "left", "key")
+    ledger.add(np.ones((20, 30), np.uint8))
+    ledger.keep(Gathered((torch.zeros(3),), torch.zeros(3)))
+    ledger.close()
+    path = folder / "left" / random.choice(("labels", "ledger", "means.npz"))
+    path.write_bytes(mutate(path.read_bytes()))
+    return folder / "left"
+
+
+def read_left(path: Path) -> object:
+    ledger = Ledger(path, "key")
+    try:
+        return ledger.gathered(), list(ledger.contents())
+    finally:
+        ledger.close()
+
+
+# what an extra reads, where it is installed
+EXTRAS: dict[str, tuple[str, Callable[[], Target]]] = {
+    "exported .onnx": ("onnxruntime", lambda: exported_alone("onnx", ".onnx")),
+    "exported .xml": ("openvino", lambda: exported_alone("openvino", ".xml")),
+    "exported .bin": ("openvino", lambda: exported_alone("openvino", ".bin")),
+    "clip, .mp4": ("av", lambda: Target(whole("c.mp4", clip(".mp4")), read_clip)),
+    "clip, .mkv": ("av", lambda: Target(whole("c.mkv", clip(".mkv")), read_clip)),
+    "scene": ("rasterio", lambda: Target(whole("s.tif", geotiff), read_geotiff)),
+}
 TARGETS: dict[str, Target] = {
     "pth": Target(whole("w.pth", pth), import_weights),
     "pth before 1.6": Target(whole("w.pth", lambda: pth(_use_new_zipfile_serialization=False)), import_weights),
@@ -441,9 +566,15 @@ TARGETS: dict[str, Target] = {
     "keras, its weights": Target(rezipped(keras_zip(), "weights.h5", "w.keras"), import_weights),
     "tfrecord": Target(records, read_records),
     **{name: Target(make, read) for name, (make, read, _) in hostile_data.TARGETS.items()},
+    "panoptic results": Target(whole("p.json", panoptic), lambda path: read_files(path, path.parent)),
+    "a scene's work": Target(scene_left, read_left),
+    "exported .pt2": exported_alone("torch-export", ".pt2"),
+    "export.json": Target(exported_report, label_by),
+    **{name: make() for name, (module, make) in EXTRAS.items() if importlib.util.find_spec(module)},
 }  # fmt: skip
 TEXTUAL = {
     "own config.json", "own model", "recipe", "crf parameters", "cell", "keras, its config", "safetensors, its header",
+    "panoptic results", "export.json",
     *(name for name, (_, _, textual) in hostile_data.TARGETS.items() if textual),
 }  # fmt: skip
 

@@ -58,13 +58,13 @@ class Kills:
         process = start_run(self.recipe, self.reference)
         process.join(PATIENCE)
         assert process.exitcode == 0
-        self.seconds = time.monotonic() - began
+        self.seconds = self.span = time.monotonic() - began
         self.wrong: list[str] = []
 
     def one(self) -> None:
         """Start or resume the run and kill it at some moment of its life; a run that ends first is compared."""
         process = start_run(self.recipe, self.folder, resume=True)
-        process.join(self.moments.uniform(0, self.seconds))
+        process.join(self.moments.uniform(0, self.span))
         if process.is_alive():
             assert process.pid is not None
             os.kill(process.pid, signal.SIGKILL)
@@ -72,6 +72,8 @@ class Kills:
             # it may have ended between the two
             if process.exitcode == -signal.SIGKILL:
                 self.count += 1
+                # or no run would end, once the machine is busier than it was at first
+                self.span *= 1.1
                 return
         self._ended(process.exitcode)
 
@@ -82,6 +84,7 @@ class Kills:
         self._ended(process.exitcode)
 
     def _ended(self, code: int | None) -> None:
+        self.span = self.seconds
         if code != 0:
             self.wrong.append(f"a resumed run ended with exit status {code}")
         else:

@@ -11,6 +11,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from deeplab.config import ASPPConfig, DeepLabConfig, backbone_config
 from deeplab.config.labels import LabelSpec
 from deeplab.errors import UserError
 from deeplab.export import run as export_run
-from deeplab.export.gate import GateError, drawn_photo, fitted, gate_photos, verdict
+from deeplab.export.gate import GateError, compare, drawn_photo, fitted, gate_photos, verdict
 from deeplab.export.run import TARGETS, export_model
 from deeplab.export.target import Job, converting
 from deeplab.model.network import DeepLab
@@ -140,6 +141,10 @@ def test_what_an_exported_model_cannot_do_is_said(exported: Export) -> None:
         UserError, match=r"gives labels, no probabilities.*--output probabilities, logits or small"
     ):
         Segmenter(folder)(picture((9, 9)), probabilities=True)
+    with pytest.raises(
+        UserError, match=r"gives labels, and a scene .* fix: export with --output small-logits"
+    ):
+        Segmenter(folder).predictor.sliding((9, 9))
     with pytest.raises(UserError, match=r"gives labels, and several scales.*--output small-logits"):
         Segmenter(folder, flip=True)
     with pytest.raises(UserError, match=r"logits at the photo's size.*--output small-logits"):
@@ -177,6 +182,8 @@ def test_the_file_says_what_it_is(exported: Export, to: str) -> None:
     beside = json.loads((folder / "export.json").read_text(encoding="utf-8"))
     path = artefact_path(folder)
     assert path == folder / beside.pop("file") == artefact_path(path)
+    digests = {each.name: sha256(each.read_bytes()).hexdigest() for each in folder.glob("small.*")}
+    assert beside.pop("sha256") == digests
     about = open_artefact(path).description
     assert about == Description.model_validate(beside)
     assert about.labels == model.labels and about.architecture.num_classes == 4
@@ -219,6 +226,25 @@ def test_the_example_labels_a_photo_without_this_package(exported: Export, to: s
     assert told.stdout.strip() == ", ".join(
         small_model().labels.classes[index] for index in np.unique(labels)
     )
+
+
+@pytest.mark.parametrize(
+    ("to", "change"),
+    [
+        ("onnx", {"image_pyramid": (1.0, 0.75, 0.5)}),
+        ("openvino", {"image_pyramid": (1.0, 0.75, 0.5)}),
+        # a searched network that comes back from stride 32
+        ("onnx", {"backbone": backbone_config("hnasnet", filters=4), "output_stride": 8}),
+    ],
+)
+def test_sizes_that_arithmetic_gives_follow_the_photo(to: str, change: dict, tmp_path: Path) -> None:
+    """They are not those of the example that the program was made of."""
+    needs(to)
+    model = randomise(DeepLab(small_model().config.model_copy(update=change)))
+    made = export_model(model, to, tmp_path / "out", name="model", output="logits")
+    photos = [picture(size) for size in ((130, 257), (301, 451), (513, 200))]
+    compared, _ = compare(model, open_artefact(made.path), photos)
+    assert verdict("float32", compared)["passed"], compared
 
 
 def test_extra_outputs_have_names(tmp_path: Path) -> None:
@@ -372,7 +398,10 @@ def test_int8_is_compared_on_photos_that_it_was_not_calibrated_on(to: str, tmp_p
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"to": "tensorflow"}, "no target 'tensorflow'; allowed: onnx, openvino"),
+        (
+            {"to": "tensorrt"},
+            "no target 'tensorrt'; allowed: onnx, openvino.*; fix: --to onnx is what TensorRT",
+        ),
         ({"to": "onnx", "precision": "float16"}, "no precision 'float16'; allowed: float32, int8"),
         ({"to": "onnx", "precision": "int8"}, "and 0 are given; fix: --calibration FOLDER"),
         ({"to": "onnx", "sizes": [(65, 65)]}, "takes photos of any size; fix: leave --size away"),
@@ -453,6 +482,29 @@ def test_files_that_are_no_exports_are_refused_by_name(tmp_path: Path, name: str
     (tmp_path / name).write_bytes(b"nothing")
     with pytest.raises(UserError, match=rf"{name}: .* cannot read it"):
         Segmenter(tmp_path / name)
+
+
+@pytest.mark.parametrize("to", ["onnx", "openvino", "torch-export"])
+def test_damage_is_seen_before_a_runtime_sees_the_file(exported: Export, to: str, tmp_path: Path) -> None:
+    folder = tmp_path / "damaged"
+    for name in sorted(each.name for each in exported(to).glob("small.*")):
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(exported(to), folder)
+        content = bytearray((folder / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (folder / name).write_bytes(content)
+        with pytest.raises(
+            UserError, match=rf"{name}: is not the file that export\.json beside it was written"
+        ):
+            Segmenter(folder)
+        (folder / name).unlink()
+        with pytest.raises(UserError, match=rf"{name}: (cannot be read|no such file)"):
+            Segmenter(folder)
+    for said in ("{}", f'{{"file": "{artefact_path(exported(to)).name}", "sha256": 3}}', "{"):
+        shutil.copytree(exported(to), folder, dirs_exist_ok=True)
+        (folder / "export.json").write_text(said)
+        with pytest.raises(UserError, match=r"export\.json: "):
+            open_artefact(folder / artefact_path(exported(to)).name)
 
 
 def rewritten(path: Path, target: Path, change: Callable[[str, bytes], tuple[str, bytes] | None]) -> Path:

@@ -259,6 +259,27 @@ def test_an_imagenet_resnet_starts_a_model_with_a_new_head(tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize(
+    ("kind", "blob", "value", "message"),
+    [
+        ("BatchNorm", 1, -1, "holds negative variances"),
+        # what its mean and variance are stored times
+        ("BatchNorm", 2, np.nan, "holds NaN or infinity"),
+        ("Scale", 0, np.inf, "holds NaN or infinity"),
+        ("Convolution", 0, np.nan, "holds NaN or infinity"),
+    ],
+)
+def test_values_that_no_network_has_are_refused(
+    kind: str, blob: int, value: float, message: str, tmp_path: Path
+) -> None:
+    network = Network(5)
+    resnet(network, 50, output_stride=32)
+    next(layer for layer in network.layers if layer.kind == kind).blobs[blob].flat[0] = value
+    with pytest.raises(UserError, match=rf"r50: .*{message}"):
+        imported(network.layers, tmp_path / "r50", Style())
+
+
+@pytest.mark.usefixtures("narrow")
 def test_an_imagenet_vgg_starts_a_model_with_a_new_head(tmp_path: Path) -> None:
     network = Network(6)
     pool5 = vgg(network, stride=(2, 2, 2, 2, 2))

@@ -277,6 +277,26 @@ def test_mobilenet_v2_gives_keras_features(
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(
+    ("array", "value", "message"),
+    [
+        ("moving_variance", -1, "holds negative variances"),
+        ("moving_variance", np.inf, "holds NaN or infinity"),
+        ("depthwise_kernel", np.nan, "holds NaN or infinity"),
+    ],
+)
+def test_values_that_no_network_has_are_refused(
+    array: str, value: float, message: str, tmp_path: Path
+) -> None:
+    files = Files()
+    mobilenet_v2(files, torch.zeros(1, 3, 33, 33))
+    next(layer for layer in files.layers if array in layer.arrays).arrays[array].flat[0] = value
+    path = write_by_name(tmp_path / "mobilenet.h5", files.layers, weight_name="{layer}/{array}:0")
+    with pytest.raises(UserError, match=rf"mobilenet\.h5: .*{message}"):
+        import_weights(path)
+
+
+@torch.no_grad()
 @pytest.mark.usefixtures("narrow")
 @pytest.mark.parametrize("size", [(65, 97), (64, 90)])
 def test_xception_gives_keras_features(tmp_path: Path, size: tuple[int, int]) -> None:

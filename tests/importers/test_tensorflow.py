@@ -289,6 +289,25 @@ def test_imported_logits_are_the_references(tmp_path: Path, case: str, hints: Hi
     assert np.abs(ours - data["logits"]).max() <= 2e-4 * data["logits"].std()
 
 
+@pytest.mark.parametrize(
+    ("ending", "value", "message"),
+    [
+        ("moving_variance", -1, "holds negative variances"),
+        ("moving_mean", np.inf, "holds NaN or infinity"),
+        ("weights", np.nan, "holds NaN or infinity"),
+    ],
+)
+def test_values_that_no_network_has_are_refused(
+    ending: str, value: float, message: str, tmp_path: Path
+) -> None:
+    _, options, shapes = load_case("a01_mnv2_os16_plain_65")
+    arrays = recipe(options, shapes)
+    arrays[next(name for name in sorted(arrays) if name.endswith(ending))].flat[0] = value
+    index = write_checkpoint(tmp_path / "model.ckpt", arrays)
+    with pytest.raises(UserError, match=rf"model\.ckpt.*: .*{message}"):
+        import_weights(index, Hints(output_stride=16))
+
+
 def test_weights_of_one_class_become_two_and_averages_are_not_invented(tmp_path: Path) -> None:
     _, options, shapes = load_case("a01_mnv2_os16_plain_65")
     shapes |= {"logits/semantic/weights": (1, 1, 256, 1), "logits/semantic/biases": (1,)}

@@ -350,10 +350,11 @@ class TestRefusals:
         ):
             import_graph(replace(graph, tensors=(*graph.tensors, spare), ops=(*graph.ops, twin)))
 
-    def test_not_a_number(self, import_graph) -> None:
+    @pytest.mark.parametrize("value", [torch.nan, -torch.inf])
+    def test_not_a_number(self, value: float, import_graph) -> None:
         model = random_model(small_config())
         with torch.no_grad():
-            model.backbone.stem.conv.weight[0, 0, 0, 0] = torch.nan
+            model.backbone.stem.conv.weight[0, 0, 0, 0] = value
         with pytest.raises(UserError, match=r"backbone\.stem\.conv\.weight holds NaN or infinity"):
             import_graph(graph_of(model, SIZE))
 

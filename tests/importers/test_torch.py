@@ -369,6 +369,10 @@ def changed(state: dict[str, torch.Tensor], change: str) -> dict[str, torch.Tens
         state["layer3.2.gate.weight"] = torch.ones(1)
     elif change == "not a number":
         state["layer1.0.bn1.weight"] = torch.full_like(state["layer1.0.bn1.weight"], torch.nan)
+    elif change == "beyond float32":
+        state["layer1.0.bn1.bias"] = torch.full_like(state["layer1.0.bn1.bias"], 1e300, dtype=torch.float64)
+    elif change == "negative":
+        state["layer2.0.bn1.running_var"] = -state["layer2.0.bn1.running_var"]
     elif change == "ResNeXt":
         state = {
             name: torch.ones(128, 4, 3, 3) if "conv2" in name else value for name, value in state.items()
@@ -384,6 +388,8 @@ def changed(state: dict[str, torch.Tensor], change: str) -> dict[str, torch.Tens
         ("missing", r"there is no layer3\.2\.bn2\.running_var"),
         ("surplus", r"no place for layer3\.2\.gate\.weight"),
         ("not a number", "holds NaN or infinity"),
+        ("beyond float32", "holds NaN or infinity"),
+        ("negative", "holds negative variances"),
         ("ResNeXt", "a ResNeXt or wide ResNet"),
         ("units", r"a ResNet of \(3, 4, 5, 3\) bottleneck units is none of 18, 34, 50, 101, 152"),
     ],

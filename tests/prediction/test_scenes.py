@@ -8,7 +8,9 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -275,12 +277,6 @@ def test_what_was_cut_off_is_done_again(tmp_path: Path) -> None:
     assert (
         found.positions == 7 and found.following == 3 and torch.equal(found.means[0], torch.ones(1, 2, 1, 1))
     )
-    # what a disk holds that lost power
-    lines = tmp_path / "work" / "ledger"
-    lines.write_bytes(lines.read_bytes()[:-9] + bytes(8) + b"\n")
-    garbled = Ledger(tmp_path / "work", "key")
-    assert garbled.done == 2
-    garbled.close()
     # of another scene, model or way of labelling
     other = Ledger(tmp_path / "work", "another key")
     assert other.done == 0 and other.gathered().means == ()
@@ -575,6 +571,39 @@ def test_models_of_bands_read_them_as_stored(deeplab, tmp_path: Path, kind: str,
     other = write(tmp_path / "other.tif", stored[..., :1], **profile)
     code, _, err = deeplab("predict", other, *words)
     assert code == 1 and "(band 1; " in err and "--bands names those to read" in err
+
+
+def test_nothing_is_fetched_for_a_scene(scene: Path) -> None:
+    """GDAL follows what lies beside a raster, and what the raster says of itself, to any address."""
+    asked: list[str] = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(404)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *words: object) -> None:
+            """Quietly."""
+
+    with HTTPServer(("127.0.0.1", 0), Server) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"/vsicurl/http://127.0.0.1:{server.server_port}/x.tif"
+        (scene.parent / "scene.tif.aux.xml").write_text(
+            f'<PAMDataset><Metadata domain="OVERVIEWS"><MDI key="OVERVIEW_FILE">{address}</MDI></Metadata></PAMDataset>'
+        )
+        with open_scene(scene) as opened:
+            opened.preview(8)
+        beside = scene.parent / "scene.tif.OVR"
+        beside.write_text(
+            '<VRTDataset rasterXSize="9" rasterYSize="9"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>'
+            f"<SourceFilename>{address}</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>"
+        )
+        with pytest.raises(UserError, match=rf"{beside}: is no TIFF, .*read without it"), open_scene(scene):
+            pass
+        server.shutdown()
+    assert asked == []
 
 
 def test_a_damaged_scene_is_skipped_by_name(deeplab, squares_model, scene: Path, tmp_path: Path) -> None:

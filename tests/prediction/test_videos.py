@@ -100,6 +100,18 @@ def test_labels_times_and_sound_are_the_clips_own(predict, squares_model, tmp_pa
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
 
 
+def test_without_overlays_the_labels_are_the_same(predict, tmp_path: Path) -> None:
+    source = clip(tmp_path / "clip.mp4")
+    assert predict(source)[0] == 0
+    labels = pictures(tmp_path / "out" / "clip_labels.mkv", "gray")[0]
+    (tmp_path / "out" / "clip_overlay.mp4").unlink()
+    code, err, entry = predict(source, "--no-overlay")
+    assert code == 0 and "overlay" not in entry, err
+    assert not list((tmp_path / "out").glob("*overlay*"))
+    for one, other in zip(labels, pictures(tmp_path / "out" / "clip_labels.mkv", "gray")[0], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_sound_that_is_not_for_mp4_and_none(predict, tmp_path: Path) -> None:
     code, err, entry = predict(clip(tmp_path / "raw.mkv", sound="pcm_s16le"))
     assert code == 0 and entry["overlay"] == "raw_overlay.mkv", err
@@ -177,7 +189,10 @@ def test_what_cannot_be_is_named(predict, tmp_path: Path, words, message) -> Non
 def test_clips_that_are_none(predict, tmp_path: Path) -> None:
     (tmp_path / "empty.mp4").write_bytes(b"")
     (tmp_path / "text.mp4").write_text("no clip")
-    for name in ("empty.mp4", "text.mp4"):
+    # lists of other files, which FFmpeg knows by their content
+    clip(tmp_path / "whole.mp4")
+    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile whole.mp4\n")
+    for name in ("empty.mp4", "text.mp4", "list.mp4"):
         code, err, _ = predict(tmp_path / name)
         assert code == 1 and name in err and "cannot be opened as a video" in err
     with av.open(str(tmp_path / "sound.mkv"), "w") as container:
@@ -188,10 +203,6 @@ def test_clips_that_are_none(predict, tmp_path: Path) -> None:
         container.mux(voice.encode())
     code, err, _ = predict(tmp_path / "sound.mkv")
     assert code == 1 and "holds no video" in err
-    clip(tmp_path / "other.mp4")
-    (tmp_path / "list.mp4").write_text("ffconcat version 1.0\nfile other.mp4\n")
-    code, err, _ = predict(tmp_path / "list.mp4")
-    assert code == 1 and "is a list of other files" in err
     assert not list((tmp_path / "out").glob("*.mkv"))
 
 

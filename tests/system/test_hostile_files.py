@@ -14,7 +14,7 @@ import tarfile
 import zipfile
 from argparse import Namespace
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import pairwise
 from pathlib import Path, PosixPath
 from typing import Any
@@ -26,13 +26,20 @@ from safetensors.torch import save as safetensors
 from support.shared_folder import shared
 from torch import nn
 
+from deeplab.cli.serve import _token
+from deeplab.cluster.shards import Job
 from deeplab.config import DeepLabConfig, backbone_config
 from deeplab.data.tfrecord import decode_example, read_record, record_places
 from deeplab.errors import UserError
+from deeplab.evaluation.panoptic.coco import read_files as read_panoptic
 from deeplab.importers import import_weights
+from deeplab.importers.onnx.file import read_convolutions
 from deeplab.importers.torch.file import read_torch_file
 from deeplab.model.checkpoint import load
 from deeplab.model.network import DeepLab
+from deeplab.prediction.artefacts import artefact_path
+from deeplab.prediction.scenes import Ledger
+from deeplab.prediction.tiles import Gathered
 from deeplab.train.recipe import read_recipe
 
 SHARED = torch.arange(24, dtype=torch.float32)
@@ -318,14 +325,28 @@ def test_weights_that_are_none_are_refused(key: str, value: float, message: str,
         load(tmp_path)
 
 
-def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "read",
+    [
+        read_recipe,
+        _token,
+        read_convolutions,
+        lambda path: read_panoptic(path, path.parent),
+    ],
+    ids=["recipe", "token", "ONNX", "panoptic"],
+)
+def test_what_is_no_file_is_not_waited_for(read: Callable[[Path], object], tmp_path: Path) -> None:
     """Pipes, devices and folders in the place of files."""
     pipe(tmp_path / "pipe")
     folder = tmp_path / "folder"
     folder.mkdir()
     for path in (tmp_path / "pipe", Path("/dev/zero"), folder):
         with pytest.raises(UserError, match=f"{path}: this is a"):
-            read_recipe(path)
+            read(path)
+
+
+def test_what_is_no_file_has_no_model_or_weights(tmp_path: Path) -> None:
+    pipe(tmp_path / "pipe")
     described(tmp_path / "model", lambda said: None)
     (tmp_path / "model" / "config.json").unlink()
     pipe(tmp_path / "model" / "config.json")
@@ -334,6 +355,53 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     for path in (tmp_path / "pipe", Path("/dev/zero")):
         with pytest.raises(UserError, match=f"{path}: this is a pipe or a device"):
             import_weights(path)
+
+
+def test_what_runs_leave_may_be_damaged(tmp_path: Path) -> None:
+    """A scene, and a job on a cluster, that were not finished."""
+    ledger = Ledger(tmp_path / "scene", "key")
+    ledger.add(np.zeros((2, 3), np.uint8))
+    ledger.keep(Gathered((torch.zeros(3),)))
+    ledger.close()
+    for name, content in (("ledger", b"1 2 3\n"), ("means.npz", b"PK"), ("ledger", b"\xff\n")):
+        kept = (tmp_path / "scene" / name).read_bytes()
+        (tmp_path / "scene" / name).write_bytes(content)
+        with (
+            pytest.raises(UserError, match=r"scene: holds what no scene left .* fix: remove it"),
+            closing(Ledger(tmp_path / "scene", "key")) as again,
+        ):
+            again.gathered()
+        (tmp_path / "scene" / name).write_bytes(kept)
+    with closing(Ledger(tmp_path / "scene", "key")) as again:
+        assert again.done == 1 and again.gathered().means[0].shape == (3,)
+    photos = [tmp_path / "a.png"]
+    job = Job.planned(photos, tmp_path / "job", shard_size=9, about={})
+    for path, ask in (
+        (tmp_path / "job/.job/00000.json", lambda: job.photos(0)),
+        (job.index(0), lambda: list(job.lines())),
+        (tmp_path / "job/.job/00000/ledger", lambda: job.label_shard(0, lambda photo: b"")),
+    ):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"3\n")
+        if path != job.index(0):
+            with pytest.raises(UserError, match=rf"{path}: this is damaged .* fix: remove it"):
+                ask()
+        path.unlink()
+        pipe(path)
+        with pytest.raises(UserError, match=f"{path}: this is a pipe"):
+            ask()
+        path.unlink()
+    with pytest.raises(UserError, match="another model or other options"):
+        Job.planned(photos, tmp_path / "job", shard_size=8, about={})
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[1]", '{"file": "../a.onnx"}', '{"file": "/a.onnx"}', '{"file": 3}', "[" * 9999]
+)
+def test_a_report_names_a_file_beside_it(content: str, tmp_path: Path) -> None:
+    (tmp_path / "export.json").write_text(content)
+    with pytest.raises(UserError, match=r"export\.json: .* fix: give the file itself"):
+        artefact_path(tmp_path)
 
 
 def test_a_storage_that_unpacks_to_more_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from os.path import realpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -62,7 +63,7 @@ def panoptic(
     from deeplab.evaluation.panoptic.tables import scores, scores_table
 
     output = pred_json.with_suffix(f".{metric}.json") if output is None else output
-    if output.resolve() in (gt_json.resolve(), pred_json.resolve()):
+    if realpath(output) in (realpath(gt_json), realpath(pred_json)):
         raise UserError(f"{output} is an input", fix="name another --output")
     truth, predictions = read_files(gt_json, gt_folder), read_files(pred_json, pred_folder)
     if not truth.categories:

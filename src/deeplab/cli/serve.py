@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from deeplab.cli.labelling import ONE_PASS, USUAL, Passes, Runtime, labelling
 from deeplab.errors import MOST_PROCESSES, UserError, refuse_outside, require
+from deeplab.system.reading import foreign, read_text
 
 TOKEN = "DEEPLAB_TOKEN"
 EXTRA = "serve"
@@ -91,10 +92,8 @@ def serve(
 def _token(file: Path | None) -> str | None:
     if file is None:
         return os.environ.get(TOKEN) or None
-    try:
-        token = file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot be read ({error})", file=file) from error
+    with foreign(file, "is no text", fix="write one line of random letters into it"):
+        token = read_text(file).strip()
     if not token:
         raise UserError("holds no token", fix="write one line of random letters into it", file=file)
     return token

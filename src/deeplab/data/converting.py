@@ -19,6 +19,7 @@ from deeplab.data.source import Source, check_sample
 from deeplab.errors import UserError
 from deeplab.imaging.label_maps import save_label_map
 from deeplab.imaging.png import save_png
+from deeplab.system.reading import read_bytes
 from deeplab.system.writing import write_whole
 
 
@@ -63,6 +64,6 @@ def _write_photo(file: str, image: np.ndarray, target: Path) -> None:
 
 def _write_classes(classes: tuple[str, ...], path: Path) -> None:
     text = "\n".join(classes) + "\n"
-    if path.is_file() and path.read_text(encoding="utf-8") != text:
+    if path.is_file() and read_bytes(path) != text.encode():
         raise UserError(f"{path} lists other classes than {', '.join(classes)}", fix="name another folder")
     write_whole(path, text)

@@ -27,7 +27,7 @@ from deeplab.export.program import PhotoProgram
 from deeplab.export.target import Job, Target, quiet
 from deeplab.export.torch_export import TORCH_EXPORT
 from deeplab.model.network import DeepLab
-from deeplab.prediction.artefacts import REPORT_NAME, open_artefact
+from deeplab.prediction.artefacts import REPORT_NAME, open_artefact, sha256
 from deeplab.prediction.artefacts.description import Description, Output, PhotoInput, Precision, Result, Side
 from deeplab.prediction.artefacts.openvino import open_openvino
 from deeplab.prediction.fold import folded
@@ -125,10 +125,12 @@ def export_model(
         description = target.write(job, path)
         if target.runs_here:
             description = _proved(target, description, path, plain, [*(photos or held)], allow=allow)
-        _write_text(
-            beside / REPORT_NAME,
-            json.dumps({"file": path.name, **description.model_dump(mode="json")}, indent=1),
-        )
+        # a Core ML package is a folder, OpenVINO's files are two
+        parts = (each for part in beside.glob(f"{name}.*") for each in (part, *part.glob("**/*")))
+        written = [each for each in parts if each.is_file()]
+        digests = {each.relative_to(beside).as_posix(): sha256(each) for each in sorted(written)}
+        report = {"file": path.name, "sha256": digests, **description.model_dump(mode="json")}
+        _write_text(beside / REPORT_NAME, json.dumps(report, indent=1))
         _write_text(beside / LABELS_NAME, "\n".join(description.labels.classes))
         _write_text(beside / SCRIPT_NAME, _script(target, description, path.name).rstrip())
         if layout == "triton":
@@ -136,9 +138,7 @@ def export_model(
         if layout == "hf":
             photo = drawn_photo(SIZES[1], description.input.channels, seed=0)
             write_hf(beside, name, open_artefact(path), photo)
-        # a Core ML package is a folder, OpenVINO's files are two
-        written = [each for part in beside.glob(f"{name}.*") for each in (part, *part.glob("**/*"))]
-        megabytes = sum(each.stat().st_size for each in written if each.is_file()) / 1e6
+        megabytes = sum(each.stat().st_size for each in written) / 1e6
     return Exported(folder / path.name, description, megabytes, time.perf_counter() - started)
 
 
@@ -156,7 +156,11 @@ def checked(
         UserError: see `export_model`.
     """
     if to not in TARGETS:
-        raise UserError(f"no target {to!r}", allowed=", ".join(TARGETS))
+        raise UserError(
+            f"no target {to!r}",
+            allowed=", ".join(TARGETS),
+            fix="--to onnx is what TensorRT, Triton and Transformers.js read",
+        )
     target = TARGETS[to]
     if precision not in target.precisions:
         raise UserError(f"target {to} has no precision {precision!r}", allowed=", ".join(target.precisions))

@@ -8,9 +8,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 
 from deeplab.errors import UserError, require
 from deeplab.imaging.geopackage import LOCAL, NOWHERE, write_geopackage
-from deeplab.imaging.scenes import CACHE_BYTES, Place, shrunk
+from deeplab.imaging.scenes import Place, rasterio_alone, shrunk
 from deeplab.system.writing import ELSEWHERE, cannot_write, put_in_place, whole_file
 
 TILE = 512
@@ -49,7 +48,7 @@ def write_label_raster(
         nodata: the value of pixels without a class.
         palette: uint8 [classes, 3]; a colour table, of uint8.
         classes: their names, which stand in the tag CLASSES as JSON.
-        drafts: a folder on the same disk for what is not whole yet, the caller's to remove.
+        drafts: a folder on the same disk for what is not whole yet.
 
     Returns:
         int64, pixels by value.
@@ -72,6 +71,7 @@ def write_label_raster(
     tiled, whole = drafts / "tiled.tif", drafts / "whole.tif"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # what a killed process left is not overwritten but opened first
         for draft in (tiled, whole):
             draft.unlink(missing_ok=True)
         with _rasterio(f"{path}: cannot be written") as rasterio:
@@ -92,6 +92,10 @@ def write_label_raster(
         put_in_place(whole, path)
     except OSError as error:
         raise cannot_write(path, error) from error
+    finally:
+        for draft in (tiled, whole):
+            with suppress(OSError):
+                draft.unlink()
     return counts
 
 
@@ -201,11 +205,9 @@ def _in_longitudes(system: Any, geometry: dict[str, Any]) -> dict[str, Any]:
 @contextmanager
 def _rasterio(failing: str) -> Iterator[Any]:
     """The library; what goes wrong in it is said after these words."""
-    rasterio: Any = require("rasterio", extra="geo")
-    # what GDAL calls an error has no public name where rasterio does not turn it into one of its own
-    errors = rasterio.errors.RasterioError, require("rasterio._err", extra="geo").CPLE_BaseError
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES), warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+    with rasterio_alone() as rasterio:
+        # what GDAL calls an error has no public name where rasterio does not turn it into one of its own
+        errors = rasterio.errors.RasterioError, require("rasterio._err", extra="geo").CPLE_BaseError
         try:
             yield rasterio
         except errors as error:

@@ -10,6 +10,7 @@ import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -41,6 +42,7 @@ SLIDE_SUFFIXES = frozenset(
 WIDEST_STRIP = 8000
 # of GDAL's blocks; rasterio counts bytes, where GDAL itself would take so small a number for megabytes
 CACHE_BYTES = 64 << 20
+BESIDE = (".ovr", ".msk")
 
 
 class Scene(Protocol):
@@ -81,17 +83,23 @@ class Place(NamedTuple):
     tags: dict[str, str]
 
 
-def is_scene(path: Path) -> bool:
-    """Whether a file is read part by part: slides; TIFF and JPEG 2000 on the ground, or too large for a photo."""
+def is_scene(path: Path, content: bytes | None = None) -> bool:
+    """Whether a file is read part by part: slides; TIFF and JPEG 2000 on the ground, or too large for a photo.
+
+    Args:
+        path: of the file, or its name where it is none.
+        content: its bytes then.
+    """
     suffix = path.suffix.lower()
     if suffix not in TIFF_SUFFIXES and suffix != JP2_SUFFIX:
         return suffix in SLIDE_SUFFIXES
     try:
         if suffix == JP2_SUFFIX:
-            start = beginning(path, JP2_HEADER).partition(b"jp2c")[0]
+            start = beginning(path, JP2_HEADER) if content is None else content[:JP2_HEADER]
+            start = start.partition(b"jp2c")[0]
             height, width = struct.unpack_from(">II", start, start.index(b"ihdr") + 4)
             return height * width > MOST_PHOTO_PIXELS or any(mark in start for mark in JP2_GEO)
-        with path.open("rb") as file:
+        with path.open("rb") if content is None else BytesIO(content) as file:
             header = file.read(16)
             if header[:4] not in TIFF:
                 return False
@@ -130,11 +138,8 @@ def open_scene(path: Path, *, bands: Sequence[int] = (), level: int = 0) -> Iter
         except openslide.OpenSlideError as error:
             raise UserError(f"cannot be read as a slide ({error})", file=path) from error
         return
-    rasterio: Any = require("rasterio", extra="geo")
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES), warnings.catch_warnings():
-        # a picture need not lie on the ground, and transparency counts beside nodata
-        for usual in (rasterio.errors.NotGeoreferencedWarning, rasterio.errors.NodataShadowWarning):
-            warnings.simplefilter("ignore", usual)
+    _refuse_pointers(path)
+    with rasterio_alone() as rasterio:
         try:
             # other drivers follow what a file says of files elsewhere
             driver = "JP2OpenJPEG" if path.suffix.lower() == JP2_SUFFIX else "GTiff"
@@ -148,6 +153,34 @@ def open_scene(path: Path, *, bands: Sequence[int] = (), level: int = 0) -> Iter
                 fix="it is damaged or was cut off where it was copied: get it again",
                 file=path,
             ) from error
+
+
+@contextmanager
+def rasterio_alone() -> Iterator[Any]:
+    """Rasterio, with bounded memory, that fetches nothing from anywhere.
+
+    Raises:
+        UserError: the extra is not installed.
+    """
+    rasterio: Any = require("rasterio", extra="geo")
+    options = {"GDAL_CACHEMAX": CACHE_BYTES, "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".none"}
+    with rasterio.Env(**options), warnings.catch_warnings():
+        # a picture need not lie on the ground, and transparency counts beside nodata
+        for usual in (rasterio.errors.NotGeoreferencedWarning, rasterio.errors.NodataShadowWarning):
+            warnings.simplefilter("ignore", usual)
+        yield rasterio
+
+
+def _refuse_pointers(path: Path) -> None:
+    """GDAL opens what is called like a raster's overviews or mask by content, and some contents are addresses."""
+    names = {f"{path.name}{ending}".casefold() for ending in BESIDE}
+    for each in path.parent.iterdir():
+        if each.name.casefold() in names and beginning(each, 4) not in TIFF:
+            raise UserError(
+                "is no TIFF, and may point to anything",
+                fix=f"move it away, {path.name} is read without it",
+                file=each,
+            )
 
 
 class _Raster:

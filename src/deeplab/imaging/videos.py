@@ -22,8 +22,8 @@ from deeplab.system.writing import ENDING, cannot_write, put_in_place
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".3gp", ".ogv"}
 )
-# what FFmpeg calls files that name others, whatever they are called
-LISTS = frozenset({"concat", "dash", "hls", "imf", "sdp"})
+# as FFmpeg calls them; without those that are lists of other files and addresses, whatever they are called
+FORMATS = "mov,matroska,avi,mpeg,mpegts,mpegvideo,asf,flv,ogg"
 CAMERA = "camera:"
 # the system's interface to cameras, and how it wants them named
 CAMERAS = {"linux": ("v4l2", "/dev/{}"), "darwin": ("avfoundation", "{}"), "win32": ("dshow", "video={}")}
@@ -67,8 +67,6 @@ class Clip:
     def __init__(self, name: str, container: Any) -> None:
         av: Any = require("av", extra="video")
         self.name, self._container = name, container
-        if container.format.name in LISTS:
-            raise UserError("is a list of other files", fix="name those", file=name)
         # the cover of a song is a stream of one picture
         cover = av.stream.Disposition.attached_pic
         streams = [each for each in container.streams.video if not each.disposition & cover]
@@ -147,7 +145,7 @@ class Clip:
     def _refuse_cut_off(self) -> None:
         """Read all of the clip, decoding nothing, and see that it is as long as it says."""
         av: Any = require("av", extra="video")
-        with av.open(self.name) as container:
+        with av.open(self.name, options={"format_whitelist": FORMATS}) as container:
             said = Fraction((container.duration or 0) + (container.start_time or 0), av.time_base)
             ends = Fraction(0)
             for packet in container.demux():
@@ -170,7 +168,7 @@ def open_clip(name: str) -> Iterator[Clip]:
         UserError: the extra is not installed, or it cannot be opened.
     """
     av: Any = require("av", extra="video")
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"options": {"format_whitelist": FORMATS}}
     if is_camera(name):
         kind, place = CAMERAS.get(sys.platform, CAMERAS["linux"])
         device = name.removeprefix(CAMERA)

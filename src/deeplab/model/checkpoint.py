@@ -199,7 +199,7 @@ def _locate(name_or_path: str | os.PathLike[str], hub: dict[str, Any]) -> Path:
         )
     if path.is_file():
         return path
-    beside = [str(item) for item in path.parent.iterdir()] if path.parent.is_dir() else []
+    beside = [str(item) for item in path.parent.iterdir() if item != path] if path.parent.is_dir() else []
     near = difflib.get_close_matches(str(path), [*EMBEDDED, *beside], n=3)
     raise UserError(
         f"no model {str(name_or_path)!r}: it is no file and no folder"

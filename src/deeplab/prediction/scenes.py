@@ -27,10 +27,12 @@ from deeplab.imaging.scenes import Scene, identity
 from deeplab.prediction.predictor import Predictor
 from deeplab.prediction.tiles import Gathered, Tiles
 from deeplab.prediction.windows import Place
+from deeplab.system.reading import beginning, foreign, plain_file, read_bytes
 from deeplab.system.writing import Appended, cannot_write, hold_folder, whole_file, write_whole
 
 # labels of more classes have no room for a value that is none
 MOST_NARROW, NO_CLASS = 255, 65535
+OTHERS, AFRESH = "holds what no scene left that was being labelled", "remove it"
 
 
 class Progress(NamedTuple):
@@ -170,7 +172,7 @@ class Ledger:
         self._means = folder / "means.npz"
         self._sizes: list[int] = []
         try:
-            if (folder / "key").exists() and (folder / "key").read_text() == key:
+            if beginning(folder / "key", len(key) + 1) == key.encode():
                 self._take_over()
             else:
                 for kept in (self._labels, self._lines, self._means):
@@ -188,15 +190,10 @@ class Ledger:
         """Keep the blocks whose line and content are whole."""
         kept = 0
         if self._lines.exists() and self._labels.exists():
-            lines = self._lines.read_bytes().split(b"\n")
-            with self._labels.open("rb") as file:
+            with foreign(self._folder, OTHERS, fix=AFRESH), plain_file(self._labels) as file:
                 # what stands behind the last line break was cut off
-                for line in lines[:-1]:
-                    try:
-                        size, check = map(int, line.split())
-                    # of a disk that lost what it had not written
-                    except ValueError:
-                        break
+                for line in read_bytes(self._lines).split(b"\n")[:-1]:
+                    size, check = map(int, line.split())
                     if zlib.crc32(file.read(size)) != check:
                         break
                     self._sizes.append(size)
@@ -232,7 +229,11 @@ class Ledger:
         """What `keep` kept last."""
         if not self._means.exists():
             return Gathered()
-        with np.load(self._means) as kept:
+        with (
+            foreign(self._folder, OTHERS, fix=AFRESH),
+            plain_file(self._means) as file,
+            np.load(file) as kept,
+        ):
             means = tuple(
                 torch.from_numpy(kept[name]) for name in sorted(kept.files) if name.startswith("mean")
             )

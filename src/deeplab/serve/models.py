@@ -20,6 +20,7 @@ from deeplab.model.network import DeepLab
 from deeplab.prediction.artefacts import artefact_path, open_artefact, predictor_of
 from deeplab.prediction.labelling import Labelling
 from deeplab.prediction.predictor import Predictor
+from deeplab.system.reading import beginning
 
 CARD = "README.md"
 CARD_BYTES = 50_000
@@ -204,4 +205,4 @@ def _version_of_file(path: Path) -> str:
 def _card(place: str) -> str:
     folder = resources.files("deeplab") / "models" / place if place in EMBEDDED else Path(place)
     card = folder / CARD
-    return card.read_text(encoding="utf-8")[:CARD_BYTES] if card.is_file() else ""
+    return beginning(Path(str(card)), CARD_BYTES).decode(errors="replace")

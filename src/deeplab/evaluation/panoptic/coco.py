@@ -25,6 +25,7 @@ from deeplab.data.layouts.coco_panoptic import read_ids
 from deeplab.errors import MOST_PROCESSES, UserError
 from deeplab.evaluation.panoptic.accumulator import Accumulator
 from deeplab.evaluation.panoptic.overlaps import runs
+from deeplab.system.reading import foreign, read_bytes
 
 Measure = TypeVar("Measure", bound=Accumulator)
 Maps = tuple[np.ndarray, np.ndarray]
@@ -101,9 +102,9 @@ def read_files(path: str | os.PathLike[str], folder: str | os.PathLike[str] | No
     path = Path(path)
     folder = path.with_suffix("") if folder is None else Path(folder)
     try:
-        content = _Content.model_validate_json(path.read_bytes().removeprefix(codecs.BOM_UTF8))
-    except OSError as error:
-        raise UserError(f"cannot be read ({error.strerror or error})", file=path) from error
+        with foreign(path):
+            stored = read_bytes(path)
+        content = _Content.model_validate_json(stored.removeprefix(codecs.BOM_UTF8))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"

@@ -14,6 +14,7 @@ import numpy as np
 
 from deeplab.errors import UserError
 from deeplab.system.files.protobuf_wire import Message, message, sub_message, sub_messages, text, varints
+from deeplab.system.reading import foreign, read_bytes
 
 FLOAT = 1
 
@@ -31,14 +32,8 @@ def read_convolutions(path: Path) -> list[Convolution]:
     Raises:
         UserError: the file cannot be read, is damaged, or a convolution's weights are not in it as floats.
     """
-    try:
-        data = memoryview(path.read_bytes())
-    except OSError as error:
-        raise UserError(
-            f"cannot be read ({error.strerror}); give the path of an ONNX file", file=path
-        ) from error
-    try:
-        graph = message(sub_message(message(data), 7))
+    with foreign(path):
+        graph = message(sub_message(message(memoryview(read_bytes(path))), 7))
         tensors = [message(piece) for piece in sub_messages(graph, 5)]
         arrays = {text(tensor.get(8, [])): tensor for tensor in tensors}
         return [
@@ -46,8 +41,6 @@ def read_convolutions(path: Path) -> list[Convolution]:
             for node in map(message, sub_messages(graph, 1))
             if text(node.get(4, [])) == "Conv"
         ]
-    except UserError as error:
-        raise error.within(path) from None
 
 
 def _convolution(inputs: list[str], arrays: dict[str, Message]) -> Convolution:

@@ -6,11 +6,12 @@ average logits or probabilities. `deeplab.export` writes these files and proves 
 
 from __future__ import annotations
 
-import json
+import hashlib
 import os
 from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, cast
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ from deeplab.prediction.labelling import AS_IT_IS, AUTO, TORCH, Labelling
 from deeplab.prediction.predictor import Predictor
 from deeplab.prediction.runtimes.program import RuntimeNetwork, as_photos
 from deeplab.prediction.strips import Labelled
+from deeplab.system.memory import ran_out_of_memory
+from deeplab.system.reading import foreign, parse_json, plain_file, read_text, shown
 
 # beside the file, with the same description and the file's name
 REPORT_NAME = "export.json"
@@ -64,19 +67,19 @@ def artefact_path(model: str | os.PathLike[str]) -> Path | None:
     report = path / REPORT_NAME
     if not report.is_file():
         return None
-    try:
-        return path / json.loads(report.read_text(encoding="utf-8"))["file"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            "names no file of an exported model", fix="give the file itself", file=report
-        ) from error
+    with foreign(report, "names no file of an exported model", fix="give the file itself"):
+        name = parse_json(read_text(report))["file"]
+        if Path(name).name != name:
+            raise UserError(f"names {shown(name)}, which is not beside it", fix="give the file itself")
+        return path / name
 
 
 def open_artefact(path: Path) -> Artefact:
     """An exported model in its own runtime, on as many threads as torch has.
 
     Raises:
-        UserError: the runtime is not installed (the extra is named), or the file is not readable or not one of ours.
+        UserError: the runtime is not installed (the extra is named), the file is not readable or not one of ours, or
+            the report beside it is of other bytes.
     """
     if path.suffix == UNREAD:
         raise UserError(
@@ -88,7 +91,31 @@ def open_artefact(path: Path) -> Artefact:
         raise UserError(f"no runtime here reads {path.suffix}", allowed=", ".join(READERS), file=path)
     if not path.is_file():
         raise UserError("no such file", fix="export the model again", file=path)
+    _refuse_damage(path)
     return READERS[path.suffix](path)
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, in hexadecimal digits."""
+    with plain_file(path) as file:
+        # BinaryIO has no readinto
+        return hashlib.file_digest(cast(BufferedReader, file), "sha256").hexdigest()
+
+
+def _refuse_damage(path: Path) -> None:
+    """See that a file is what the report beside it was written for: runtimes may end the process over any other."""
+    report = path.parent / REPORT_NAME
+    if not report.is_file():
+        return
+    with foreign(report, "says nothing of an exported model", fix="move it away, or export again"):
+        said = parse_json(read_text(report))
+        # another model's, which lay there before
+        digests = said["sha256"].items() if said["file"] == path.name else ()
+    for name, digest in digests:
+        part = path.with_name(Path(name).name)
+        with foreign(part, fix="export the model again"):
+            if sha256(part) != digest:
+                raise UserError(f"is not the file that {REPORT_NAME} beside it was written for")
 
 
 def predictor_of(artefact: Artefact, path: Path, how: Labelling) -> Predictor:
@@ -122,9 +149,26 @@ def predictor_of(artefact: Artefact, path: Path, how: Labelling) -> Predictor:
                 fix="resize the photo, or export for its size",
                 file=path,
             )
-        results = artefact.run(as_photos(images).numpy())
-        names = about.architecture.outputs
-        return dict(zip(names, map(torch.from_numpy, results), strict=True))
+        outputs = about.architecture.outputs
+        try:
+            results = artefact.run(as_photos(images).numpy())
+            found = dict(zip(outputs, map(torch.from_numpy, results), strict=True))
+        except (RuntimeError, ValueError, TypeError) as error:
+            if ran_out_of_memory(error):
+                raise
+            raise UserError(
+                f"its runtime fails ({shown(error)})", fix="export it again", file=path
+            ) from error
+        for name, value in found.items():
+            grid = value.shape[-2:] if kind == "small-logits" else (height, width)
+            depth = () if kind == "labels" else (outputs[name],)
+            if value.shape != (len(images), *depth, *grid):
+                raise UserError(
+                    f"gives {name} of {tuple(value.shape)} for a photo of {height} x {width}",
+                    fix="export it again",
+                    file=path,
+                )
+        return found
 
     def logits(images: torch.Tensor) -> Logits:
         if kind == "labels":
@@ -154,7 +198,7 @@ def predictor_of(artefact: Artefact, path: Path, how: Labelling) -> Predictor:
 
 
 class LabelsPredictor(Predictor):
-    """Takes labels as they come out of the network; whatever else is asked, the network refuses."""
+    """Takes labels as they come out of the network; whatever else is asked, it or the network refuses."""
 
     def __init__(self, run: Callable[[torch.Tensor], Logits], *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -181,6 +225,17 @@ class LabelsPredictor(Predictor):
             return super().label(photo, confidence=True)
         return Labelled(self.labels_of(photo).long(), None)
 
+    def sliding(self, size: tuple[int, int]) -> NoReturn:
+        """See `Predictor.sliding`.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            "this exported model gives labels, and a scene is labelled in windows, whose probabilities are averaged",
+            fix="export with --output small-logits",
+        )
+
 
 def _refuse_what_is_fixed(how: Labelling, path: Path) -> None:
     asked = {
@@ -200,4 +255,12 @@ def _refuse_what_is_fixed(how: Labelling, path: Path) -> None:
         )
 
 
-__all__ = ["Artefact", "Description", "artefact_path", "open_artefact", "open_predictor", "predictor_of"]
+__all__ = [
+    "Artefact",
+    "Description",
+    "artefact_path",
+    "open_artefact",
+    "open_predictor",
+    "predictor_of",
+    "sha256",
+]

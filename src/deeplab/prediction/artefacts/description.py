@@ -12,6 +12,7 @@ import numpy as np
 from deeplab.config import DeepLabConfig, Strict, parse_config
 from deeplab.config.labels import LabelSpec
 from deeplab.errors import UserError
+from deeplab.system.reading import foreign, parse_json
 
 FORMAT: Literal[1] = 1
 # under this key in the file's metadata
@@ -126,10 +127,8 @@ def described(text: str | None, path: Path) -> Description:
             fix="deeplab export writes such files, deeplab import reads published weights",
             file=path,
         )
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"its description is not JSON ({error})", fix="export it again", file=path) from None
+    with foreign(path, "its description is not JSON", fix="export it again"):
+        values = parse_json(text)
     found = values.get("format") if isinstance(values, dict) else None
     if found != FORMAT:
         raise UserError(f"has format {found!r}; this version reads {FORMAT}", fix="export again", file=path)

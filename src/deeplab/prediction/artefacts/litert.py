@@ -13,13 +13,16 @@ import torch
 
 from deeplab.errors import UserError, require
 from deeplab.prediction.artefacts.description import KEY, Artefact, described
+from deeplab.system.reading import foreign, read_bytes, read_member
 
 EXTRA = "litert"
 
 
 def open_litert(path: Path) -> Artefact:
     """See `deeplab.prediction.artefacts.open_artefact`."""
-    description = described(_text(path.read_bytes()), path)
+    with foreign(path, fix="export it again"):
+        text = _text(read_bytes(path))
+    description = described(text, path)
     runtime = require("ai_edge_litert.interpreter", extra=EXTRA)
     try:
         interpreter = runtime.Interpreter(model_path=os.fspath(path), num_threads=torch.get_num_threads())
@@ -45,6 +48,6 @@ def _text(content: bytes) -> str | None:
     """The description, which lies behind the model as TensorFlow Lite's own metadata does: in a zip."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as files:
-            return files.read(f"{KEY}.json").decode()
+            return read_member(files, f"{KEY}.json", size=len(content)).decode()
     except (zipfile.BadZipFile, KeyError):
         return None

@@ -12,6 +12,7 @@ import torch
 from deeplab.errors import UserError, require
 from deeplab.prediction.artefacts.description import KEY, Artefact, described
 from deeplab.prediction.runtimes.openvino import EXTRA
+from deeplab.system.reading import foreign
 
 
 def open_openvino(path: Path, *, accurate: bool = True) -> Artefact:
@@ -33,7 +34,8 @@ def open_openvino(path: Path, *, accurate: bool = True) -> Artefact:
         raise UserError(f"OpenVINO cannot read it ({type(error).__name__})", file=path) from error
     text = network.get_rt_info([KEY]).astype(str) if network.has_rt_info([KEY]) else None
     description = described(text, path)
-    compiled = core.compile_model(network, "CPU", settings)
+    with foreign(path, "OpenVINO cannot compile it", fix="export it again"):
+        compiled = core.compile_model(network, "CPU", settings)
     names, own = description.output.names, threading.local()
 
     def run(photos: np.ndarray) -> list[np.ndarray]:

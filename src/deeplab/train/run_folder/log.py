@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from deeplab.errors import UserError, require
+from deeplab.system.reading import read_bytes
 from deeplab.system.writing import Appended, cannot_write, write_whole
 from deeplab.train.loop import StepReport
 
@@ -150,7 +151,7 @@ def _lines_before(path: Path, first_step: int) -> list[str]:
     if first_step == 0 or not path.is_file():
         return []
     kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+    for line in read_bytes(path).decode(errors="replace").splitlines(keepends=True):
         try:
             values = json.loads(line)
             if values.get("step", values.get("validated_after", 0) - 1) < first_step:
