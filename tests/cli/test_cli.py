@@ -214,6 +214,12 @@ def test_mistakes_get_one_message_and_exit_code_2(
         (("eval", "data", "--boundaries", "--widths", 10**9), "--widths is 1000000000"),
         (("serve", "--queue", 0), "queue is 0"),
         (("serve", "--queue", 10**9), "queue is 1000000000"),
+        (("serve", "--max-pixels", -1), "--max-pixels is -1"),
+        (
+            ("export", "animals", "--to", "executorch", "-o", "x", "--max-size", 10**6, 1),
+            "--max-size is 1000000",
+        ),
+        (("predict", "x.png", "--cluster", "ray", "--workers", 10**5), "--workers is 100000"),
         (("serve", "--workers", 100_000), "workers is 100000; allowed: 1 to 256"),
         (("serve", "--port", 99_999), "port is 99999"),
         (("serve", "--deadline", "nan"), "deadline is nan"),

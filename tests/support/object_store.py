@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -27,6 +28,8 @@ def s3() -> Iterator[Any]:
     server.start()
     before = dict(os.environ)
     _, port = server.get_host_and_port()
+    # what a server of this process held before is still there
+    urlopen(Request(f"http://127.0.0.1:{port}/moto-api/reset", method="POST")).close()
     os.environ |= ACCESS | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
     import s3fs
 

@@ -118,8 +118,9 @@ def export(
     from deeplab.imaging.photos import find_photos, read_photo
     from deeplab.model.checkpoint import load
 
-    for side in (*form.size, *(form.max_size or ())):
-        refuse_outside(1, 1 << 16, __size=side)
+    for option, sides in {"__size": form.size, "__max_size": form.max_size or ()}.items():
+        for side in sides:
+            refuse_outside(1, 1 << 16, **{option: side})
     sizes = _pairs(form.size)
     found = spread(find_photos(proof.calibration), CALIBRATION_PHOTOS) if proof.calibration else []
     # before the model is loaded: what cannot be is said at once

@@ -47,7 +47,7 @@ def predict_scene(
 
     from deeplab.cli.tables import pixel_progress
     from deeplab.imaging.bands import viewable
-    from deeplab.imaging.label_rasters import label_preview, write_polygons
+    from deeplab.imaging.label_rasters import label_preview, refuse_geojson_of, write_polygons
     from deeplab.imaging.overlay import draw_overlay
     from deeplab.imaging.png import save_png
     from deeplab.imaging.scenes import open_scene
@@ -55,6 +55,8 @@ def predict_scene(
 
     spec, target = predictor.labels, output / f"{name}_labels.tif"
     with open_scene(path, bands=options.bands, level=options.level) as scene:
+        if options.polygons == "geojson":
+            refuse_geojson_of(scene.placed())
         with pixel_progress(path.name) as progress:
             counts = label_scene(predictor, scene, target, on_progress=lambda now: progress(*now))
         seen = scene.preview(OVERVIEW) if overlay else None

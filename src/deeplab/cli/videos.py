@@ -68,14 +68,12 @@ def predict_video(
         drawn = stored = last = panel = None
         waiting: list[Any] = []
         try:
-            for part in clip.parts():
+            for part in clip.parts(seconds=options.seconds):
                 if not isinstance(part, Picture):
                     if overlay:
                         # before the first picture says how large it is, nobody writes
                         waiting.append(part)
                 else:
-                    if options.seconds is not None and float(part.time * clip.tick) > options.seconds:
-                        break
                     if last is None or pictures % options.every == 0:
                         started = time.perf_counter()
                         last = label(part.pixels)

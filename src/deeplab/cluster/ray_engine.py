@@ -64,7 +64,8 @@ def ray_cluster(address: str, *, workers: int | None, device: str) -> Iterator[R
         ray.init(**options)
     except (ConnectionError, ImportError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"the cluster {address} does not answer ({error})", fix="ray status says what is wrong"
+            f"the cluster {address} does not answer ({error})",
+            fix="ray status says what is wrong; clusters that ask for a token want RAY_AUTH_MODE=token here, too",
         ) from error
     try:
         kind = "GPU" if device == "cuda" else "CPU"

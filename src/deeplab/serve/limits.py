@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from deeplab.errors import UserError, refuse_outside
+from deeplab.errors import refuse_outside
 
 # decoders are attack surface: these are what cameras, phones and browsers make
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -39,11 +39,8 @@ class Limits:
     body: float = 30.0
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value <= 0:
-                raise UserError(f"{name} is {value}", allowed="a positive number")
-        refuse_outside(1, MOST_PIXELS, pixels=self.pixels)
-        refuse_outside(1, LARGEST_BODY, bytes=self.bytes)
-        refuse_outside(1, LONGEST_QUEUE, queue=self.queue)
+        refuse_outside(1, MOST_PIXELS, __max_pixels=self.pixels)
+        refuse_outside(1, LARGEST_BODY, __max_bytes=self.bytes)
+        refuse_outside(1, LONGEST_QUEUE, __queue=self.queue)
         for name in ("deadline", "header", "body"):
             refuse_outside(1e-3, LONGEST, **{name: getattr(self, name)})

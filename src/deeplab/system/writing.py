@@ -21,6 +21,7 @@ from deeplab.errors import UserError
 ELSEWHERE = "name another place"
 ENDING = ".tmp"
 NO_UTF8 = "backslashreplace"
+LOCK_NAME = ".lock"
 
 
 @contextmanager
@@ -132,6 +133,40 @@ class Appended:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+@contextmanager
+def hold_folder(folder: Path, doing: str) -> Iterator[None]:
+    """Keep other processes from writing into `folder`, which is made if missing; ends with this process.
+
+    Args:
+        folder: what killed processes left half written in it is removed.
+        doing: what this one does, such as "training into".
+
+    Raises:
+        UserError: another process holds it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK_NAME).open("w")
+    except OSError as error:
+        raise cannot_write(folder / LOCK_NAME, error, "name another folder") from error
+    with lock as file:
+        try:
+            # of this process alone: a lock by flock would live on in data workers that survive a kill
+            import fcntl
+
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise UserError(
+                f"another process is {doing} {folder}",
+                fix="wait for it or stop it, or name another folder",
+            ) from None
+        except (ImportError, OSError):
+            # Windows, and file systems without locks, do without
+            pass
+        remove_remains(folder)
+        yield
 
 
 def remove_remains(folder: Path) -> None:

@@ -20,6 +20,7 @@ from deeplab.model.network import DeepLab
 from deeplab.system.memory import keep_freed_memory
 from deeplab.system.processes import World, from_main, join_processes, own_device
 from deeplab.system.processor import has_bfloat16
+from deeplab.system.writing import hold_folder
 from deeplab.train.batches import UpdateSampler, load_batches
 from deeplab.train.failures import explained, refuse_beyond_memory, save_batch
 from deeplab.train.fake_quantising import fake_quantise
@@ -45,7 +46,7 @@ from deeplab.train.run_folder.checkpointing import (
     parse_checkpoint,
     refuse_changes,
 )
-from deeplab.train.run_folder.folder import claim_folder, hold_folder
+from deeplab.train.run_folder.folder import claim_folder
 from deeplab.train.run_folder.record import RECORD_NAME, data_fingerprint, describe_run, write_recipe
 from deeplab.train.start import start_from
 from deeplab.train.teaching import prepare_teachers
@@ -99,7 +100,7 @@ def train(
         own_watcher = watcher if world.is_main else SILENT
 
         def claim() -> tuple[bytes, list[str]] | None:
-            held.enter_context(hold_folder(folder))
+            held.enter_context(hold_folder(folder, "training into"))
             return claim_folder(folder, resume=resume, overwrite=overwrite)
 
         claimed = from_main(claim, world)
