@@ -41,6 +41,7 @@ from deeplab.prediction.artefacts import artefact_path
 from deeplab.prediction.scenes import Ledger
 from deeplab.prediction.tiles import Gathered
 from deeplab.train.recipe import read_recipe
+from deeplab.train.run_folder.folder import hold_folder
 
 SHARED = torch.arange(24, dtype=torch.float32)
 PLAIN = {
@@ -355,6 +356,17 @@ def test_what_is_no_file_has_no_model_or_weights(tmp_path: Path) -> None:
     for path in (tmp_path / "pipe", Path("/dev/zero")):
         with pytest.raises(UserError, match=f"{path}: this is a pipe or a device"):
             import_weights(path)
+
+
+def test_a_lock_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    pipe(tmp_path / ".lock")
+    with pytest.raises(UserError, match=r"\.lock: cannot be written"), hold_folder(tmp_path):
+        pass
+    (tmp_path / ".lock").unlink()
+    (tmp_path / "letter").write_text("kept")
+    (tmp_path / ".lock").symlink_to("letter")
+    with hold_folder(tmp_path):
+        assert (tmp_path / "letter").read_text() == "kept"
 
 
 def test_what_runs_leave_may_be_damaged(tmp_path: Path) -> None:

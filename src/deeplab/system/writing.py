@@ -40,7 +40,7 @@ def whole_file(
     path = Path(path)
     beside = path.parent / f".{uuid.uuid4().hex}{ENDING}"
     try:
-        _refuse_what_is_no_file(path)
+        refuse_what_is_no_file(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(beside, "xb") as file:
             yield file
@@ -187,8 +187,12 @@ def _keep(path: Path, before: Path) -> None:
             beside.unlink()
 
 
-def _refuse_what_is_no_file(path: Path) -> None:
-    """A rename would put a file in the place of a pipe or a device."""
+def refuse_what_is_no_file(path: Path) -> None:
+    """See that a pipe or a device is not waited for, and no file put in its place.
+
+    Raises:
+        UserError: something else than a file is at `path`.
+    """
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):

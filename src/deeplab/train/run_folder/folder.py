@@ -9,7 +9,7 @@ from pathlib import Path
 
 from deeplab.errors import UserError
 from deeplab.model.checkpoint import WEIGHTS_NAME
-from deeplab.system.writing import cannot_write, put_in_place, remove_remains
+from deeplab.system.writing import cannot_write, put_in_place, refuse_what_is_no_file, remove_remains
 from deeplab.train.run_folder.checkpointing import BEFORE_NAME, CHECKPOINT_NAME, read_checkpoint
 from deeplab.train.run_folder.record import RECORD_NAME
 
@@ -70,7 +70,9 @@ def hold_folder(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK_NAME).open("w")
+        refuse_what_is_no_file(folder / LOCK_NAME)
+        # where it is a link, the file that it leads to keeps what it holds
+        lock = (folder / LOCK_NAME).open("a")
     except OSError as error:
         raise cannot_write(folder / LOCK_NAME, error, "name another folder") from error
     with lock as file:
