@@ -23,7 +23,7 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).parent
 sys.path.insert(0, str(ROOT / "src"))
 
-from deeplab.native.sources import KERNELS, LEVELS, OPENMP, SHIPPED, commands  # noqa: E402
+from deeplab.native.sources import KERNELS, MACHINES, OPENMP, SHIPPED, commands  # noqa: E402
 
 SHIPS = os.environ.get("DEEPLAB_SHIP_KERNELS", "") == "1"
 if SHIPS and (sys.platform, platform.machine()) != ("linux", "x86_64"):
@@ -40,7 +40,7 @@ class BuildWithKernels(build_py):
         shutil.rmtree(shipped, ignore_errors=True)
         if not SHIPS or self.editable_mode:
             return
-        for level in LEVELS:
+        for level in MACHINES:
             (shipped / level).mkdir(parents=True)
             for module, (source, *_) in KERNELS.items():
                 folder = ROOT.joinpath("src", *module.split(".")[:-1])
@@ -55,7 +55,7 @@ def compile_library(source: Path, level: str, library: Path) -> None:
     """
     with tempfile.TemporaryDirectory() as folder:
         # no path of this machine is in what it makes
-        flags = (f"-march={level}", OPENMP, f"-ffile-prefix-map={source.parent}=.")
+        flags = (*MACHINES[level], OPENMP, f"-ffile-prefix-map={source.parent}=.")
         for command in commands(os.environ.get("CXX", "c++"), str(source.resolve()), flags):
             subprocess.run(command, cwd=folder, check=True)
         subprocess.run(["strip", "--strip-unneeded", "library.so"], cwd=folder, check=True)

@@ -32,16 +32,17 @@ KILLER = "kills-its-process"
 # goes into every process by way of PYTHONPATH
 PATCH = """
 import os, signal
-from PIL import Image
-opened = Image.open
-def noted(source, *rest, **options):
-    if isinstance(source, str) and os.environ["NOTED"]:
-        with open(os.environ["NOTED"], "a") as file:
-            file.write(os.path.basename(source) + "\\n")
-        if "kills-its-process" in source:
+opened = os.open
+def noted(path, *rest, **options):
+    name = os.path.basename(os.fspath(path))
+    if name.endswith(".jpg"):
+        handle = opened(os.environ["NOTED"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(handle, f"{os.getpid()} {name}\\n".encode())
+        os.close(handle)
+        if "kills-its-process" in name:
             os.kill(os.getpid(), signal.SIGKILL)
-    return opened(source, *rest, **options)
-Image.open = noted
+    return opened(path, *rest, **options)
+os.open = noted
 """
 
 
@@ -115,13 +116,13 @@ def killed(folder: Path, options: argparse.Namespace) -> str:
     quiet = {"env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     began = time.perf_counter()
     driver = subprocess.Popen(words, start_new_session=True, **quiet)
-    wait_for(lambda: opened(noted) > options.count // 4)
+    wait_for(lambda: len(opened(noted)) > options.count // 4)
     os.kill(workers(noted)[0], signal.SIGKILL)
-    wait_for(lambda: opened(noted) > options.count // 2)
+    wait_for(lambda: len(opened(noted)) > options.count // 2)
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     wait_for(lambda: not workers(noted))
-    before = opened(noted)
+    before = len(opened(noted))
     code = subprocess.run(words, **quiet).returncode
     seconds = time.perf_counter() - began
     lines = [
@@ -130,7 +131,9 @@ def killed(folder: Path, options: argparse.Namespace) -> str:
         for line in each.read_text().splitlines()
     ]
     dead = [json.loads(line) for line in (output / "dead-letters.jsonl").read_text().splitlines()]
-    again = {name: times for name, times in Counter(noted.read_text().split()).items() if times > 1}
+    # what cannot be read is looked at again by the process that opened it
+    opened_by = Counter(name for _, name in opened(noted))
+    again = {name: times for name, times in opened_by.items() if times > 1}
     reasons = "".join(f"\n  - {Path(each['photo']).name}: {each['error'][:100]}" for each in dead)
     return (
         f"- {options.count + 4} photos; worker killed, driver killed with {before} photos opened; {seconds:.0f} s in "
@@ -141,8 +144,9 @@ def killed(folder: Path, options: argparse.Namespace) -> str:
     )
 
 
-def opened(noted: Path) -> int:
-    return len(noted.read_text().split()) if noted.exists() else 0
+def opened(noted: Path) -> set[tuple[str, ...]]:
+    """Processes, and the photos that they opened."""
+    return {tuple(line.split()) for line in noted.read_text().splitlines()} if noted.exists() else set()
 
 
 def workers(noted: Path) -> list[int]:
@@ -151,7 +155,7 @@ def workers(noted: Path) -> list[int]:
     for each in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             ours = f"NOTED={noted}".encode() in (each.parent / "environ").read_bytes()
-            if ours and each.read_bytes().startswith(b"ray::label_shard"):
+            if ours and each.read_bytes().startswith(b"ray::label_part"):
                 found.append(int(each.parent.name))
         except OSError:
             continue

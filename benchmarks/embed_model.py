@@ -100,7 +100,7 @@ arithmetic differs between processors, so another machine gives other last digit
 
 ## Data and terms
 - Photos and masks: {about.terms}
-- Starting weights: {terms} (sha256 {start_sha}).
+{origins}
 - These weights: Apache-2.0 as the project, as far as the terms of the data allow.
 """
 
@@ -161,8 +161,41 @@ def stage(record: dict) -> str:
 
 def stages_of(record: dict) -> list[dict]:
     """The records of all training runs that led here, first to last."""
-    earlier = record["start"].get("provenance")
-    return [*stages_of(earlier), record] if earlier else [record]
+    earlier = record["start"].get("provenance", {})
+    return [*stages_of(earlier), record] if "recipe" in earlier else [record]
+
+
+def origins(first: dict, last: dict) -> str:
+    """Where the weights began and who taught them, with terms and the files' hashes."""
+    start = first["start"]
+    if "terms" in start:
+        lines = [f"- Starting weights: {start['terms']} (sha256 {start['sha256'][:16]})."]
+    else:
+        lines = [f"- Starting weights: {published(start['provenance'])}; the decoder began from nothing."]
+    for teacher in last.get("taught by", ()):
+        lines.append(
+            f"- Teacher, of the training photos alone: {published(teacher['provenance'])}. {how_it_taught(last)}"
+        )
+    return "\n".join(lines)
+
+
+def published(provenance: dict) -> str:
+    """A published file in words."""
+    held = provenance["import"]
+    return f"{held['inferred']['class names'].removeprefix('known file: ')}, sha256 {held['sha256'][:16]}"
+
+
+def how_it_taught(record: dict) -> str:
+    """How it taught."""
+    distil = record["recipe"]["distil"]
+    scales, mirrored = (
+        " ".join(f"{scale:g}" for scale in distil["scales"]),
+        ", mirrored too" if distil["flip"] else "",
+    )
+    return (
+        f"It saw them at output stride {distil['output_stride']}, scales {scales}{mirrored}; "
+        f"weight {distil['weight']:g}, temperature {distil['temperature']:g}."
+    )
 
 
 def processor() -> str:
@@ -213,8 +246,7 @@ def main() -> None:
         remark=about.remark.format(
             first_score=first["validation"]["mean IoU"], final_score=record["validation"]["mean IoU"]
         ),
-        terms=first["start"]["terms"],
-        start_sha=first["start"]["sha256"][:16],
+        origins=origins(first, record),
     )
     (folder / "README.md").write_text(card)
     print(card)

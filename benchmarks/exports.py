@@ -4,19 +4,22 @@
 
 Models are embedded ones by name, or presets, whose random weights try the arithmetic alone. A target whose
 extra is not installed is a row that says so; `make exports` runs this in an environment for each group of targets.
+Logits are timed in turns with those of PyTorch as `deeplab predict` has it, so that the ratio holds where something
+else runs; rows in which that kept the processors busy are marked.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from harness.machine import machine
+from harness.rounds import compare, take_turns
+from harness.worker import measure
 
 from deeplab.errors import UserError
 from deeplab.export.gate import GateError, drawn_photo
@@ -24,24 +27,23 @@ from deeplab.export.run import TARGETS, export_model
 from deeplab.model.checkpoint import EMBEDDED, load
 from deeplab.model.network import DeepLab
 from deeplab.prediction.artefacts import open_artefact
-from deeplab.prediction.fold import folded
+from deeplab.prediction.fold import for_inference
 from deeplab.presets import preset
 
 COLUMNS = (
     "model", "target", "sizes", "equal labels, worst", "difference to float64, worst", "limit", "MB", "s to export",
-    "ms", "ms of PyTorch",
+    "ms", "ms of PyTorch", "times faster",
 )  # fmt: skip
-# of one core: what else runs then takes from what is timed
-BUSY = 0.5
-# one of each backbone family, the smallest of it, and of each kind of head
+PYTORCH = "PyTorch"
+# of turns, in which both ways run three times or more
+SECONDS = 4.0
+# one of each backbone family that no embedded model has, and of each kind of head
 FAMILIES = (
     "mobilenetv3_small_cityscapes_trainfine",
     "edgetpu_deeplab_slim",
     "v1_largefov",
     "v2_resnet101_msc",
-    "xception_41_imagenet",
     "xception71_dpc_cityscapes_trainfine",
-    "resnet_v1_50_beta_imagenet",
 )
 
 
@@ -54,24 +56,20 @@ def main() -> None:
     parser.add_argument("--to", nargs="+", default=list(TARGETS), choices=list(TARGETS))
     parser.add_argument("--size", type=int, default=257, help="side of the photo that is timed")
     options = parser.parse_args()
-    about, load_now = machine(), os.getloadavg()[0]
-    busy = f"; BUSY, at a load of {load_now:.1f}: take no times from here" if load_now > BUSY else ""
+    about = machine()
     print(
-        f"{about['processor']}, {torch.get_num_threads()} threads, torch {torch.__version__}{busy}; logits of "
-        f"{options.size} x {options.size}\n"
+        f"{about['processor']} ({', '.join(about['features'])}), {torch.get_num_threads()} threads, torch "
+        f"{torch.__version__}; logits of {options.size} x {options.size}, medians of interleaved rounds\n"
     )
     print("| " + " | ".join(COLUMNS) + " |\n" + "| --- " * len(COLUMNS) + "|")
-    photo = drawn_photo((options.size, options.size), 3, seed=0)
     for name in options.models:
         model = load(name) if name in EMBEDDED else DeepLab(preset(name)).eval()
         model.eight_bit = False
-        network = folded(model).eval()
-        images = torch.from_numpy(photo).permute(2, 0, 1)[None]
-        alone = milliseconds(lambda network=network, images=images: network(images))
         for to in options.to:
             cells = row(model, to, options.size)
-            cells += ["-"] * (len(COLUMNS) - 3 - len(cells)) + [f"{alone:.0f}"]
-            print(f"| {' | '.join([name, to, *cells])} |", flush=True)
+            print(
+                f"| {' | '.join([name, to, *cells, *['-'] * (len(COLUMNS) - 2 - len(cells))])} |", flush=True
+            )
 
 
 def row(model: DeepLab, to: str, side: int) -> list[str]:
@@ -98,21 +96,28 @@ def row(model: DeepLab, to: str, side: int) -> list[str]:
             return [f"{about}; not run", "-", "-", "-", *last]
         artefact = open_artefact(made.path)
         photo = drawn_photo(square, model.config.backbone.in_channels, seed=0)[None]
-        taken = milliseconds(lambda: artefact.run(photo))
+        network = for_inference(model, device=torch.device("cpu"))
+        images = torch.from_numpy(photo).permute(0, 3, 1, 2)
+        ways = (Way(PYTORCH, lambda: network(images)), Way(to, lambda: artefact.run(photo)))
+        with torch.inference_mode():
+            for way in ways:
+                way.call()
+            turns = compare(take_turns(ways, seconds=SECONDS), PYTORCH)
     figures = [f"{parity['agreement']:.6f}", f"{parity['error']:.1e}", f"{parity['limit']:.1e}"]
-    return [about, *figures, *last, f"{taken:.0f}"]
+    times = [f"{1000 * turns.seconds[name]:.0f}" for name in (to, PYTORCH)]
+    faster = f"{turns.faster[to]:.2f}x +-{turns.spread[to]:.0%}{', busy' * turns.noisy}"
+    return [about, *figures, *last, *times, faster]
 
 
-def milliseconds(call: Callable[[], object]) -> float:
-    """The fastest of five, after one."""
-    call()
-    times = []
-    with torch.inference_mode():
-        for _ in range(5):
-            start = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - start)
-    return 1000 * min(times)
+class Way(NamedTuple):
+    """What takes turns, see `harness.rounds.Timed`."""
+
+    name: str
+    call: Callable[[], object]
+
+    def time(self, seconds: float) -> dict[str, float]:
+        """Of one call, wall and processor."""
+        return measure(self.call, seconds=seconds)
 
 
 if __name__ == "__main__":

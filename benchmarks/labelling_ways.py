@@ -59,6 +59,7 @@ def evaluations(data: str, model: str, calibration: list[str], window: list[int]
         "onnxruntime, float32": ["--engine", "onnxruntime"],
         "openvino, float32": ["--engine", "openvino"],
         "openvino, bfloat16": ["--engine", "openvino", "--precision", "bfloat16"],
+        "torch, int8": ["--precision", "int8", "--calibration", *calibration],
         "openvino, int8": ["--engine", "openvino", "--precision", "int8", "--calibration", *calibration],
         "windows of {} x {}, overlap 0.25".format(*window): ["--window", *window, "--overlap", "0.25"],
     }

@@ -19,6 +19,7 @@ from deeplab.prediction.segmenter import Segmenter
 
 WAYS = (
     ("torch", "bfloat16"),
+    ("torch", "int8"),
     ("openvino", "float32"),
     ("openvino", "bfloat16"),
     ("openvino", "int8"),

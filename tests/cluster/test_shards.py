@@ -4,162 +4,149 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import tarfile
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from support.evaluation_runs import CLASSES
+from support.object_store import s3
+from support.shards import killed_again_and_again
 
+from deeplab.cluster.inputs import parts_of
 from deeplab.cluster.shards import KILLER, Job
-from deeplab.cluster.worker import label_shard
+from deeplab.cluster.worker import ToLabel, label_part
 from deeplab.errors import UserError
 from deeplab.model.checkpoint import load
 from deeplab.prediction.labelling import Labelling
 from deeplab.prediction.predictor import Predictor
+from deeplab.system.stores import Folder
 
-# labels a shard in a process of its own, and writes down each photo that it begins; "kill" takes the process with it,
-# "once" at the first try alone
-WORKER = """
-import os, signal, sys
-from pathlib import Path
-from deeplab.cluster.shards import Job
-from deeplab.errors import UserError
-
-target, count, number, begun = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
-
-def label(photo):
-    with begun.open("a") as file:
-        file.write(photo.name + "\\n")
-    if photo.name == "kill" or (photo.name == "once" and begun.read_text().split().count("once") == 1):
-        os.kill(os.getpid(), signal.SIGKILL)
-    if photo.name == "broken":
-        raise UserError("no photo", file=photo)
-    return photo.name.encode()
-
-Job(target, count).label_shard(number, label)
-"""
+CPU = Labelling(device="cpu")
 
 
-def work(job: Job, number: int, begun: Path) -> int:
-    """As an engine does: again, as long as the process dies; how often it died."""
-    for deaths in range(9):
-        words = [sys.executable, "-c", WORKER, job.target, job.count, number, begun]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-        ended = subprocess.run(list(map(str, words)), env=environment).returncode
-        if ended == 0:
-            return deaths
-        assert ended == -signal.SIGKILL
-    raise AssertionError("a photo kills its process without end")
-
-
-def contents(job: Job) -> dict[str, bytes]:
+def contents(job: Job, parts: int) -> dict[str, bytes]:
     """Label maps by the photo that the index says they are of."""
     found = {}
-    for line in job.lines():
+    for line in job.lines(range(parts)):
         if "labels" in line:
-            with tarfile.open(job.target / line["tar"]) as tar:
+            (packed,) = job.target.read([line["tar"]])
+            with tarfile.open(fileobj=BytesIO(packed)) as tar:
                 found[line["photo"]] = tar.extractfile(line["labels"]).read()
     return found
 
 
-def test_killers_and_broken_photos_end_as_dead_letters(tmp_path: Path) -> None:
+@pytest.mark.parametrize("batch", [1, 3])
+def test_killers_and_broken_photos_end_as_dead_letters(tmp_path: Path, batch: int) -> None:
     names = ["a", "kill", "b", "broken", "once", "c", "d"]
-    job = Job.planned([Path(name) for name in names], tmp_path / "out", shard_size=5, about={})
-    assert job.count == 2
-    deaths = [work(job, number, tmp_path / "begun") for number in range(job.count)]
-    # twice by one, once by the other
-    assert deaths == [3, 0]
-    lines = list(job.lines())
+    parts = parts_of(names, size=5)
+    job = replace(Job.planned(parts, str(tmp_path / "out"), about={}), batch=batch)
+    assert len(parts) == 2
+    deaths = [
+        killed_again_and_again(job, number, part, tmp_path / "begun") for number, part in enumerate(parts)
+    ]
+    # twice by one, once by the other; of more photos than one it was not known by which
+    assert deaths == [{1: 3, 3: 4}[batch], 0]
+    lines = list(job.lines(range(2)))
     assert [line["photo"] for line in lines] == names
     errors = {line["photo"]: line["error"] for line in lines if "error" in line}
     assert errors == {"kill": KILLER, "broken": "broken: no photo"}
-    assert contents(job) == {name: name.encode() for name in names if name not in errors}
-    # nothing was begun twice but what killed its process
-    begun = (tmp_path / "begun").read_text().split()
-    assert sorted(begun) == sorted([*names, "kill", "once"])
+    assert contents(job, 2) == {name: name.encode() for name in names if name not in errors}
+    # again were begun what killed its process, and what its batch lost with it
+    begun = sorted((tmp_path / "begun").read_text().split())
+    lost = ["a", "kill", "broken"] if batch == 3 else []
+    assert begun == sorted([*names, "kill", "once", *lost])
     job.finish()
-    assert {path.name for path in job.target.iterdir()} == {
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
         f"labels-{number:05}.{kind}" for number in (0, 1) for kind in ("tar", "jsonl")
     }
 
 
-def test_a_job_goes_on_with_the_shards_that_are_open(tmp_path: Path) -> None:
-    photos = [Path(str(number)) for number in range(7)]
-    job = Job.planned(photos, tmp_path, shard_size=3, about={"model": "m"})
+def test_a_job_goes_on_with_the_parts_that_are_open(tmp_path: Path) -> None:
+    parts = parts_of([str(number) for number in range(7)], size=3)
+    target = str(tmp_path)
+    job = Job.planned(parts, target, about={"model": "m"})
     done: list[str] = []
 
-    def label(photo: Path) -> bytes:
-        done.append(photo.name)
+    def label(name: str, photo: Path | bytes) -> bytes:
+        done.append(name)
         return b""
 
-    job.label_shard(1, label)
+    job.label_part(1, parts[1], label)
 
-    def stop(photo: Path) -> bytes:
-        if photo.name == "2":
+    def stop(name: str, photo: Path | bytes) -> bytes:
+        if name == "2":
             raise KeyboardInterrupt
-        return label(photo)
+        return label(name, photo)
 
     with pytest.raises(KeyboardInterrupt):
-        job.label_shard(0, stop)
-    again = Job.planned(photos, tmp_path, shard_size=3, about={"model": "m"})
-    assert again.open_shards() == [0, 2]
-    for number in again.open_shards():
-        again.label_shard(number, label)
+        job.label_part(0, parts[0], stop)
+    again = Job.planned(parts, target, about={"model": "m"})
+    assert again.open_parts(3) == [0, 2]
+    for number in again.open_parts(3):
+        again.label_part(number, parts[number], label)
     assert done == ["3", "4", "5", "0", "1", "2", "6"]
+    for other in ({"model": "another"}, {"model": "m", "label_maps": "png"}):
+        with pytest.raises(UserError, match="a job that is not finished"):
+            Job.planned(parts, target, about=other)
     with pytest.raises(UserError, match="a job that is not finished"):
-        Job.planned(photos, tmp_path, shard_size=3, about={"model": "another"})
+        Job.planned(parts_of([str(number) for number in range(7)], size=4), target, about={"model": "m"})
     again.finish()
     # a finished one is no hindrance, and its labels are not taken for the new one's
-    assert Job.planned(photos, tmp_path, shard_size=3, about={"model": "another"}).open_shards() == [0, 1, 2]
+    assert Job.planned(parts[:2], target, about={"model": "another"}).open_parts(2) == [0, 1]
+    assert not list(tmp_path.glob("labels-*"))
+
+
+def test_a_twin_that_was_thought_dead_changes_nothing(tmp_path: Path) -> None:
+    (part,) = parts_of(["a", "b"], size=2)
+    job = Job.planned([part], str(tmp_path), about={})
+
+    def label(name: str, photo: Path | bytes) -> bytes:
+        if name == "b":
+            job.label_part(0, part, lambda name, photo: name.encode())
+        return name.encode()
+
+    assert job.label_part(0, part, label).photos == 2
+    assert contents(job, 1) == {"a": b"a", "b": b"b"}
 
 
 def test_what_cannot_be_written_is_no_fault_of_the_photo(tmp_path: Path, monkeypatch) -> None:
     """And names that are long, or no UTF-8, are written."""
     photos = [tmp_path / ("a" * 250), tmp_path / os.fsdecode(b"bad\xff"), tmp_path / ("\u732b" * 80)]
-    job = Job.planned(photos, tmp_path / "out", shard_size=5, about={})
+    (part,) = parts = parts_of(list(map(str, photos)), size=5)
+    job = Job.planned(parts, str(tmp_path / "out"), about={})
     with monkeypatch.context() as patched:
 
-        def full(path: Path, content: bytes) -> None:
+        def full(path: Path) -> None:
             raise UserError("cannot be written (the disk is full)", file=path)
 
-        patched.setattr("deeplab.cluster.shards.write_whole", full)
-        with pytest.raises(UserError, match="the disk is full"):
-            job.label_shard(0, label=lambda photo: b"x")
-    assert job.open_shards() == [0]
-    job.label_shard(0, label=lambda photo: os.fsencode(photo.name))
-    assert contents(job) == {str(photo): os.fsencode(photo.name) for photo in photos}
-
-
-def test_a_ledger_that_was_cut_off(tmp_path: Path) -> None:
-    photos = [Path(name) for name in "abc"]
-    job = Job.planned(photos, tmp_path, shard_size=3, about={})
-
-    def stop(photo: Path) -> bytes:
-        if photo.name == "c":
-            raise KeyboardInterrupt
-        return photo.name.encode()
-
-    with pytest.raises(KeyboardInterrupt):
-        job.label_shard(0, stop)
-    ledger = tmp_path / ".job" / "00000" / "ledger"
-    ledger.write_bytes(ledger.read_bytes() + b'{"place": 2, "pho')
-    job.label_shard(0, lambda photo: photo.name.encode())
-    assert contents(job) == {name: name.encode() for name in "abc"}
+        patched.setattr("deeplab.system.stores.whole_file", full)
+        # however often
+        for _ in range(4):
+            with pytest.raises(UserError, match="the disk is full"):
+                job.label_part(0, part, lambda name, photo: b"x")
+    assert job.open_parts(1) == [0]
+    job.label_part(0, part, lambda name, photo: os.fsencode(name))
+    assert contents(job, 1) == {str(photo): os.fsencode(photo) for photo in photos}
 
 
 def test_labels_are_those_of_predict(squares_model, squares: Path, tmp_path: Path) -> None:
     photos = sorted((squares / "JPEGImages").iterdir())
-    job = Job.planned(photos, tmp_path, shard_size=2, about={})
-    for number in range(job.count):
-        label_shard(job, number, str(squares_model), Labelling(device="cpu"))
-    predictor = Predictor.of(load(squares_model), Labelling(device="cpu"))
-    found = contents(job)
-    for photo in photos:
+    parts = parts_of(list(map(str, photos)), size=2)
+    packed, files = (
+        ToLabel(Job.planned(parts, str(tmp_path / kind), about={}, label_maps=kind), str(squares_model), CPU)
+        for kind in ("tar", "png")
+    )
+    for number, part in enumerate(parts):
+        label_part(packed, number, part)
+        label_part(files, number, part)
+    predictor = Predictor.of(load(squares_model), CPU)
+    found = contents(packed.job, 2)
+    for photo, line in zip(photos, files.job.lines(range(2)), strict=True):
+        assert (tmp_path / "png" / line["labels"]).read_bytes() == found[str(photo)]
         with Image.open(BytesIO(found[str(photo)])) as labels:
             assert labels.mode == "P"
             assert (np.array(labels) == predictor.labels_of(predictor.photo(photo)).numpy()).all()
@@ -169,43 +156,55 @@ def test_a_scene_is_a_dead_letter_and_no_photo(squares_model, squares: Path, tmp
     photo = min((squares / "JPEGImages").iterdir())
     with Image.open(photo) as image:
         image.save(tmp_path / "scene.tif", big_tiff=True)
-    job = Job.planned([photo, tmp_path / "scene.tif"], tmp_path / "out", shard_size=2, about={})
-    label_shard(job, 0, str(squares_model), Labelling(device="cpu"))
-    (labelled, dead) = job.lines()
-    assert "labels" in labelled and "without --cluster" in dead["error"]
+    (part,) = parts = [(str(photo), str(tmp_path / "scene.tif"))]
+    job = Job.planned(parts, str(tmp_path / "out"), about={})
+    done = label_part(ToLabel(job, str(squares_model), CPU), 0, part)
+    (labelled, dead) = job.lines([0])
+    assert "labels" in labelled and "without --cluster" in dead["error"] and done.dead == (dead,)
 
 
 def test_ray_labels_all_and_names_what_failed(deeplab, squares_model, squares: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="the engine is the extra ray")
-    folder = tmp_path / "photos"
-    folder.mkdir()
     photos = sorted((squares / "JPEGImages").iterdir())
-    for photo in photos:
-        (folder / photo.name).write_bytes(photo.read_bytes())
-    (folder / "broken.png").write_text("no photo")
-    words = (
-        "-m",
-        squares_model,
-        "-o",
-        tmp_path / "out",
-        "--cluster",
-        "ray",
-        "--workers",
-        2,
-        "--shard-size",
-        2,
-    )
-    code, out, err = deeplab("predict", folder, *words)
-    assert code == 1 and f"{len(photos)} photos labelled" in out and "1 photos failed" in err
-    (dead,) = map(json.loads, (tmp_path / "out" / "dead-letters.jsonl").read_text().splitlines())
-    assert dead["photo"] == str(folder / "broken.png") and "cannot be read" in dead["error"]
-    lines = [
-        json.loads(line)
-        for path in sorted((tmp_path / "out").glob("*.jsonl"))
-        for line in path.read_text().splitlines()
-    ]
-    assert len(lines) == len(photos) + 2
-    code, out, _ = deeplab(
-        "predict", folder, "-m", squares_model, "-o", tmp_path / "out", "--cluster", "dask"
-    )
-    assert code == 2
+    with s3() as store:
+        for photo in photos:
+            store.put_file(str(photo), f"photos/in/{photo.name}")
+        store.pipe_file("photos/in/broken.png", b"no photo")
+        with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+            for photo in photos:
+                tar.add(photo, photo.name)
+        words = ["-m", squares_model, "--cluster", "ray", "--workers", 2, "--shard-size", 3]
+        code, out, err = deeplab(
+            "predict", "s3://photos/in", tmp_path / "shard.tar", "-o", "s3://photos/out", *words
+        )
+        assert code == 1 and f"{2 * len(photos)} photos labelled: s3://photos/out/labels-*.tar" in out
+        assert "1 photos failed, see s3://photos/out/dead-letters.jsonl" in err
+        (dead,) = map(json.loads, store.cat("photos/out/dead-letters.jsonl").splitlines())
+        assert dead["photo"] == "s3://photos/in/broken.png" and "cannot be read" in dead["error"]
+        kept = Job(Folder("s3://photos/out"))
+        assert (
+            len(contents(kept, 3)) == 2 * len(photos)
+            and len(list(kept.lines(range(3)))) == 2 * len(photos) + 1
+        )
+        code, _, err = deeplab("predict", "s3://photos/in", "-m", squares_model, "-o", tmp_path)
+        assert code == 2 and "s3://photos/in: lies in a store; fix: --cluster ray" in err
+    for wrong in (["--cluster", "dask"], ["--cluster", "ray", "--workers", 0], ["--label-maps", "png"]):
+        code, _, err = deeplab("predict", squares, "-m", squares_model, "-o", tmp_path / "out", *wrong)
+        assert code == 2 and wrong[-2] in err and not (tmp_path / "out").exists()
+
+
+def test_ray_measures_to_the_last_bit(
+    deeplab, squares_model, squares: Path, tmp_path: Path, monkeypatch
+) -> None:
+    pytest.importorskip("ray", reason="the engine is the extra ray")
+    monkeypatch.setattr("deeplab.cli.cluster.MEASURED_TOGETHER", 1)
+    words = ["eval", squares, "-m", squares_model, "--split", "train", "--classes", *CLASSES, "--boundaries"]
+    words += ["--reliability", "--bootstrap", 9]
+    shown = []
+    for name, cluster in (("plain", []), ("cluster", ["--cluster", "ray", "--workers", 2])):
+        code, out, _ = deeplab(*words, *cluster, "-o", tmp_path / name)
+        shown.append(out.replace(name, ""))
+        assert code == 0
+    assert shown[0] == shown[1]
+    for name in ("results.json", "images.npz", "report.html"):
+        assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "cluster" / name).read_bytes()

@@ -6,19 +6,26 @@ import tarfile
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 from support.data_folders import grey, photo, text
+from support.object_store import s3
+from support.training_runs import squares_recipe
 
 from deeplab.cli.app import main
 from deeplab.data.first_look import look_at
 from deeplab.data.layouts import recognise
-from deeplab.data.layouts.tar_shards import local_file, pairs_in
+from deeplab.data.layouts.tar_shards import local_file, pairs_in, write_shards
 from deeplab.data.opening import open_source, split_names
 from deeplab.data.storage import Storage
 from deeplab.errors import UserError
+from deeplab.train.recipe import Recipe
+from deeplab.train.run import train
 
 
 def png(values):
@@ -122,11 +129,56 @@ def test_wrong_indexes_are_named(shards):
 
 
 def test_an_index_runs_no_commands(tmp_path):
-    with pytest.raises(UserError, match="shards come by http, https, ais, gs, hf, sftp, or as files"):
-        local_file(f"pipe:touch {tmp_path / 'made'}")
-    with pytest.raises(UserError, match="shards come by"):
-        local_file("file:///etc/passwd")
+    assert not local_file(f"pipe:touch {tmp_path / 'made'}").exists()
+    for wrong in ("file:///etc/passwd", "pipe://touch x", "memory://a::file:///etc/passwd"):
+        with pytest.raises(UserError, match=r"no address of a store .* allowed: s3://"):
+            local_file(wrong)
     assert not (tmp_path / "made").exists()
+
+
+def test_shards_in_a_store(shards, tmp_path, monkeypatch):
+    fsspec = pytest.importorskip("fsspec")
+    monkeypatch.setenv("DEEPLAB_CACHE", str(tmp_path / "cache"))
+    store = fsspec.filesystem("memory")
+    for path in shards.iterdir():
+        store.pipe_file(f"/data/{path.name}", path.read_bytes())
+    with pytest.raises(
+        UserError, match=r"memory://data: has no index of shards, .* fix: deeplab data webdataset"
+    ):
+        open_source("memory://data", "train")
+    listed = [{"url": f"train-{n:06d}.tar", "nsamples": count} for n, count in enumerate((2, 1))]
+    store.pipe_file("/data/train.json", json.dumps({"wids_version": 1, "shardlist": listed}).encode())
+    # as a recipe has it
+    root = Path("memory://data")
+    assert split_names(root) == ("train",)
+    source = open_source(root, "train")
+    assert source.files(1)[0] == "memory://data/train-000000.tar:1" and not source.at_hand(0)
+    check_samples(source)
+    # once here, they are not asked for again
+    store.rm("/data", recursive=True)
+    check_samples(source)
+    with pytest.raises(UserError, match=r"memory://data/gone.tar: is not there; fix: look at the names"):
+        local_file("memory://data/gone.tar")
+
+
+def test_training_from_a_store_is_that_from_a_folder(squares, tmp_path, monkeypatch):
+    # not that of the kernels, which would be compiled again
+    monkeypatch.setattr("deeplab.data.layouts.tar_shards.cache_folder", lambda: tmp_path / "cache")
+    recipe = squares_recipe(squares, steps=2, batch_size=2)
+    pytest.importorskip("webdataset", reason="it writes the shards")
+    for split in ("train", "val"):
+        write_shards(open_source(squares, split, recipe.data.storage), tmp_path / "shards", split, samples=1)
+    weights = []
+    with s3() as store:
+        for path in (tmp_path / "shards").iterdir():
+            store.put_file(str(path), f"photos/squares/{path.name}")
+        for number, root in enumerate((tmp_path / "shards", "s3://photos/squares")):
+            # workers are forks, with connections of their own
+            values = squares_recipe(root, steps=2, batch_size=2, workers=number).model_dump(mode="json")
+            values["data"]["names"] = ()
+            train(Recipe.model_validate(values), tmp_path / f"run{number}")
+            weights.append(load_file(tmp_path / f"run{number}" / "model.safetensors"))
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 
 def test_damaged_shards_are_named(tmp_path):

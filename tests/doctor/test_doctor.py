@@ -127,6 +127,31 @@ def test_a_copy_within_a_split_is_a_warning(tmp_path: Path) -> None:
     assert checked.passed and by_code(checked)["duplicate-within-split"].files == ("images/b.jpg",)
 
 
+def test_a_validation_split_of_one_clip_is_a_warning_and_one_of_many_places_is_not(tmp_path: Path) -> None:
+    random = np.random.default_rng(6)
+    wide = random.integers(0, 256, (24, 60, 3)).astype(np.uint8).repeat(10, 0).repeat(10, 1)
+    make_healthy(tmp_path)
+    for number in range(12):
+        # a camera that drives by, two pixels a frame
+        Image.fromarray(wide[:, 2 * number : 2 * number + 320]).save(
+            tmp_path / f"images/frame_{number:02}.png"
+        )
+        Image.fromarray(np.full((240, 320), number % 3, np.uint8)).save(
+            tmp_path / f"masks/frame_{number:02}.png"
+        )
+    frames = [f"frame_{number:02}" for number in range(12)]
+    (tmp_path / "val.txt").write_text("\n".join(frames))
+    checked = check_data(tmp_path)
+    clip = by_code(checked)["split-one-clip"]
+    assert checked.passed and clip.files == tuple(f"images/{name}.png" for name in frames)
+    assert clip.details == ("val: 12 photos",)
+
+    for number in range(0, 12, 2):
+        other = random.integers(0, 256, (24, 32, 3)).astype(np.uint8).repeat(10, 0).repeat(10, 1)
+        Image.fromarray(other).save(tmp_path / f"images/frame_{number:02}.png")
+    assert "split-one-clip" not in by_code(check_data(tmp_path))
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_many_small_regions_are_not_taken_for_blur(seed: int, tmp_path: Path) -> None:
     """Sixty classes in one mask, cut into small pieces but with sharp edges, as in ADE20K."""

@@ -175,6 +175,23 @@ def test_windows_as_large_as_the_photos_change_nothing(evaluate, models, tmp_pat
     assert many["window"] == [32, 40] and whole["window"] is None
 
 
+def test_windows_are_those_of_predict(evaluate, deeplab, models, data: Path, tmp_path: Path) -> None:
+    """The maps that predict writes, scored, are what eval measures."""
+    windows = ("--window", 24, 28)
+    assert evaluate(models[0], "-o", tmp_path / "measured", *windows)[0] == 0
+    names = (data / "ImageSets/Segmentation/val.txt").read_text().split()
+    photos = [data / f"JPEGImages/{name}.png" for name in names]
+    assert deeplab("predict", *photos, "-m", models[0], "-o", tmp_path / "maps", *windows)[0] == 0
+    confusion = np.zeros((3, 3), int)
+    for name in names:
+        labels, found = (
+            np.asarray(Image.open(path))
+            for path in (data / f"SegmentationClass/{name}.png", tmp_path / f"maps/{name}_labels.png")
+        )
+        np.add.at(confusion, (labels[labels < 3], found[labels < 3]), 1)
+    assert results(tmp_path / "measured")["confusion"] == confusion.tolist()
+
+
 def test_a_second_model_is_compared_with_the_first(evaluate, models, tmp_path: Path) -> None:
     assert evaluate(models[0], "-o", tmp_path / "one")[0] == 0
     code, out, _ = evaluate(models[1], "-o", tmp_path / "two", "--against", tmp_path / "one")

@@ -26,7 +26,7 @@ from deeplab.config import ASPPConfig, DeepLabConfig, backbone_config
 from deeplab.config.labels import LabelSpec
 from deeplab.errors import UserError
 from deeplab.export import run as export_run
-from deeplab.export.gate import GateError, drawn_photo, fitted, gate_photos, verdict
+from deeplab.export.gate import GateError, compare, drawn_photo, fitted, gate_photos, verdict
 from deeplab.export.run import TARGETS, export_model
 from deeplab.export.target import Job, converting
 from deeplab.model.network import DeepLab
@@ -141,6 +141,10 @@ def test_what_an_exported_model_cannot_do_is_said(exported: Export) -> None:
         UserError, match=r"gives labels, no probabilities.*--output probabilities, logits or small"
     ):
         Segmenter(folder)(picture((9, 9)), probabilities=True)
+    with pytest.raises(
+        UserError, match=r"gives labels, and a scene .* fix: export with --output small-logits"
+    ):
+        Segmenter(folder).predictor.sliding((9, 9))
     with pytest.raises(UserError, match=r"gives labels, and several scales.*--output small-logits"):
         Segmenter(folder, flip=True)
     with pytest.raises(UserError, match=r"logits at the photo's size.*--output small-logits"):
@@ -222,6 +226,25 @@ def test_the_example_labels_a_photo_without_this_package(exported: Export, to: s
     assert told.stdout.strip() == ", ".join(
         small_model().labels.classes[index] for index in np.unique(labels)
     )
+
+
+@pytest.mark.parametrize(
+    ("to", "change"),
+    [
+        ("onnx", {"image_pyramid": (1.0, 0.75, 0.5)}),
+        ("openvino", {"image_pyramid": (1.0, 0.75, 0.5)}),
+        # a searched network that comes back from stride 32
+        ("onnx", {"backbone": backbone_config("hnasnet", filters=4), "output_stride": 8}),
+    ],
+)
+def test_sizes_that_arithmetic_gives_follow_the_photo(to: str, change: dict, tmp_path: Path) -> None:
+    """They are not those of the example that the program was made of."""
+    needs(to)
+    model = randomise(DeepLab(small_model().config.model_copy(update=change)))
+    made = export_model(model, to, tmp_path / "out", name="model", output="logits")
+    photos = [picture(size) for size in ((130, 257), (301, 451), (513, 200))]
+    compared, _ = compare(model, open_artefact(made.path), photos)
+    assert verdict("float32", compared)["passed"], compared
 
 
 def test_extra_outputs_have_names(tmp_path: Path) -> None:
@@ -375,7 +398,10 @@ def test_int8_is_compared_on_photos_that_it_was_not_calibrated_on(to: str, tmp_p
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"to": "tensorflow"}, "no target 'tensorflow'; allowed: onnx, openvino"),
+        (
+            {"to": "tensorrt"},
+            "no target 'tensorrt'; allowed: onnx, openvino.*; fix: --to onnx is what TensorRT",
+        ),
         ({"to": "onnx", "precision": "float16"}, "no precision 'float16'; allowed: float32, int8"),
         ({"to": "onnx", "precision": "int8"}, "and 0 are given; fix: --calibration FOLDER"),
         ({"to": "onnx", "sizes": [(65, 65)]}, "takes photos of any size; fix: leave --size away"),

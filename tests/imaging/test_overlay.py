@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from io import BytesIO
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from deeplab.errors import UserError
 from deeplab.imaging.legend import PANEL
 from deeplab.imaging.overlay import class_shares, draw_overlay
 from deeplab.imaging.palettes import CITYSCAPES, CITYSCAPES_CLASSES, distinct
+from deeplab.imaging.png import png_bytes
 
 NAMES = ("background", "cat", "dog")
 PALETTE = np.array([[0, 0, 0], [200, 0, 100], [0, 255, 50]], np.uint8)
@@ -51,6 +54,17 @@ def test_class_shares_ignores_a_label_among_the_classes() -> None:
 def test_class_shares_names_bad_labels(labels: np.ndarray, message: str) -> None:
     with pytest.raises(UserError, match=message):
         class_shares(labels, 3)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (7, 1), (33, 47)])
+def test_pictures_are_written_exactly(shape: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    with Image.open(BytesIO(png_bytes(Image.fromarray(pixels)))) as image:
+        # which reads to the end, checksums too
+        image.verify()
+    with Image.open(BytesIO(png_bytes(Image.fromarray(pixels)))) as image:
+        assert image.mode == "RGB"
+        np.testing.assert_array_equal(np.array(image), pixels)
 
 
 def test_tint_is_the_blend_and_background_and_ignored_keep_the_photo() -> None:

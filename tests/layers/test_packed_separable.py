@@ -15,7 +15,7 @@ from deeplab.heads.decoder import DecoderStage
 from deeplab.layers import packed_separable
 from deeplab.layers.conv import SeparableConv
 from deeplab.layers.inverted_residual import InvertedResidual
-from deeplab.native import separable
+from deeplab.native import dense_conv, separable
 from deeplab.prediction.fold import ONE_PASS, _pack
 
 torch.set_num_threads(1)
@@ -84,7 +84,7 @@ def _block(case: tuple, *, activation: str = "relu6", rule: str = "same", **opti
 def _packed(layer: nn.Module) -> nn.Module:
     """As `for_inference` makes it, sharing no parameters."""
     whole = nn.Sequential(copy.deepcopy(layer))
-    _pack(whole)
+    _pack(whole, {})
     assert type(whole[0]) is ONE_PASS[type(layer)].__self__
     return whole[0]
 
@@ -92,6 +92,22 @@ def _packed(layer: nn.Module) -> nn.Module:
 def _image(channels: int, height: int, width: int) -> torch.Tensor:
     torch.manual_seed(1)
     return 3 * torch.randn(2, channels, height, width).contiguous(memory_format=torch.channels_last)
+
+
+def _assert_near_float64_in_bfloat16(layer: nn.Module, *inputs: object) -> None:
+    """That outputs are as far off as rounding to 8 bits of mantissa between two convolutions makes them."""
+    layer, images = layer.bfloat16(), [each for each in inputs if isinstance(each, torch.Tensor)]
+    sizes = inputs[len(images) :]
+    expected = copy.deepcopy(layer).double()(*(image.bfloat16().double() for image in images), *sizes)
+    found = _packed(layer)(*(image.bfloat16() for image in images), *sizes)
+    assert found.dtype == torch.bfloat16 and found.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-2 * expected.abs().max().item())
+
+
+@pytest.fixture
+def bfloat16() -> None:
+    if not dense_conv.can_run_halves(_image(2, 2, 2).bfloat16()):
+        pytest.skip("no instructions for bfloat16, or oneDNN's are better")
 
 
 def _assert_as_float64(layer: nn.Module, x: torch.Tensor) -> None:
@@ -168,6 +184,46 @@ def test_decoders_have_the_values_of_float64(
     found = _packed(stage.float())(x, low_level, size)
     # positions are float32 on both sides, those of a rule in float64 differ
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=3e-5 * expected.abs().max().item())
+    assert passes == [True, True]
+
+
+@pytest.mark.parametrize("rule", ["same", "block"])
+@pytest.mark.parametrize("case", BLOCKS)
+@pytest.mark.usefixtures("bfloat16")
+@torch.no_grad()
+def test_blocks_in_bfloat16_are_as_near_as_it_allows(case: str, rule: str, passes: list[bool]) -> None:
+    torch.manual_seed(0)
+    channels, *_, height, width = BLOCKS[case]
+    _assert_near_float64_in_bfloat16(_block(BLOCKS[case], rule=rule), _image(channels, height, width))
+    # numbers are multiplied in pairs
+    assert passes == ([False, False] if case == "odd channels" else [True])
+
+
+@pytest.mark.parametrize("case", SEPARABLE)
+@pytest.mark.usefixtures("bfloat16")
+@torch.no_grad()
+def test_separable_convolutions_in_bfloat16_are_as_near_as_it_allows(case: str, passes: list[bool]) -> None:
+    torch.manual_seed(0)
+    channels, outputs, kernel, rate, height, width = SEPARABLE[case]
+    layer = SeparableConv(channels, outputs, norm=None, activation="relu", kernel=kernel, rate=rate)
+    _assert_near_float64_in_bfloat16(layer.eval(), _image(channels, height, width))
+    assert passes == [True]
+
+
+@pytest.mark.usefixtures("bfloat16")
+@torch.no_grad()
+def test_decoders_in_bfloat16_are_as_near_as_it_allows(passes: list[bool]) -> None:
+    torch.manual_seed(0)
+    stage = DecoderStage(
+        20,
+        24,
+        config=DecoderConfig(channels=32, low_level_channels=12),
+        norm=None,
+        activation="relu",
+        resize="half_pixel",
+        depthwise_norm=True,
+    ).eval()
+    _assert_near_float64_in_bfloat16(stage, _image(20, 9, 8), _image(24, 33, 29), (33, 29))
     assert passes == [True, True]
 
 

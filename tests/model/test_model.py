@@ -311,6 +311,24 @@ def test_image_pooling_at_batch_one_leaves_statistics_alone() -> None:
     assert not torch.equal(norm.running_mean, before[0])
 
 
+@pytest.mark.parametrize("order", [torch.channels_last, torch.contiguous_format])
+@torch.no_grad()
+def test_maps_beside_the_pooled_image_keep_their_memory_order(order: torch.memory_format) -> None:
+    model = DeepLab(
+        DeepLabConfig(
+            num_classes=3, backbone=BACKBONES["mobilenet_v2"], context=ASPPConfig(channels=8, rates=(6,))
+        )
+    ).eval()
+    given = []
+    model.context.projection.register_forward_pre_hook(lambda module, inputs: given.append(inputs[0]))
+    features = torch.randn(2, model.backbone.out_channels, 5, 7).contiguous(memory_format=order)
+    model.to(memory_format=order).context(features, (80, 112))
+    assert given[0].is_contiguous(memory_format=order)
+    parts = [model.context.image_pooling(features, 16, 1.0), model.context.pointwise(features)]
+    parts += [branch(features) for branch in model.context.atrous]
+    torch.testing.assert_close(given[0], torch.cat(parts, 1), rtol=0, atol=0)
+
+
 def test_norm_of_one_value_is_what_evaluation_does() -> None:
     norm = BatchNorm2d(3).train()
     norm.running_mean.copy_(torch.tensor([1.0, 2.0, 3.0]))

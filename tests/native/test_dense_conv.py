@@ -138,6 +138,8 @@ def test_elsewhere_the_plain_convolution_runs(monkeypatch: pytest.MonkeyPatch) -
     with torch.autocast("cpu", torch.bfloat16):
         assert not dense_conv.wins(x, weight, stride=(1, 1))
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    assert dense_conv.wins(x, weight, stride=(1, 1))
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
     assert not dense_conv.wins(x, weight, stride=(1, 1))
 
 
@@ -226,3 +228,47 @@ def test_what_is_joined_is_added_before_the_activation(
     assert torch.equal(other, before)
     with pytest.raises(RuntimeError):
         packed.joined(x, other[:, :, :20], activation)
+
+
+# out, in, kernel, stride, rate: a classifier's odd outputs, and what is many channels
+HALVES = {
+    "odd": (21, 48, 1, 1, 1),
+    "odd and at a rate": (150, 48, 3, 1, 2),
+    "1x1": (64, 256, 1, 1, 1),
+    "3x3": (48, 128, 3, 1, 1),
+    "3x3 with stride": (64, 130, 3, 2, 1),
+    "deep": (16, 2100, 1, 1, 1),
+}
+
+
+@pytest.mark.parametrize("case", HALVES)
+@pytest.mark.parametrize("joined", [False, True])
+@torch.no_grad()
+def test_sums_of_bfloat16_are_rounded_once(case: str, joined: bool) -> None:
+    torch.manual_seed(0)
+    outputs, channels, kernel, stride, rate = HALVES[case]
+    x = _channels_last(1, channels, 21, 20).bfloat16()
+    if not dense_conv.can_run_halves(x):
+        pytest.skip("no instructions for bfloat16, or oneDNN's are better")
+    layer = AtrousConv2d(channels, outputs, kernel=kernel, stride=stride, rate=rate, bias=True).bfloat16()
+    assert dense_conv.wins_packed(x, layer.weight, stride=layer.stride, rate=layer.dilation)
+    packed = PackedConv.of(layer, nn.Identity())
+    other = _channels_last(*layer(x).shape).bfloat16()
+    found = packed.joined(x, other, nn.ReLU()) if joined else packed(x)
+    expected = layer.double()(x.double())
+    expected = torch.relu(expected + other.double()) if joined else expected
+    # half of the last of 8 bits, and the sums' own rounding
+    torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-5 * expected.abs().max().item())
+
+
+def test_in_bfloat16_onednn_keeps_what_it_does_as_fast() -> None:
+    def wins(outputs: int, channels: int, kernel: int, rate: int) -> bool:
+        x = _channels_last(1, channels, 21, 20).bfloat16()
+        weight = torch.zeros(outputs, channels, kernel, kernel).bfloat16()
+        return dense_conv.wins_packed(x, weight, stride=(1, 1), rate=(rate, rate))
+
+    assert not wins(64, 48, 1, 1)
+    assert not wins(64, 256, 3, 2)
+    assert not wins(21, 47, 1, 1)
+    x = _channels_last(1, 48, 21, 20).bfloat16()
+    assert not dense_conv.wins(x, torch.zeros(21, 48, 1, 1), stride=(1, 1))

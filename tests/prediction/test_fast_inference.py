@@ -24,7 +24,7 @@ from deeplab.prediction.fold import folded, for_inference
 from deeplab.prediction.inference import predict, predict_labels
 from deeplab.prediction.segmenter import Segmenter
 from deeplab.presets import preset
-from deeplab.system.pipeline import AHEAD, pipelined
+from deeplab.system.pipeline import AHEAD, Lanes, pipelined
 
 CPU = torch.device("cpu")
 SMALL = "mobilenetv2_dm05_coco_voc_trainaug"
@@ -204,6 +204,53 @@ def test_pipeline_keeps_order_and_errors_in_their_place() -> None:
     good = [future.result() for place, future in enumerate(found) if place not in (3, 5)]
     assert [each[:2] for each in good] == [(n, 10 * n + 1) for n in range(9) if n not in (3, 5)]
     assert threading.main_thread().name not in {each[2] for each in good}
+
+
+def test_lanes_compute_side_by_side_in_order_and_some_items_alone() -> None:
+    meeting = threading.Barrier(2, timeout=60)
+    began: list[threading.Thread] = []
+    computed: list[int] = []
+    caller = threading.current_thread()
+
+    def compute(number: int) -> int:
+        if number < 6:
+            # nobody passes who is alone
+            meeting.wait()
+            computed.append(number)
+        elif number == 6:
+            assert threading.current_thread() is caller and sorted(computed) == list(range(6))
+        elif number == 8:
+            raise UserError("eight")
+        return 10 * number
+
+    def write(number: int, made: int) -> int:
+        if number == 3:
+            raise OSError("three")
+        return made
+
+    lanes = Lanes(2, lambda: began.append(threading.current_thread()), alone=lambda number: number == 6)
+    threads = threading.active_count()
+    found = list(pipelined(range(9), read=lambda n: n, compute=compute, write=write, lanes=lanes))
+    assert {n: type(each.exception()) for n, each in enumerate(found) if each.exception()} == {
+        3: OSError,
+        8: UserError,
+    }
+    assert [each.result() for n, each in enumerate(found) if n not in (3, 8)] == [0, 10, 20, 40, 50, 60, 70]
+    assert len(set(began)) == 2 and caller not in began
+    assert threading.active_count() == threads
+
+
+def test_a_caller_who_stops_ends_the_lanes() -> None:
+    computed: list[int] = []
+    lanes = Lanes(2, lambda: None, alone=lambda number: False)
+    threads = threading.active_count()
+    done = pipelined(
+        range(100), read=lambda n: n, compute=computed.append, write=lambda n, made: n, lanes=lanes
+    )
+    assert next(done).result() == 0
+    done.close()
+    assert len(computed) <= 2 * (lanes.count + AHEAD) + 1
+    assert threading.active_count() == threads
 
 
 def test_pipeline_reads_a_few_items_ahead_and_stops_on_an_interrupt() -> None:

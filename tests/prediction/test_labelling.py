@@ -114,8 +114,7 @@ def test_the_search_of_a_crf_runs_in_the_engine_asked_for(
     [
         ({"scales": ()}, "give positive factors"),
         ({"scales": (1.0, -0.5)}, "give positive factors"),
-        ({"precision": "int8"}, "engine torch has no precision int8; fix: engine openvino"),
-        ({"precision": "int8", "engine": "openvino"}, "takes the ranges of values from photos"),
+        ({"precision": "int8"}, "takes the ranges of values from photos"),
         ({"precision": "float16"}, "allowed are float32, bfloat16, int8"),
         ({"engine": "tensorflow"}, "no engine 'tensorflow'; allowed: auto, torch, openvino, onnxruntime"),
         ({"device": "abacus"}, "allowed: auto, cpu, cuda, cuda:1, mps"),
@@ -135,13 +134,14 @@ def test_probabilities_of_windows_are_refused(squares_model: Path, squares: Path
         segmenter(photos_of(squares)[0], probabilities=True)
 
 
-def test_int8_is_measured_by_eval(deeplab, squares_model, squares, tmp_path) -> None:
-    for package in ("openvino", "nncf"):
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_int8_is_measured_by_eval(deeplab, squares_model, squares, tmp_path, engine: str) -> None:
+    for package in ("openvino", "nncf") if engine == "openvino" else ():
         pytest.importorskip(package)
     data = ("eval", squares, "--split", "train", "-m", squares_model, "--classes", *CLASSES)
-    words = ("--engine", "openvino", "--precision", "int8", "--calibration", squares / "JPEGImages")
+    words = ("--engine", engine, "--precision", "int8", "--calibration", squares / "JPEGImages")
     code, _, err = deeplab(*data, "-o", tmp_path, *words)
     assert code == 0, err
     report = json.loads((tmp_path / "results.json").read_text())
-    assert (report["engine"], report["precision"]) == ("openvino", "int8")
+    assert (report["engine"], report["precision"]) == (engine, "int8")
     assert 0 < report["mean IoU"] <= 1

@@ -205,10 +205,38 @@ def test_int8_is_near_and_made_once_for_the_same_photos(cache: pytest.MonkeyPatc
             engine_network(model, "openvino", device=CPU, precision="int8", calibration=examples[:1])
 
 
+def test_int8_with_pytorch_is_near_and_ranges_are_gathered_once(
+    empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, images = small_model(), photos(SIZES[0])
+    examples = [*program.as_photos(images).numpy(), *program.as_photos(photos(SIZES[2])).numpy()]
+    how = {"precision": "int8", "calibration": examples, "device": "cpu"}
+    expected = Segmenter(model, device="cpu").predictor.logits_of(examples[0])
+    found = Segmenter(model, **how)
+    assert found.predictor.engine == "torch"
+    logits = found.predictor.logits_of(examples[0])
+    assert 1e-4 < (logits - expected).abs().mean() / expected.std() < 0.1
+    monkeypatch.setattr("deeplab.prediction.int8._gathered", lambda *of: pytest.fail("gathered twice"))
+    again = Segmenter(small_model(), scales=(1.0, 0.5), **how).predictor
+    assert torch.equal(again.logits_of(examples[0]), logits)
+    with pytest.raises(BaseException, match="gathered twice"):
+        Segmenter(model, **{**how, "calibration": examples[:1]})
+
+
+def test_auto_is_pytorch_in_int8_where_openvino_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = [*program.as_photos(photos(SIZES[0])).numpy()]
+    found = object()
+    monkeypatch.setattr("deeplab.prediction.runtimes.ENGINES", {"openvino": lambda *_, **__: found})
+    for place, expected in (("found", ("openvino", found)), (None, None)):
+        monkeypatch.setattr("deeplab.prediction.runtimes.find_spec", lambda name, place=place: place)
+        made = engine_network(small_model(), "auto", device=CPU, precision="int8", calibration=examples)
+        assert made == expected
+
+
 def test_int8_without_what_it_needs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model, photo = small_model(), np.zeros((33, 33, 3), np.uint8)
-    with pytest.raises(UserError, match="engine torch has no precision int8; fix: engine openvino"):
-        Segmenter(model, precision="int8", calibration=[photo])
+    with pytest.raises(UserError, match="the device is meta; fix: device cpu, or another precision"):
+        Segmenter(model, precision="int8", calibration=[photo], device="meta")
     with pytest.raises(UserError, match="there are none; fix: --calibration FOLDER"):
         Segmenter(model, precision="int8", engine="openvino")
     monkeypatch.setitem(sys.modules, "nncf", None)
@@ -265,10 +293,11 @@ def test_auto_is_pytorch_where_its_own_convolutions_run(monkeypatch: pytest.Monk
     if dense_conv.KERNEL.why_not:
         pytest.skip(dense_conv.KERNEL.why_not)
     model = small_model()
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    assert engine_network(model, "auto", device=CPU) is None
-    assert engine_network(model, "auto", device=CPU, precision="bfloat16") == ("openvino", found)
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    for capability in ("AVX512", "AVX2"):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda found=capability: found)
+        assert engine_network(model, "auto", device=CPU) is None
+        assert engine_network(model, "auto", device=CPU, precision="bfloat16") == ("openvino", found)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
     assert engine_network(model, "auto", device=CPU) == ("openvino", found)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     monkeypatch.setenv("DEEPLAB_KERNELS", "plain")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sqlite3
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -21,7 +23,8 @@ from support.banded_photos import scene as banded_scene
 from deeplab import DeepLab, DeepLabConfig, LabelSpec
 from deeplab.config import ASPPConfig, PixelConfig, backbone_config
 from deeplab.errors import UserError
-from deeplab.imaging.scenes import is_scene, open_scene
+from deeplab.imaging.label_rasters import write_label_raster
+from deeplab.imaging.scenes import Place, is_scene, open_scene
 from deeplab.model.checkpoint import load
 from deeplab.prediction.labelling import Labelling
 from deeplab.prediction.predictor import Predictor
@@ -77,6 +80,7 @@ def test_the_command_keeps_where_a_scene_lies(deeplab, squares_model, scene: Pat
     with rasterio.open(tmp_path / "out" / "scene_labels.tif") as file, rasterio.open(scene) as source:
         assert (file.crs, file.transform, file.shape) == (source.crs, source.transform, source.shape)
         assert file.nodata == 255 and file.profile["tiled"] and file.compression.name == "deflate"
+        assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
         found = file.read(1)
         classes = json.loads(file.tags()["CLASSES"])
         colours = file.colormap(1)
@@ -256,6 +260,7 @@ def test_a_stopped_run_goes_on(
 
 def test_what_was_cut_off_is_done_again(tmp_path: Path) -> None:
     blocks = [np.full((4, 5), value, np.uint8) for value in range(3)]
+    (tmp_path / "work").mkdir()
     ledger = Ledger(tmp_path / "work", "key")
     for block in blocks:
         ledger.add(block)
@@ -278,6 +283,49 @@ def test_what_was_cut_off_is_done_again(tmp_path: Path) -> None:
     other.close()
 
 
+def write_labels(path: Path, labels: np.ndarray) -> np.ndarray:
+    (path.parent / "drafts").mkdir(exist_ok=True)
+    return write_label_raster(
+        path,
+        [(0, 0, labels[:400]), (400, 0, labels[400:])],
+        size=labels.shape,
+        dtype="uint8",
+        place=Place(GROUND, {}),
+        nodata=255,
+        palette=np.zeros((7, 3), np.uint8),
+        classes=list("abcdefg"),
+        drafts=path.parent / "drafts",
+    )
+
+
+def test_overviews_hold_the_commonest_class(tmp_path: Path) -> None:
+    labels = np.random.default_rng(0).integers(0, 7, (350, 450), np.uint8).repeat(2, 0).repeat(2, 1)
+    small = labels[::2, ::2].copy()
+    # one of each four is another
+    labels[1::2, 1::2] = 6 - labels[1::2, 1::2]
+    labels[:2, :2] = small[0, 0] = 255
+    write_labels(tmp_path / "labels.tif", labels)
+    assert (labelled(tmp_path / "labels.tif") == labels).all()
+    with rasterio.open(tmp_path / "labels.tif", overview_level=0) as file:
+        assert (file.read(1) == small).all()
+
+
+def test_a_full_disk_leaves_no_half(tmp_path: Path) -> None:
+    """GDAL keeps to itself what goes wrong when a file is closed."""
+    resource = pytest.importorskip("resource", reason="file sizes are limited so")
+    labels = np.random.default_rng(0).integers(0, 7, (700, 900), np.uint8)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (30_000, 200_000, 300_000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            with pytest.raises(UserError, match=r"labels\.tif: cannot be written"):
+                write_labels(tmp_path / "labels.tif", labels)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert not (tmp_path / "labels.tif").exists()
+    assert write_labels(tmp_path / "labels.tif", labels).sum() == labels.size
+
+
 def test_what_a_scene_is(tmp_path: Path, monkeypatch) -> None:
     stored = values()
     assert is_scene(write(tmp_path / "ground.tif", stored, **GROUND))
@@ -287,10 +335,18 @@ def test_what_a_scene_is(tmp_path: Path, monkeypatch) -> None:
     assert not is_scene(plain)
     monkeypatch.setattr("deeplab.imaging.scenes.MOST_PHOTO_PIXELS", SIZE[0] * SIZE[1] - 1)
     assert is_scene(plain)
+    (tmp_path / "world.tfw").write_text("0.5\n0\n0\n-0.5\n500000\n5000000\n")
+    assert is_scene(write(tmp_path / "world.tif", stored))
     (tmp_path / "empty.tif").write_bytes(b"")
     (tmp_path / "cut.tif").write_bytes(plain.read_bytes()[:9])
     assert not is_scene(tmp_path / "empty.tif") and not is_scene(tmp_path / "cut.tif")
     assert is_scene(tmp_path / "slide.svs")
+
+
+def test_blocks_of_a_window_are_kept_between_its_bands_its_mask_and_the_next_window(tmp_path: Path) -> None:
+    held = 4 * 3 * 1280 * 1280
+    with open_scene(write(tmp_path / "scene.tif", values(), **GROUND)):
+        assert rasterio.env.getenv()["GDAL_CACHEMAX"] >= held
 
 
 def test_strips_are_warned_of_and_tiles_are_not(tmp_path: Path, monkeypatch, recwarn) -> None:
@@ -330,6 +386,94 @@ def test_a_fourth_band_is_no_transparency(deeplab, squares_model, tmp_path: Path
     assert (
         code == 1 and f"{path}: has 4 bands (band 1, band 2, band 3, band 4), and the model takes RGB" in err
     )
+
+
+def test_greys_are_as_bright_as_they_look(tmp_path: Path) -> None:
+    grey, few = values(1), values(1) // 16
+    for name, stored, shown, profile in (
+        ("white", grey, 255 - grey, {"photometric": "miniswhite"}),
+        ("few", few, few * 17, {"nbits": 4}),
+        ("both", few, 255 - few * 17, {"nbits": 4, "photometric": "miniswhite"}),
+        ("usual", grey, grey, {}),
+    ):
+        with open_scene(write(tmp_path / f"{name}.tif", stored, **profile, **GROUND)) as scene:
+            assert (scene.read(0, 0, *SIZE) == shown).all(), name
+
+
+def test_no_data_and_transparency_are_both_none(tmp_path: Path) -> None:
+    """Of the bands that are read, one that holds data is enough; of others none counts."""
+    stored = values(5)
+    stored[..., 4] = 255
+    stored[:, :100, 4] = 0
+    stored[:50, :, :2] = 0
+    stored[:30, :, 2] = 0
+    path = write(tmp_path / "scene.tif", stored, nodata=0, **GROUND)
+    with rasterio.open(path, "r+") as file:
+        kinds = rasterio.enums.ColorInterp
+        file.colorinterp = [kinds.gray, kinds.undefined, kinds.undefined, kinds.undefined, kinds.alpha]
+    for bands, rows in (((1, 2, 3), 30), ((1, 2), 50), ((4,), 0)):
+        expected = np.zeros(SIZE, bool)
+        expected[rows:, 100:] = True
+        with open_scene(path, bands=bands) as scene:
+            assert (scene.mask(0, 0, *SIZE) == expected).all(), bands
+
+
+def test_where_satellites_looked_from_is_kept(predictor: Predictor, tmp_path: Path) -> None:
+    one = [1, *[0] * 19]
+    rows, columns = [0, 0, -1, *[0] * 17], [0, 1, *[0] * 18]
+    place = (100, 500, 45, 0.1, one, rows, 75, 75, 15, 0.1, one, columns, 110, 110, 0, 0)
+    rpcs = rasterio.rpc.RPC(*place)
+    path = write(tmp_path / "scene.tif", values(), rpcs=rpcs)
+    assert is_scene(path)
+    with open_scene(path) as scene:
+        label_scene(predictor, scene, tmp_path / "labels.tif")
+    with rasterio.open(tmp_path / "labels.tif") as file, rasterio.open(path) as source:
+        assert source.rpcs.line_num_coeff == rows and file.rpcs.to_dict() == source.rpcs.to_dict()
+
+
+def test_jpeg_2000_on_the_ground(predictor: Predictor, tmp_path: Path) -> None:
+    lossless = {"driver": "JP2OpenJPEG", "QUALITY": "100", "REVERSIBLE": "YES"}
+    path = write(tmp_path / "a.jp2", values(), **lossless, **GROUND)
+    assert is_scene(path) and not is_scene(write(tmp_path / "plain.jp2", values(), **lossless))
+    with open_scene(path) as scene:
+        assert (scene.read(0, 0, *SIZE) == values()).all()
+        label_scene(predictor, scene, tmp_path / "labels.tif")
+    with rasterio.open(tmp_path / "labels.tif") as file:
+        assert file.crs == GROUND["crs"] and file.transform == GROUND["transform"]
+
+
+def test_what_is_left_out_is_warned_of(tmp_path: Path) -> None:
+    first, second = (Image.fromarray(each) for each in (values(), 255 - values()))
+    first.save(tmp_path / "pages.tif", save_all=True, append_images=[second])
+    first.save(tmp_path / "turned.tif", tiffinfo={274: 6})
+    for name, words in (("pages", "holds 2 pictures, of which the first"), ("turned", "orientation tag")):
+        with pytest.warns(UserWarning, match=f"{name}.tif: .*{words}"), open_scene(tmp_path / f"{name}.tif"):
+            pass
+
+
+def test_geojson_of_a_local_system_is_refused_first(deeplab, squares_model, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", values(), **{**GROUND, "crs": 'LOCAL_CS["works",UNIT["metre",1]]'})
+    words = ("predict", path, "-m", squares_model, "-o", tmp_path / "out", "--window", 64, 64, "--polygons")
+    code, _, err = deeplab(*words, "geojson")
+    assert code == 1 and f"{path}: GeoJSON" in err and "fix: --polygons gpkg" in err
+    assert not (tmp_path / "out" / "a_labels.tif").exists()
+    assert deeplab(*words, "gpkg")[0] == 0
+
+
+def test_two_processes_do_not_label_into_one(predictor: Predictor, scene: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fcntl", reason="without it nobody holds a folder")
+    held = "import sys, pathlib; from deeplab.system.writing import hold_folder\n"
+    held += "with hold_folder(pathlib.Path(sys.argv[1]), 'labelling into'): print(flush=True); input()"
+    words = [sys.executable, "-c", held, str(tmp_path / ".labels.tif.work")]
+    with (
+        subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other,
+        open_scene(scene) as opened,
+    ):
+        assert other.stdout is not None and other.stdout.readline() == "\n"
+        with pytest.raises(UserError, match="another process is labelling into"):
+            label_scene(predictor, opened, tmp_path / "labels.tif")
+        other.communicate("\n")
+        assert label_scene(predictor, opened, tmp_path / "labels.tif").sum() == SIZE[0] * SIZE[1]
 
 
 def test_numbers_of_a_palette_are_its_colours(predictor: Predictor, tmp_path: Path) -> None:
@@ -466,7 +610,7 @@ def test_a_damaged_scene_is_skipped_by_name(deeplab, squares_model, scene: Path,
     cut = tmp_path / "cut.tif"
     cut.write_bytes(scene.read_bytes()[: scene.stat().st_size // 2])
     code, _, err = deeplab("predict", cut, scene, "-m", squares_model, "-o", tmp_path / "out")
-    assert code == 1 and "cut.tif" in err
+    assert code == 1 and "cut.tif: cannot be read as a raster" in err and "get it again" in err
     assert (tmp_path / "out" / "scene_labels.tif").exists() and not (
         tmp_path / "out" / "cut_labels.tif"
     ).exists()

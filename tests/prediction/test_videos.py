@@ -41,17 +41,13 @@ def clip(path: Path, *, sound: str | None = "aac", times: tuple[int, ...] = TIME
             frame.pts, frame.time_base = time, TICK
             container.mux(video.encode(frame))
         if voice is not None:
-            layout = voice.codec_context.layout.name
-            kind = voice.codec_context.format.name
+            layout, kind = voice.codec_context.layout, voice.codec_context.format.name
+            stored = {"s16": np.int16, "s16p": np.int16, "s32p": np.int32, "fltp": np.float32}[kind]
             for number in range(12):
-                wave = np.sin(np.arange(1024) / 9 + number).astype(np.float32) * 0.3
-                planes = 2 if layout == "stereo" else 1
-                values = (
-                    np.tile(wave, (planes, 1))
-                    if kind == "fltp"
-                    else (wave * 9000).astype(np.int16)[None].repeat(planes, 1)
-                )
-                part = av.AudioFrame.from_ndarray(values, format=kind, layout=layout)
+                wave = np.sin(np.arange(1024) / 9 + number) * (0.3 if stored == np.float32 else 9000)
+                values = np.repeat(wave.astype(stored)[None], layout.nb_channels, 0)
+                values = values if kind.endswith("p") else values.T.reshape(1, -1)
+                part = av.AudioFrame.from_ndarray(values, format=kind, layout=layout.name)
                 part.sample_rate, part.pts, part.time_base = 48000, 1024 * number, Fraction(1, 48000)
                 container.mux(voice.encode(part))
             container.mux(voice.encode())
@@ -104,10 +100,25 @@ def test_labels_times_and_sound_are_the_clips_own(predict, squares_model, tmp_pa
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
 
 
+def test_without_overlays_the_labels_are_the_same(predict, tmp_path: Path) -> None:
+    source = clip(tmp_path / "clip.mp4")
+    assert predict(source)[0] == 0
+    labels = pictures(tmp_path / "out" / "clip_labels.mkv", "gray")[0]
+    (tmp_path / "out" / "clip_overlay.mp4").unlink()
+    code, err, entry = predict(source, "--no-overlay")
+    assert code == 0 and "overlay" not in entry, err
+    assert not list((tmp_path / "out").glob("*overlay*"))
+    for one, other in zip(labels, pictures(tmp_path / "out" / "clip_labels.mkv", "gray")[0], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_sound_that_is_not_for_mp4_and_none(predict, tmp_path: Path) -> None:
     code, err, entry = predict(clip(tmp_path / "raw.mkv", sound="pcm_s16le"))
     assert code == 0 and entry["overlay"] == "raw_overlay.mkv", err
     assert packets(tmp_path / "out" / "raw_overlay.mkv") == packets(tmp_path / "raw.mkv")
+    # whose decoder has another name
+    code, err, entry = predict(clip(tmp_path / "song.mkv", sound="mp3"))
+    assert code == 0 and entry["overlay"] == "song_overlay.mp4", err
     code, err, entry = predict(clip(tmp_path / "silent.mp4", sound=None))
     assert code == 0, err
     with av.open(str(tmp_path / "out" / entry["overlay"])) as container:
@@ -193,6 +204,89 @@ def test_clips_that_are_none(predict, tmp_path: Path) -> None:
     code, err, _ = predict(tmp_path / "sound.mkv")
     assert code == 1 and "holds no video" in err
     assert not list((tmp_path / "out").glob("*.mkv"))
+
+
+def mpeg2(path: Path, *, size: tuple[int, int] = (66, 82), pictures: int = 12) -> bytes:
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg2video", rate=30)
+        video.height, video.width, video.pix_fmt = *size, "yuv420p"
+        for number in range(pictures):
+            frame = av.VideoFrame.from_ndarray(picture(number, size=size), format="rgb24")
+            container.mux(video.encode(frame))
+        container.mux(video.encode())
+    return path.read_bytes()
+
+
+def remuxed(source: Path, path: Path, change) -> Path:
+    """The same packets of pictures, each as `change` gives it."""
+    with av.open(str(source)) as old, av.open(str(path), "w") as container:
+        video = container.add_stream_from_template(old.streams.video[0])
+        whole = [packet for packet in old.demux(video=0) if packet.size]
+        for number, packet in enumerate(whole):
+            changed = change(packet, number - len(whole))
+            changed.stream = video
+            container.mux(changed)
+    return path
+
+
+def test_clips_that_were_cut_off_are_refused_before_they_are_labelled(predict, tmp_path: Path) -> None:
+    whole = clip(tmp_path / "whole.mkv", times=tuple(range(0, 1200, 20))).read_bytes()
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(whole[: len(whole) // 2])
+    code, err, _ = predict(cut)
+    assert code == 1 and f"{cut}: ends after" in err and "of 2.00 seconds" in err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.json"]
+    code, err, entry = predict(cut, "--seconds", 0.11)
+    # of which some that lie between others are lost
+    assert code == 0 and 1 < entry["pictures"] <= 4, err
+
+
+def test_a_last_packet_that_is_damaged(predict, tmp_path: Path) -> None:
+    """Which a decoder of several threads keeps to itself."""
+
+    def change(packet, place: int):
+        if place != -1:
+            return packet
+        damaged = av.Packet(bytes(packet.size))
+        damaged.pts, damaged.dts, damaged.time_base = packet.pts, packet.dts, packet.time_base
+        return damaged
+
+    source = remuxed(clip(tmp_path / "whole.mkv", sound=None), tmp_path / "clip.mkv", change)
+    code, err, _ = predict(source)
+    assert code == 1 and "is damaged behind picture" in err and "--seconds" in err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.json"]
+
+
+def test_times_begin_at_zero_and_go_on_where_clips_were_joined(predict, tmp_path: Path) -> None:
+    """As cameras' clocks and broadcasts do not."""
+    late = clip(tmp_path / "late.mkv", sound=None, times=tuple(3_600_000 + time for time in TIMES))
+    code, err, entry = predict(late, "--seconds", 0.11)
+    assert code == 0 and entry["pictures"] == 4, err
+    one = mpeg2(tmp_path / "one.ts", pictures=45)
+    (tmp_path / "joined.ts").write_bytes(one + one)
+    code, err, entry = predict(tmp_path / "joined.ts", "--every", 5)
+    assert code == 0 and entry["pictures"] == 90, err
+    _, times = pictures(tmp_path / "out" / entry["overlay"])
+    assert np.diff(times) == pytest.approx([1 / 30] * 89, abs=2e-3)
+
+
+def test_pictures_of_two_sizes_are_refused(predict, tmp_path: Path) -> None:
+    small = mpeg2(tmp_path / "small.ts", size=(48, 64))
+    (tmp_path / "both.ts").write_bytes(mpeg2(tmp_path / "large.ts") + small)
+    code, err, _ = predict(tmp_path / "both.ts")
+    assert code == 1 and "changes from 82 x 66 pixels to 64 x 48 behind picture" in err
+
+
+def test_the_cover_of_a_song_is_no_clip(predict, tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "song.mp4"), "w") as container:
+        cover = container.add_stream("mjpeg", rate=25)
+        cover.height, cover.width, cover.pix_fmt = 66, 82, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        frame = av.VideoFrame.from_ndarray(picture(0), format="rgb24")
+        container.mux(cover.encode(frame))
+        container.mux(cover.encode())
+    code, err, _ = predict(tmp_path / "song.mp4")
+    assert code == 1 and "holds no video" in err
 
 
 def test_windows_are_not_smoothed(squares_model) -> None:

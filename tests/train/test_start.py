@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from deeplab import DeepLab, DeepLabConfig
 from deeplab.errors import UserError
 from deeplab.importers.torch.layers import TORCH_PIXELS
+from deeplab.prediction.fold import folded
 from deeplab.train.compatibility import differences, refuse_other_backbone
+from deeplab.train.norms import settle
 from deeplab.train.start import start_from
 
 FOUR = {
@@ -180,3 +183,40 @@ def test_packaged_weights_need_their_borders_and_epsilon(backbone: dict, named: 
         model = DeepLab(config)
     with pytest.raises(UserError, match=named):
         start_from(model, "imagenet-mobilenet-v2")
+
+
+@torch.no_grad()
+def test_norms_that_a_file_had_folded_are_put_back_and_change_nothing_but_how_it_trains(
+    tmp_path: Path,
+) -> None:
+    torch.manual_seed(3)
+    source = changed(PLAIN, {}).eval()
+    for layer in source.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            for values in (layer.weight, layer.running_var):
+                values.uniform_(0.5, 2)
+            for values in (layer.bias, layer.running_mean):
+                values.normal_()
+    folded(source).save_pretrained(tmp_path / "folded")
+    photos = [np.random.default_rng(seed).integers(0, 256, (65, 81, 3), np.uint8) for seed in range(4)]
+    seen = torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2)
+
+    model = changed(PLAIN, {"backbone": {"norm": {"eps": 1e-3}}}).eval()
+    report = start_from(model, str(tmp_path / "folded"))
+    assert not report["kept random"] or all("num_batches" in name for name in report["kept random"])
+    assert not report["dropped"]
+    torch.testing.assert_close(model(seen), source(seen), rtol=1e-4, atol=1e-4)
+
+    settle(model, report["norms put back"], photos)
+    torch.testing.assert_close(model(seen), source(seen), rtol=1e-4, atol=1e-4)
+    assert (model.get_submodule("backbone.stem.norm").running_mean != 0).all()
+    # what training normalises by is by now what these photos hold, but for the convolutions' padding at the rim of one
+    for norm in (layer for layer in model.modules() if isinstance(layer, torch.nn.BatchNorm2d)):
+        norm.train().momentum = 0.0
+    torch.testing.assert_close(model(seen), source(seen), rtol=1e-2, atol=1e-2)
+
+
+def test_a_folded_model_is_not_given_to_one_that_folds_what_has_norms(tmp_path: Path) -> None:
+    start = saved(PLAIN, tmp_path)
+    with pytest.raises(UserError, match="folded is true and the weights need false"):
+        start_from(changed(PLAIN, {"folded": True}), start)

@@ -1,87 +1,138 @@
-"""What `deeplab predict --cluster` does: many photos, on many processes or machines."""
+"""What `deeplab predict --cluster` and `deeplab eval --cluster` do: many photos, on many processes or machines."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cyclopts import Parameter
 
-from deeplab.errors import MOST_PROCESSES, UserError, refuse_outside
-
 if TYPE_CHECKING:
+    from deeplab.cluster.worker import ToMeasure
+    from deeplab.evaluation.report.scores import Scores
     from deeplab.prediction.labelling import Labelling
 
 DEAD_LETTERS = "dead-letters.jsonl"
+# small enough for every process to have some
+MEASURED_TOGETHER = 16
+# of photos that kill their process: of an evaluation none may be left out
+TRIES = 3
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class ClusterOptions:
-    """Many photos, labelled by many processes.
+class Cluster:
+    """Many photos, on many processes.
 
     Parameters
     ----------
     cluster:
-        ray for all processors of this machine, ray://HOST:PORT for a Ray cluster (extra ray). Label maps come in tars
-        of --shard-size photos, with a line for each photo; the same command goes on with a job that was killed.
-    shard_size:
-        Photos a shard.
+        ray for all processors of this machine, ray://HOST:PORT for a Ray cluster (extra ray).
     workers:
         Processes on this machine. Default: one a processor.
     """
 
     cluster: str | None = None
-    shard_size: int = 1000
     workers: int | None = None
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ClusterOptions(Cluster):
+    """Many photos, labelled by many processes.
+
+    Parameters
+    ----------
+    cluster:
+        ray for all processors of this machine, ray://HOST:PORT for a Ray cluster (extra ray). Inputs may be .txt lists,
+        .tar and .parquet shards, and lie in stores (s3://), as may the output. The same command goes on with a job
+        that was killed.
+    workers:
+        Processes on this machine. Default: one a processor.
+    shard_size:
+        Photos that go into one tar; those of a shard stay together.
+    label_maps:
+        tar: label maps in a tar for each shard, with a line for each photo. png: in a folder for each.
+    """
+
+    shard_size: int = 1000
+    label_maps: Literal["tar", "png"] = "tar"
+
+
 def predict_on_cluster(
-    photos: Sequence[Path], output: Path, *, model: str, how: Labelling, options: ClusterOptions
+    sources: Sequence[str], output: Path, *, model: str, how: Labelling, options: ClusterOptions
 ) -> int:
     """Label photos on a cluster; the exit code, 1 if a photo ends among the dead letters.
 
     Raises:
-        UserError: no such cluster, or see `Job.planned`.
+        UserError: no such photos, cluster or model, or see `Job.planned`.
     """
     import json
+    import os
 
     from deeplab.cli.tables import photo_progress
-    from deeplab.cluster.ray_engine import run_on_ray
+    from deeplab.cluster.inputs import find_inputs, parts_of
+    from deeplab.cluster.ray_engine import ray_cluster, ray_for
     from deeplab.cluster.shards import Job
-    from deeplab.system.writing import whole_file
+    from deeplab.cluster.worker import ToLabel, label_part
+    from deeplab.prediction.artefacts import open_predictor
+    from deeplab.system.stores import address_of
 
-    address = options.cluster or ""
-    if address != "ray" and not address.startswith("ray://"):
-        raise UserError(f"--cluster {address}", allowed="ray, ray://HOST:PORT")
-    if options.workers is not None:
-        refuse_outside(1, MOST_PROCESSES, __workers=options.workers)
-    about = {"model": model, "how": repr(how)}
-    places = [photo.absolute() for photo in photos]
-    job = Job.planned(places, output.absolute(), shard_size=options.shard_size, about=about)
-    with photo_progress(job.count, "shards") as progress:
-        for _ in range(job.count - len(job.open_shards())):
-            progress.advance()
-        run_on_ray(
-            job,
-            address,
-            model=model,
-            how=how,
-            workers=options.workers,
-            on_shard=lambda number: progress.advance(),
-        )
-    dead = total = 0
-    with whole_file(output / DEAD_LETTERS) as file:
-        for line in job.lines():
+    ray_for(options.cluster or "", workers=options.workers, device=how.device)
+    target = address_of(output) or os.path.abspath(output)
+    parts = parts_of(find_inputs(sources, beside=target), size=options.shard_size)
+    # what is wrong with the model is seen here, and not by workers that Ray brings back without end
+    open_predictor(model, replace(how, device="cpu"))
+    with ray_cluster(options.cluster or "", workers=options.workers, device=how.device) as cluster:
+        about = {"model": model, "how": repr(how)}
+        job = Job.planned(parts, target, about=about, label_maps=options.label_maps)
+        still_open = job.open_parts(len(parts))
+        before = sorted(set(range(len(parts))).difference(still_open))
+        total, dead = 0, []
+        for line in job.lines(before):
             total += 1
-            if "error" in line:
-                dead += 1
-                file.write(f"{json.dumps(line)}\n".encode())
+            dead += [line] * ("error" in line)
+        waiting = ((number, parts[number]) for number in still_open)
+        with photo_progress(len(parts), "shards") as progress:
+            for _ in before:
+                progress.advance()
+            for each in cluster.run(label_part, ToLabel(job, model, how), waiting):
+                total += each.photos
+                dead += each.dead
+                progress.advance()
+    job.target.write(DEAD_LETTERS, "".join(f"{json.dumps(line)}\n" for line in dead).encode())
     job.finish()
-    print(f"{total - dead} photos labelled: {output}/labels-*.tar, a line for each in labels-*.jsonl")
+    print(
+        f"{total - len(dead)} photos labelled: {target}/labels-*{'.tar' if options.label_maps == 'tar' else ''}, "
+        "a line for each in labels-*.jsonl"
+    )
     if dead:
-        print(f"{dead} photos failed, see {output / DEAD_LETTERS}", file=sys.stderr)
+        print(f"{len(dead)} photos failed, see {target}/{DEAD_LETTERS}", file=sys.stderr)
     return 1 if dead else 0
+
+
+def measured_on_cluster(work: ToMeasure, options: Cluster) -> Scores:
+    """All measures over the whole data set, as one process would have them.
+
+    Raises:
+        UserError: no such cluster, a photo or mask that is wrong, or photos that kill their process.
+    """
+    from deeplab.cli.tables import photo_progress
+    from deeplab.cluster.ray_engine import ray_cluster
+    from deeplab.cluster.worker import measure_part
+
+    count = len(work.dataset)
+    starts = range(0, count, MEASURED_TOGETHER)
+    waiting = ((start, min(start + MEASURED_TOGETHER, count)) for start in starts)
+    scores = work.scores
+    with (
+        ray_cluster(options.cluster or "", workers=options.workers, device=work.how.device) as cluster,
+        photo_progress(len(starts), "evaluating") as progress,
+    ):
+        for part in cluster.run(measure_part, work, waiting, tries=TRIES):
+            scores = scores + part
+            progress.advance()
+    return scores

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from deeplab.cli.labelling import ONE_PASS, USUAL, Passes, Runtime, labelling
+from deeplab.cli.cluster import Cluster, measured_on_cluster
+from deeplab.cli.labelling import ONE_PASS, USUAL, Passes, Runtime, labelling, refuse_idle
 from deeplab.cli.stored_data import RECOGNISED, StoredData
 from deeplab.errors import UserError, refuse_outside
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from deeplab.prediction.predictor import Predictor
     from deeplab.system.processes import World
 
+ALONE = Cluster()
 INTERVALS = {"interval": "interval of mean IoU", "difference": "interval of the difference"}
 
 
@@ -43,13 +45,14 @@ def evaluate(
     bootstrap: int = 0,
     against: Path | None = None,
     worst: int = 12,
+    many: Cluster = ALONE,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
 ) -> None:
     """Mean IoU of a model on a data set, at full resolution, by class.
 
     Classes that the model does not have count as its background, if it has one; else they are ignored.
 
-    On several GPUs or machines: torchrun --nproc-per-node 4 -m deeplab eval ROOT -m MODEL --device cuda
+    On several GPUs or machines: torchrun --nproc-per-node 4 -m deeplab eval ROOT -m MODEL --device cuda, or --cluster
 
     Parameters
     ----------
@@ -77,6 +80,8 @@ def evaluate(
     output:
         Folder for results.json, confusion.png, images.npz and report.html.
     """
+    from deeplab.cluster.ray_engine import ray_for
+    from deeplab.cluster.worker import ToMeasure
     from deeplab.data.first_look import look_at, warn_of_labels
     from deeplab.prediction.artefacts import open_predictor
     from deeplab.system.memory import keep_freed_memory
@@ -91,7 +96,12 @@ def evaluate(
         )
     for width in widths:
         refuse_outside(1, 1000, __widths=width)
-    with join_processes(how.device) as world:
+    if many.cluster is None:
+        refuse_idle(many, "workers", needs="--cluster")
+    else:
+        ray_for(many.cluster, workers=many.workers, device=how.device)
+    # the driver of a cluster only looks at the model
+    with join_processes(how.device if many.cluster is None else "cpu") as world:
         predictor = open_predictor(model, replace(how, device=str(world.device)))
         spec = predictor.labels
         dataset = open_labelled(root, split, stored, spec, predictor.network.config.pixels.read_as())
@@ -101,7 +111,10 @@ def evaluate(
         if boundaries:
             scores.boundaries = _zero_boundaries(spec, widths=widths, edges=edges or "labels")
         scores.instances = _zero_instances(dataset, spec)
-        scores = _measured(predictor, dataset, scores, world=world)
+        if many.cluster is None:
+            scores = _measured(predictor, dataset, scores, world=world)
+        else:
+            scores = measured_on_cluster(ToMeasure(dataset, scores, model, how), many)
         if not world.is_main:
             return
     scores.confusion.require_labelled(f"{root}, split {split},")

@@ -31,7 +31,7 @@ class Runtime:
         auto, cpu, cuda, cuda:1, mps. With torchrun, cuda gives each process its own GPU.
     precision:
         float32; bfloat16: up to twice as fast where the processor has instructions for it, labels change at some
-        edges; int8: faster again, with --engine openvino and --calibration.
+        edges; int8: faster again, on processors, with --calibration.
     engine:
         What runs the network: torch, openvino, onnxruntime (extras openvino, onnx), or auto, the fastest of
         those that are installed.

@@ -12,14 +12,9 @@ if TYPE_CHECKING:
 
     from deeplab.config import DeepLabConfig
 
-# by what a terminal is wide enough for
-COLUMNS = (
-    ("name", "backbone", "head", "OS", "parameters", "multiply-adds", "mean IoU, %", "source"),
-    ("name", "OS", "parameters", "multiply-adds", "mean IoU, %"),
-    ("name", "OS", "parameters", "mean IoU, %"),
-    ("name", "OS", "parameters", "mean IoU"),
-)
-RIGHT = ("OS", "parameters", "multiply-adds", "mean IoU")
+# in words, below the name in terminals that are not wide enough for columns of their own
+WORDS = ("backbone", "head", "source", "mean IoU, %")
+RIGHT = ("OS", "parameters", "multiply-adds")
 HEADS = {"fc": "", "dpc": "dense prediction cell", "aspp": "ASPP", "none": ""}
 
 
@@ -81,24 +76,29 @@ def _print_all() -> None:
                 "parameters": f"{numbers.parameters / 1e6:.2f} M",
                 "multiply-adds": f"{numbers.multiply_adds / 1e9:.2f} G",
                 "mean IoU, %": "\n".join(results) or (f"- ({entry.training})" if entry.training else "-"),
-                "mean IoU": results[0].split()[0] if results else "-",
                 "source": entry.source,
             }
         )
     for title, rows in groups.items():
-        print_table(*(_table(title, rows, columns) for columns in COLUMNS))
+        print_table(*tables(title, rows))
     print("deeplab models NAME shows a model's whole config")
 
 
-def _table(title: str, rows: list[dict[str, str]], columns: tuple[str, ...]) -> Table:
+def tables(title: str, rows: list[dict[str, str]]) -> list[Table]:
+    """The rows, cells by column, as tables of fewer and fewer columns; cells without one stand below the name."""
     from rich.table import Table
 
-    table = Table(title=title)
-    for column in columns:
-        table.add_column(column, justify="right" if column in RIGHT else "left")
-    for row in rows:
-        table.add_row(*(row[column] for column in columns))
-    return table
+    made = []
+    for below in ((), WORDS[:3], WORDS):
+        columns = [column for column in rows[0] if column not in ("name", *below)]
+        table = Table("\n".join(("name", *below)), title=title, show_lines=bool(below))
+        for column in columns:
+            table.add_column(column, justify="right" if column in RIGHT else "left")
+        for row in rows:
+            named = "\n".join(row[column] for column in ("name", *below))
+            table.add_row(named, *(row[column] for column in columns))
+        made.append(table)
+    return made
 
 
 def _parse(text: str) -> DeepLabConfig:

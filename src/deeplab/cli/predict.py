@@ -23,12 +23,18 @@ from deeplab.errors import UserError
 from deeplab.system.writing import cannot_write, write_whole
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from deeplab.prediction.predictor import Predictor
     from deeplab.prediction.segmenter import Segmentation, Segmenter
+    from deeplab.system.pipeline import Lanes
 
 # a line of the index, and what was found, in words
 Made = tuple[dict[str, Any], str]
 INDEX_NAME = "predictions.json"
 SPELL_OUT = 20
+# photos labelled side by side, and pixels of the largest of these: together not many more than a large photo's
+MOST_LANES, LARGEST_BESIDE = 4, 1 << 19
 ALL_BANDS, EVERY_PICTURE, ALONE = SceneOptions(), VideoOptions(), ClusterOptions()
 
 
@@ -36,6 +42,7 @@ def predict(
     *inputs: str,
     model: Annotated[str, Parameter(name=["--model", "-m"])] = "animals",
     output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("predictions"),
+    overlay: bool = True,
     passes: Passes = ONE_PASS,
     runtime: Runtime = USUAL,
     scenes: SceneOptions = ALL_BANDS,
@@ -57,11 +64,14 @@ def predict(
     Parameters
     ----------
     inputs:
-        Photos, folders or glob patterns; scenes, clips and cameras by name.
+        Photos, folders or glob patterns; scenes, clips and cameras by name. With --cluster also lists, shards, and
+        addresses of stores.
     model:
         An embedded model's name, a folder made by train or import, a .safetensors file, or hf:owner/name.
     output:
         Folder to write into, made if missing.
+    overlay:
+        Whether overlays are drawn and written; without, labelling takes less time and a fraction of the disk.
     """
     from deeplab.imaging.photos import find_photos
     from deeplab.imaging.scenes import SLIDE_SUFFIXES, is_scene
@@ -69,31 +79,39 @@ def predict(
     from deeplab.prediction.segmenter import Segmenter
     from deeplab.system.memory import keep_freed_memory
     from deeplab.system.processor import has_bfloat16
+    from deeplab.system.stores import address_of
 
     if not inputs:
         raise UserError("no photos given; like: deeplab predict photos/ -o predictions")
     cameras = [each for each in inputs if is_camera(each)]
     files = [each for each in inputs if each not in cameras]
-    photos = [photo for photo in find_photos(files) if not _inside(photo, output)] if files else []
-    if not photos and not cameras:
-        raise UserError(f"all photos found lie inside the output folder {output}; give another with -o")
-    alone = many.cluster is None
-    # a cluster labels photos alone, and its workers refuse what is none
-    clips = {photo for photo in photos if alone and photo.suffix.lower() in VIDEO_SUFFIXES}
-    pictures = {photo for photo in photos if alone and is_scene(photo)}
-    slides = {photo for photo in pictures if photo.suffix.lower() in SLIDE_SUFFIXES}
-    if alone:
-        refuse_idle(many, "shard_size", "workers", needs="--cluster")
-    if not clips and not cameras:
-        refuse_idle(videos, "every", "smooth", "seconds", needs="a clip or a camera, without --cluster")
-    _refuse_idle_of_scenes(scenes, pictures=pictures, slides=slides)
-    how = labelling(runtime, passes, scenes=bool(pictures))
     if many.cluster is not None:
+        # workers refuse what is no photo
         if cameras:
             raise UserError(
                 f"{cameras[0]} is a camera, and a cluster labels photos", fix="leave out --cluster"
             )
-        return predict_on_cluster(photos, output, model=model, how=how, options=many)
+        if not overlay:
+            raise UserError(
+                "--no-overlay would change nothing", allowed="without --cluster", fix="leave it out"
+            )
+        refuse_idle(videos, "every", "smooth", "seconds", needs="a clip or a camera, without --cluster")
+        _refuse_idle_of_scenes(scenes, pictures=set(), slides=set())
+        return predict_on_cluster(files, output, model=model, how=labelling(runtime, passes), options=many)
+    refuse_idle(many, "shard_size", "label_maps", "workers", needs="--cluster")
+    remote = next(filter(None, map(address_of, [*files, str(output)])), None)
+    if remote is not None:
+        raise UserError("lies in a store", fix="--cluster ray reads and writes there", file=remote)
+    photos = [photo for photo in find_photos(files) if not _inside(photo, output)] if files else []
+    if not photos and not cameras:
+        raise UserError(f"all photos found lie inside the output folder {output}; give another with -o")
+    clips = {photo for photo in photos if photo.suffix.lower() in VIDEO_SUFFIXES}
+    pictures = {photo for photo in photos if is_scene(photo)}
+    slides = {photo for photo in pictures if photo.suffix.lower() in SLIDE_SUFFIXES}
+    if not clips and not cameras:
+        refuse_idle(videos, "every", "smooth", "seconds", needs="a clip or a camera, without --cluster")
+    _refuse_idle_of_scenes(scenes, pictures=pictures, slides=slides)
+    how = labelling(runtime, passes, scenes=bool(pictures))
     keep_freed_memory()
     segmenter = Segmenter(model, how)
     device = segmenter.predictor.device
@@ -110,22 +128,25 @@ def predict(
     names = dict(zip(photos, unique_names(photos), strict=True))
     large: list[tuple[str, Callable[..., Made]]] = []
     small = {}
+    film = partial(predict_video, options=videos, overlay=overlay)
     for photo, name in names.items():
         if photo in clips:
-            large.append((str(photo), partial(predict_video, source=str(photo), name=name, options=videos)))
+            large.append((str(photo), partial(film, source=str(photo), name=name)))
         elif photo in pictures:
-            large.append((str(photo), partial(predict_scene, path=photo, name=name, options=scenes)))
+            work = partial(predict_scene, path=photo, name=name, options=scenes, overlay=overlay)
+            large.append((str(photo), work))
         else:
             small[photo] = name
     for each in cameras:
-        large.append((each, partial(predict_video, source=each, name=camera_name(each), options=videos)))
-    entries = [*_predict_all(segmenter, small, output), *_one_by_one(segmenter, large, output)]
+        large.append((each, partial(film, source=each, name=camera_name(each))))
+    entries = [
+        *_predict_all(segmenter, small, output, overlay=overlay),
+        *_one_by_one(segmenter, large, output),
+    ]
     _write_index(entries, output / INDEX_NAME)
     failed = sum("error" in entry for entry in entries)
-    print(
-        f"{len(entries) - failed} photos labelled: look at {output}/*_overlay.{'*' if clips or cameras else 'png'}; "
-        f"shares are in {output / INDEX_NAME}"
-    )
+    seen = f"look at {output}/*_overlay.{'*' if clips or cameras else 'png'}; " if overlay else ""
+    print(f"{len(entries) - failed} photos labelled: {seen}shares are in {output / INDEX_NAME}")
     if failed:
         print(f"{failed} photos failed, see above", file=sys.stderr)
     return 1 if failed else 0
@@ -159,18 +180,27 @@ def _one_by_one(
     return entries
 
 
-def _predict_all(segmenter: Segmenter, photos: dict[Path, str], output: Path) -> list[dict[str, Any]]:
+def _predict_all(
+    segmenter: Segmenter, photos: dict[Path, str], output: Path, *, overlay: bool
+) -> list[dict[str, Any]]:
     """Entries of the index, of photos by the names of their results."""
+    import torch
+
     from deeplab.cli.tables import photo_progress
     from deeplab.system.pipeline import pipelined
 
     def save(place: tuple[Path, str], result: Segmentation) -> Made:
-        labels, overlay = result.save(output, name=place[1])
-        return _entry(result, labels, overlay), _found(result)
+        labels, drawn = result.save(output, name=place[1], overlay=overlay)
+        return _entry(result, labels, drawn), _found(result)
 
     entries = []
+    threads = torch.get_num_threads()
     done = pipelined(
-        photos.items(), read=lambda place: segmenter.predictor.photo(place[0]), compute=segmenter, write=save
+        photos.items(),
+        read=lambda place: segmenter.predictor.photo(place[0]),
+        compute=segmenter,
+        write=save,
+        lanes=_lanes(segmenter.predictor, threads),
     )
     with photo_progress(len(photos), "predicting") as progress, closing(done):
         for photo, outcome in zip(photos, done, strict=True):
@@ -185,7 +215,27 @@ def _predict_all(segmenter: Segmenter, photos: dict[Path, str], output: Path) ->
                 progress.line(f"skipped: {entry['error']}")
             entries.append(entry)
             progress.advance()
+    # lanes have their own number, which torch tells every new thread
+    torch.set_num_threads(threads)
     return entries
+
+
+def _lanes(predictor: Predictor, threads: int) -> Lanes[np.ndarray] | None:
+    """Small photos side by side: threads that share one wait for each other at every layer, and for who writes."""
+    import torch
+
+    from deeplab.system.pipeline import Lanes
+
+    count = min(threads, MOST_LANES)
+    by_torch = predictor.engine == "torch" and predictor.device.type == "cpu"
+    if count < 2 or not by_torch or not predictor.how.one_pass:
+        return None
+    # one more, as some of them wait for files
+    return Lanes(
+        count + 1,
+        begin=partial(torch.set_num_threads, threads // count),
+        alone=lambda photo: photo.shape[0] * photo.shape[1] > LARGEST_BESIDE,
+    )
 
 
 def camera_name(camera: str) -> str:
@@ -209,16 +259,11 @@ def unique_names(photos: Sequence[Path]) -> list[str]:
     return names
 
 
-def _entry(result: Segmentation, labels: Path, overlay: Path) -> dict[str, Any]:
+def _entry(result: Segmentation, labels: Path, overlay: Path | None) -> dict[str, Any]:
     height, width = result.labels.shape
     shares = {name: round(share, 6) for name, share in result.shares.items()}
-    return {
-        "labels": labels.name,
-        "overlay": overlay.name,
-        "height": height,
-        "width": width,
-        "shares": shares,
-    }
+    drawn = {} if overlay is None else {"overlay": overlay.name}
+    return {"labels": labels.name, **drawn, "height": height, "width": width, "shares": shares}
 
 
 def _found(result: Segmentation) -> str:

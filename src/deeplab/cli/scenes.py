@@ -36,7 +36,7 @@ class SceneOptions:
 
 
 def predict_scene(
-    predictor: Predictor, path: Path, output: Path, *, name: str, options: SceneOptions
+    predictor: Predictor, path: Path, output: Path, *, name: str, options: SceneOptions, overlay: bool
 ) -> tuple[dict[str, Any], str]:
     """Label a scene; its line in the index, and what was found in it, in words.
 
@@ -47,7 +47,7 @@ def predict_scene(
 
     from deeplab.cli.tables import pixel_progress
     from deeplab.imaging.bands import viewable
-    from deeplab.imaging.label_rasters import label_preview, write_polygons
+    from deeplab.imaging.label_rasters import label_preview, refuse_geojson_of, write_polygons
     from deeplab.imaging.overlay import draw_overlay
     from deeplab.imaging.png import save_png
     from deeplab.imaging.scenes import open_scene
@@ -55,26 +55,29 @@ def predict_scene(
 
     spec, target = predictor.labels, output / f"{name}_labels.tif"
     with open_scene(path, bands=options.bands, level=options.level) as scene:
+        if options.polygons == "geojson":
+            refuse_geojson_of(scene.placed())
         with pixel_progress(path.name) as progress:
             counts = label_scene(predictor, scene, target, on_progress=lambda now: progress(*now))
-        seen = scene.preview(OVERVIEW)
+        seen = scene.preview(OVERVIEW) if overlay else None
         size = scene.size
     found = counts[: len(spec.classes)] / max(1, counts[: len(spec.classes)].sum())
     shares = {
         spec.classes[index]: round(float(found[index]), 6) for index in np.argsort(-found) if found[index]
     }
     entry: dict[str, Any] = {"labels": target.name, "height": size[0], "width": size[1], "shares": shares}
-    # what has no data keeps its colours
-    labels = label_preview(target, OVERVIEW).astype(np.int64)
-    labels[labels >= len(spec.classes)] = spec.ignore_label
-    overlay = draw_overlay(
-        np.ascontiguousarray(viewable(np.nan_to_num(seen))),
-        labels,
-        class_names=spec.classes,
-        palette=np.array(spec.palette, np.uint8),
-        ignore_label=spec.ignore_label,
-    )
-    entry["overlay"] = save_png(overlay, output / f"{name}_overlay.png").name
+    if seen is not None:
+        # what has no data keeps its colours
+        labels = label_preview(target, OVERVIEW).astype(np.int64)
+        labels[labels >= len(spec.classes)] = spec.ignore_label
+        drawn = draw_overlay(
+            np.ascontiguousarray(viewable(np.nan_to_num(seen))),
+            labels,
+            class_names=spec.classes,
+            palette=np.array(spec.palette, np.uint8),
+            ignore_label=spec.ignore_label,
+        )
+        entry["overlay"] = save_png(drawn, output / f"{name}_overlay.png").name
     if options.polygons:
         polygons = output / f"{name}_labels.{options.polygons}"
         background = [index for index, each in enumerate(spec.classes) if each == "background"]

@@ -41,7 +41,7 @@ class VideoOptions:
 
 
 def predict_video(
-    predictor: Predictor, source: str, output: Path, *, name: str, options: VideoOptions
+    predictor: Predictor, source: str, output: Path, *, name: str, options: VideoOptions, overlay: bool
 ) -> tuple[dict[str, Any], str]:
     """Label a clip or what a camera sees; its line in the index, and what was found, in words.
 
@@ -63,18 +63,17 @@ def predict_video(
     pictures = labelled = 0
     shares, network_seconds, began = np.zeros(len(spec.classes)), 0.0, time.perf_counter()
     with open_clip(source) as clip, ExitStack() as writers:
-        overlay, labels = output / f"{name}_overlay{overlay_suffix(clip)}", output / f"{name}_labels.mkv"
+        tinted, labels = output / f"{name}_overlay{overlay_suffix(clip)}", output / f"{name}_labels.mkv"
         progress = writers.enter_context(photo_progress(clip.frames, "labelling"))
         drawn = stored = last = panel = None
         waiting: list[Any] = []
         try:
-            for part in clip.parts():
+            for part in clip.parts(seconds=options.seconds):
                 if not isinstance(part, Picture):
-                    # before the first picture says how large it is, nobody writes
-                    waiting.append(part)
+                    if overlay:
+                        # before the first picture says how large it is, nobody writes
+                        waiting.append(part)
                 else:
-                    if options.seconds is not None and float(part.time * clip.tick) > options.seconds:
-                        break
                     if last is None or pictures % options.every == 0:
                         started = time.perf_counter()
                         last = label(part.pixels)
@@ -87,12 +86,13 @@ def predict_video(
                                 clip_writer(labels, clip, last.shape, labels=last.dtype, tags=tags)
                             )
                         stored.add(last, part.time)
-                    if panel is None:
-                        panel = _panel(spec, part.pixels.shape[1], part.pixels.shape[0])
-                    shown = _drawn(part.pixels, last, spec, panel)
-                    if drawn is None:
-                        drawn = writers.enter_context(clip_writer(overlay, clip, shown.shape[:2]))
-                    drawn.add(shown, part.time)
+                    if overlay:
+                        if panel is None:
+                            panel = _panel(spec, part.pixels.shape[1], part.pixels.shape[0])
+                        shown = _drawn(part.pixels, last, spec, panel)
+                        if drawn is None:
+                            drawn = writers.enter_context(clip_writer(tinted, clip, shown.shape[:2]))
+                        drawn.add(shown, part.time)
                     pictures += 1
                     progress.advance()
                 if drawn is not None:
@@ -101,7 +101,7 @@ def predict_video(
                     waiting = []
         except KeyboardInterrupt:
             # how one ends what has no end
-            if not is_camera(source) or drawn is None:
+            if not is_camera(source) or stored is None:
                 raise
     seconds = time.perf_counter() - began
     order = np.argsort(-shares)
@@ -110,7 +110,7 @@ def predict_video(
     }
     entry = {
         "labels": labels.name,
-        "overlay": overlay.name,
+        **({"overlay": tinted.name} if overlay else {}),
         "pictures": pictures,
         "labelled": labelled,
         "flicker": round(label.flicker.share, 6),

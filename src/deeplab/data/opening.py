@@ -14,6 +14,7 @@ from deeplab.data.label_rules import IGNORED_NAMES
 from deeplab.data.layouts import LAYOUTS, recognise
 from deeplab.data.layouts.painting import BACKGROUND
 from deeplab.data.layouts.splits import CLASS_FILES, names_file, read_classes
+from deeplab.data.layouts.tar_shards import index_at_hand
 from deeplab.data.recipe import DataRecipe
 from deeplab.data.selection import selected
 from deeplab.data.source import Survey
@@ -22,6 +23,7 @@ from deeplab.errors import UserError
 from deeplab.imaging.bands import Bands
 from deeplab.system.cache import cache_folder
 from deeplab.system.reading import foreign
+from deeplab.system.stores import address_of
 
 if TYPE_CHECKING:
     from deeplab.data.dataset import SegmentationDataset, Transform
@@ -33,7 +35,7 @@ def survey(root: str | Path, split: str, storage: Storage = RECOGNISED) -> Surve
     """What is in one split of a folder; no photo or mask is opened before it is asked for.
 
     Args:
-        root: the data set's folder.
+        root: the data set's folder, or the address of WebDataset's shards in a store.
         split: "train", "val", or what the layout calls it; see `split_names`.
         storage: what is known about the folder.
 
@@ -44,7 +46,7 @@ def survey(root: str | Path, split: str, storage: Storage = RECOGNISED) -> Surve
     Raises:
         UserError: unknown layout or split, or an option that the layout does not take.
     """
-    root = Path(root)
+    root = _at_hand(root)
     chosen = _layout_name(root, storage.layout)
     file = names_file(storage.names)
     names = read_classes(file) if file else storage.names
@@ -104,7 +106,7 @@ def split_names(root: str | Path, *, layout: str = "auto") -> tuple[str, ...]:
     Raises:
         UserError: unknown layout.
     """
-    root = Path(root)
+    root = _at_hand(root)
     return LAYOUTS[_layout_name(root, layout)].splits(root)
 
 
@@ -187,12 +189,13 @@ def resolve(data: DataRecipe) -> DataRecipe:
     """
     if data.layout != "auto" and data.classes:
         return data
-    layout = _layout_name(data.root, data.layout)
+    root = _at_hand(data.root)
+    layout = _layout_name(root, data.layout)
     source = open_source(data.root, data.train, replace(data.storage, layout=layout))
     # layouts that know their classes take no names
     names = source.classes if "names" in LAYOUTS[layout].takes else ()
     classes = selected(source, data.classes, other=data.other).classes
-    if not data.classes and data.val in LAYOUTS[layout].splits(Path(data.root)):
+    if not data.classes and data.val in LAYOUTS[layout].splits(root):
         # their order does not matter; a class of one split alone would be ignored in the other, or never be seen
         measured = open_source(data.root, data.val, replace(data.storage, layout=layout))
         other = sorted(set(classes) ^ set(measured.classes))
@@ -224,6 +227,12 @@ def one_class(root: Path, classes: tuple[str, ...]) -> UserError:
         else "two are needed, add 'background'"
     )
     return UserError(f"{root} has one class only, {', '.join(classes)}", fix=fix)
+
+
+def _at_hand(root: str | Path) -> Path:
+    """The folder; of one in a store what says which shards there are."""
+    address = address_of(root)
+    return Path(root) if address is None else index_at_hand(address)
 
 
 def _layout_name(root: Path, layout: str) -> str:

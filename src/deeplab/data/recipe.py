@@ -13,7 +13,7 @@ from deeplab.data.upright import DrawnOn
 
 
 class DataRecipe(Strict):
-    """Photos and masks in any layout of `deeplab.data.layouts`.
+    """Photos and masks in any layout of `deeplab.data.layouts`; root may be the address of shards in a store.
 
     layout: how the data are stored; "auto" recognises it by content.
     train, val: names of the splits.

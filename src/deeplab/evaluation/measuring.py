@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from deeplab.data.dataset import SegmentationDataset
 from deeplab.evaluation.photo_by_photo import Result, evaluate
@@ -36,6 +36,19 @@ def measure(
         world: this process among all; it takes every `world.size`th photo.
     """
     own = range(world.rank, len(dataset), world.size)
+    scores = measured(predictor, dataset, scores, own, on_photo=on_photo)
+    return functools.reduce(operator.add, gather(scores, world))
+
+
+def measured(
+    predictor: Predictor,
+    dataset: SegmentationDataset,
+    scores: Scores,
+    own: Sequence[int],
+    *,
+    on_photo: Callable[[], None] = lambda: None,
+) -> Scores:
+    """`scores`, filled by the photos of the numbers `own`; see `measure`."""
     numbers = iter(own)
 
     def on_result(result: Result) -> None:
@@ -50,4 +63,4 @@ def measure(
         on_result=on_result,
         on_photo=on_photo,
     )
-    return functools.reduce(operator.add, gather(scores, world))
+    return scores

@@ -156,7 +156,11 @@ def checked(
         UserError: see `export_model`.
     """
     if to not in TARGETS:
-        raise UserError(f"no target {to!r}", allowed=", ".join(TARGETS))
+        raise UserError(
+            f"no target {to!r}",
+            allowed=", ".join(TARGETS),
+            fix="--to onnx is what TensorRT, Triton and Transformers.js read",
+        )
     target = TARGETS[to]
     if precision not in target.precisions:
         raise UserError(f"target {to} has no precision {precision!r}", allowed=", ".join(target.precisions))

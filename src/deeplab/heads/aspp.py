@@ -148,7 +148,16 @@ class ASPP(ContextHead):
         branches = [self.pointwise(features), *(branch(features) for branch in self.atrous)]
         if pooled is not None and not self.gated:
             branches.insert(0, pooled)
-        out = branches[0] if len(branches) == 1 else torch.cat(branches, 1)
+        out = branches[0] if len(branches) == 1 else _concatenated(branches)
         if self.projection is not None:
             out = self.refine(self.dropout(self.projection(out)))
         return out * pooled if pooled is not None and self.gated else out
+
+
+def _concatenated(branches: list[torch.Tensor]) -> torch.Tensor:
+    """Along channels, in the memory order of the last one; torch alone rearranges all where one is a value repeated."""
+    last = branches[-1]
+    if torch.compiler.is_compiling() or not last.is_contiguous(memory_format=torch.channels_last):
+        return torch.cat(branches, 1)
+    # along the last axis torch copies whole pixels
+    return torch.cat([branch.permute(0, 2, 3, 1) for branch in branches], 3).permute(0, 3, 1, 2)

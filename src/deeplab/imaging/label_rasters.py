@@ -1,14 +1,15 @@
-"""Label maps larger than memory: GeoTIFF, tiled, compressed, with a colour table, and polygons of them (extra `geo`).
+"""Label maps larger than memory: cloud-optimised GeoTIFF with a colour table, and polygons of them (extra `geo`).
 
 Both are written part by part, under a name of their own, and renamed when they are whole.
 """
 
 from __future__ import annotations
 
+import errno
 import json
-import uuid
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 from deeplab.errors import UserError, require
 from deeplab.imaging.geopackage import LOCAL, NOWHERE, write_geopackage
 from deeplab.imaging.scenes import Place, rasterio_alone, shrunk
-from deeplab.system.writing import ENDING, cannot_write, put_in_place, whole_file
+from deeplab.system.writing import ELSEWHERE, cannot_write, put_in_place, whole_file
 
 TILE = 512
 # what GeoJSON's positions are in (RFC 7946), to a centimetre
@@ -34,8 +35,9 @@ def write_label_raster(
     nodata: int,
     palette: np.ndarray,
     classes: Sequence[str],
+    drafts: Path,
 ) -> np.ndarray:
-    """Write class indices as a GeoTIFF.
+    """Write class indices as a cloud-optimised GeoTIFF: in tiles, and with overviews, of the commonest class each.
 
     Args:
         path: target.
@@ -46,6 +48,7 @@ def write_label_raster(
         nodata: the value of pixels without a class.
         palette: uint8 [classes, 3]; a colour table, of uint8.
         classes: their names, which stand in the tag CLASSES as JSON.
+        drafts: a folder on the same disk for what is not whole yet.
 
     Returns:
         int64, pixels by value.
@@ -58,36 +61,69 @@ def write_label_raster(
         "driver": "GTiff", "count": 1, "dtype": dtype, "height": size[0], "width": size[1], "nodata": nodata,
         "tiled": True, "blockxsize": TILE, "blockysize": TILE, "compress": "deflate", "BIGTIFF": "IF_SAFER",
     }  # fmt: skip
-    beside = path.parent / f".{uuid.uuid4().hex}{ENDING}"
+    # tiles come in order and behind their overviews, which can be made of a whole raster alone
+    optimised = {
+        "COMPRESS": "DEFLATE",
+        "BLOCKSIZE": TILE,
+        "OVERVIEW_RESAMPLING": "MODE",
+        "BIGTIFF": "IF_SAFER",
+    }
+    tiled, whole = drafts / "tiled.tif", drafts / "whole.tif"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with rasterio_alone() as rasterio:
-            try:
-                with rasterio.open(beside, "w", **profile, **place.profile) as target:
-                    target.update_tags(**place.tags, CLASSES=json.dumps(list(classes), ensure_ascii=False))
-                    if dtype == "uint8":
-                        target.write_colormap(
-                            1, {index: tuple(map(int, rgb)) for index, rgb in enumerate(palette)}
-                        )
-                    for top, left, labels in parts:
-                        counts += np.bincount(labels.ravel(), minlength=len(counts))
-                        window = ((top, top + labels.shape[0]), (left, left + labels.shape[1]))
-                        target.write(labels, 1, window=window)
-            except rasterio.errors.RasterioError as error:
-                raise UserError(f"cannot be written ({error.__cause__ or error})", file=path) from error
-        put_in_place(beside, path)
+        # what a killed process left is not overwritten but opened first
+        for draft in (tiled, whole):
+            draft.unlink(missing_ok=True)
+        with _rasterio(f"{path}: cannot be written") as rasterio:
+            with rasterio.open(tiled, "w", **profile, **place.profile) as target:
+                target.update_tags(**place.tags, CLASSES=json.dumps(list(classes), ensure_ascii=False))
+                if dtype == "uint8":
+                    target.write_colormap(
+                        1, {index: tuple(map(int, rgb)) for index, rgb in enumerate(palette)}
+                    )
+                for top, left, labels in parts:
+                    counts += np.bincount(labels.ravel(), minlength=len(counts))
+                    window = ((top, top + labels.shape[0]), (left, left + labels.shape[1]))
+                    target.write(labels, 1, window=window)
+            require("rasterio.shutil", extra="geo").copy(tiled, whole, driver="COG", **optimised)
+            # a disk that is full when a file is closed is no error to GDAL
+            if not np.array_equal(_counted(rasterio, whole, values=len(counts)), counts):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        put_in_place(whole, path)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
-        with suppress(OSError):
-            beside.unlink()
+        for draft in (tiled, whole):
+            with suppress(OSError):
+                draft.unlink()
+    return counts
+
+
+def _counted(rasterio: Any, path: Path, *, values: int) -> np.ndarray:
+    counts = np.zeros(values, np.int64)
+    with rasterio.open(path) as source:
+        for top in range(0, source.height, TILE):
+            rows = source.read(1, window=((top, min(top + TILE, source.height)), (0, source.width)))
+            counts += np.bincount(rows.ravel(), minlength=values)
     return counts
 
 
 def label_preview(path: Path, longest: int) -> np.ndarray:
     """The labels of a raster with sides of at most so many pixels, [H, W]."""
-    with rasterio_alone() as rasterio, rasterio.open(path) as source:
+    with _rasterio(f"{path}: cannot be read") as rasterio, rasterio.open(path) as source:
         return source.read(1, out_shape=shrunk((source.height, source.width), longest))
+
+
+def refuse_geojson_of(place: Place) -> None:
+    """See, before it is labelled, that the polygons of what lies there can be in longitude and latitude.
+
+    Raises:
+        UserError: they cannot.
+    """
+    points, system = place.profile.get("gcps"), place.profile.get("crs")
+    if system is not None:
+        across, up = (points[0].x, points[0].y) if points else place.profile["transform"][2:6:3]
+        _in_longitudes(system, {"type": "Point", "coordinates": (across, up)})
 
 
 def write_polygons(raster: Path, path: Path, *, classes: Sequence[str], untinted: Sequence[int] = ()) -> int:
@@ -109,9 +145,8 @@ def write_polygons(raster: Path, path: Path, *, classes: Sequence[str], untinted
     Raises:
         UserError: the file cannot be written.
     """
-    with rasterio_alone() as rasterio, rasterio.open(raster) as source:
+    with _rasterio(f"{path}: cannot be written") as rasterio, rasterio.open(raster) as source:
         features: Any = require("rasterio.features", extra="geo")
-        warp: Any = require("rasterio.warp", extra="geo")
         points, system = source.gcps
         crs = system if points else source.crs
         outlines = (
@@ -128,7 +163,7 @@ def write_polygons(raster: Path, path: Path, *, classes: Sequence[str], untinted
             file.write(b'{"type": "FeatureCollection", "features": [')
             for index, outline in outlines:
                 if crs is not None:
-                    outline = warp.transform_geom(crs, LONGITUDES, outline, precision=DIGITS)
+                    outline = _in_longitudes(crs, outline)
                 properties = {"class": index, "name": classes[index]}
                 feature = {"type": "Feature", "properties": properties, "geometry": outline}
                 file.write((",\n" if count else "\n").encode())
@@ -147,3 +182,35 @@ def _through(points: Sequence[Any], outline: dict[str, Any]) -> dict[str, Any]:
             columns, rows = zip(*ring, strict=True)
             rings.append(list(zip(*way.xy(rows, columns, offset="ul"), strict=True)))
     return outline | {"coordinates": rings}
+
+
+def _in_longitudes(system: Any, geometry: dict[str, Any]) -> dict[str, Any]:
+    """A geometry as GeoJSON wants it.
+
+    Raises:
+        UserError: the coordinate system is a local one.
+    """
+    warp: Any = require("rasterio.warp", extra="geo")
+    failed: Any = require("rasterio._err", extra="geo").CPLE_BaseError
+    try:
+        found: dict[str, Any] = warp.transform_geom(system, LONGITUDES, geometry, precision=DIGITS)
+    except failed as error:
+        raise UserError(
+            "GeoJSON is in longitude and latitude, into which the scene's coordinate system does not lead here",
+            fix="--polygons gpkg, which keeps that",
+        ) from error
+    return found
+
+
+@contextmanager
+def _rasterio(failing: str) -> Iterator[Any]:
+    """The library; what goes wrong in it is said after these words."""
+    with rasterio_alone() as rasterio:
+        # what GDAL calls an error has no public name where rasterio does not turn it into one of its own
+        errors = rasterio.errors.RasterioError, require("rasterio._err", extra="geo").CPLE_BaseError
+        try:
+            yield rasterio
+        except errors as error:
+            raise UserError(
+                f"{failing} ({error.__cause__ or error})", fix=f"free some space there, or {ELSEWHERE}"
+            ) from error

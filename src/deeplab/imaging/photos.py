@@ -66,11 +66,14 @@ _CONVERTIBLE_MODES = frozenset({"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "
 PhotoLike = str | os.PathLike[str] | Image.Image | np.ndarray
 
 
-def find_photos(inputs: Sequence[str | os.PathLike[str]] | str | os.PathLike[str]) -> list[Path]:
+def find_photos(
+    inputs: Sequence[str | os.PathLike[str]] | str | os.PathLike[str],
+    suffixes: frozenset[str] = PHOTO_SUFFIXES,
+) -> list[Path]:
     """List the photos that files, folders and globs stand for.
 
     A file named outright is taken whatever its suffix. A folder is searched with all its subfolders (links
-    to folders are not followed) for names with a suffix of `PHOTO_SUFFIXES`; hidden files and
+    to folders are not followed) for names with one of the suffixes; hidden files and
     folders are left out. A glob (`*`, `?`, `[...]`, `**`) is treated as a shell would: its files by suffix,
     its folders searched.
 
@@ -85,46 +88,46 @@ def find_photos(inputs: Sequence[str | os.PathLike[str]] | str | os.PathLike[str
         raise UserError("no input: name at least one photo, folder or glob")
     by_place: dict[str, Path] = {}
     for item in given:
-        for photo in _photos_of(os.path.expanduser(os.fspath(item))):
+        for photo in _photos_of(os.path.expanduser(os.fspath(item)), suffixes):
             by_place.setdefault(os.path.abspath(photo), photo)
     return list(by_place.values())
 
 
-def _photos_of(item: str) -> list[Path]:
+def _photos_of(item: str, suffixes: frozenset[str]) -> list[Path]:
     if os.path.isfile(item):
         return [Path(item)]
     if os.path.isdir(item):
-        photos = sorted(_photos_in_folder(item))
+        photos = sorted(_photos_in_folder(item, suffixes))
     elif glob.has_magic(item):
-        photos = sorted(_photos_in_glob(item))
+        photos = sorted(_photos_in_glob(item, suffixes))
     else:
         raise UserError(f"{item!r}: no such file or folder")
     if not photos:
         raise UserError(
-            f"{item!r}: no photo found there; looked for files ending in {' '.join(sorted(PHOTO_SUFFIXES))}"
+            f"{item!r}: no photo found there; looked for files ending in {' '.join(sorted(suffixes))}"
         )
     return photos
 
 
-def _photos_in_folder(folder: str) -> Iterator[Path]:
+def _photos_in_folder(folder: str, suffixes: frozenset[str]) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise UserError(f"{error.filename}: folder cannot be read ({error.strerror})") from error
 
     for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(parent, name) for name in names if _looks_like_photo(name))
+        yield from (Path(parent, name) for name in names if _has_suffix(name, suffixes))
 
 
-def _photos_in_glob(pattern: str) -> Iterator[Path]:
+def _photos_in_glob(pattern: str, suffixes: frozenset[str]) -> Iterator[Path]:
     for match in glob.iglob(pattern, recursive=True):
         if os.path.isdir(match):
-            yield from _photos_in_folder(match)
-        elif _looks_like_photo(os.path.basename(match)):
+            yield from _photos_in_folder(match, suffixes)
+        elif _has_suffix(os.path.basename(match), suffixes):
             yield Path(match)
 
 
-def _looks_like_photo(name: str) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in PHOTO_SUFFIXES
+def _has_suffix(name: str, suffixes: frozenset[str]) -> bool:
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes
 
 
 class TooManyPixels(UserError):

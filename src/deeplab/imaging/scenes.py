@@ -6,9 +6,11 @@ Values come as they are stored. Transparency and places without data are a mask,
 from __future__ import annotations
 
 import os
+import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -16,22 +18,30 @@ import numpy as np
 from PIL import TiffImagePlugin
 
 from deeplab.errors import UserError, require
+from deeplab.imaging.bands import tiff_header
 from deeplab.system.reading import beginning
 
 # as photos, that many are held whole
 MOST_PHOTO_PIXELS = 64_000_000
 # where on the ground a pixel lies, and which value is none
-WIDTH, HEIGHT, GEO_TAGS = 256, 257, (33550, 34264, 34735, 42113)
+WIDTH, HEIGHT, GEO_TAGS = 256, 257, (33550, 34264, 34735, 42113, 50844)
+WORLD_FILES = (".tfw", ".tifw", ".wld")
 BIG_TIFF = (b"II+\0", b"MM\0+")
 TIFF = (b"II*\0", b"MM\0*", *BIG_TIFF)
 TIFF_SUFFIXES = frozenset({".tif", ".tiff", ".gtiff", ".tf8", ".btf"})
+# what comes before the picture in a JPEG 2000, and how it says where that lies: GeoJP2's identity, and GMLJP2's label
+JP2_SUFFIX, JP2_HEADER, JP2_GEO = (
+    ".jp2",
+    1 << 16,
+    (bytes.fromhex("b14bf8bd083d4b43a5ae8cd7d5a6ce03"), b"gml.data"),
+)
 SLIDE_SUFFIXES = frozenset(
     {".svs", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm", ".czi"}
 )
 # wider ones make reading take as long as labelling
 WIDEST_STRIP = 8000
-# of GDAL's blocks
-CACHE_MEGABYTES = 64
+# of GDAL's blocks; rasterio counts bytes, where GDAL itself would take so small a number for megabytes
+CACHE_BYTES = 64 << 20
 BESIDE = (".ovr", ".msk")
 
 
@@ -73,13 +83,23 @@ class Place(NamedTuple):
     tags: dict[str, str]
 
 
-def is_scene(path: Path) -> bool:
-    """Whether a file is read part by part: slides, and TIFFs that lie on the ground or are too large for a photo."""
+def is_scene(path: Path, content: bytes | None = None) -> bool:
+    """Whether a file is read part by part: slides; TIFF and JPEG 2000 on the ground, or too large for a photo.
+
+    Args:
+        path: of the file, or its name where it is none.
+        content: its bytes then.
+    """
     suffix = path.suffix.lower()
-    if suffix not in TIFF_SUFFIXES:
+    if suffix not in TIFF_SUFFIXES and suffix != JP2_SUFFIX:
         return suffix in SLIDE_SUFFIXES
     try:
-        with path.open("rb") as file:
+        if suffix == JP2_SUFFIX:
+            start = beginning(path, JP2_HEADER) if content is None else content[:JP2_HEADER]
+            start = start.partition(b"jp2c")[0]
+            height, width = struct.unpack_from(">II", start, start.index(b"ihdr") + 4)
+            return height * width > MOST_PHOTO_PIXELS or any(mark in start for mark in JP2_GEO)
+        with path.open("rb") if content is None else BytesIO(content) as file:
             header = file.read(16)
             if header[:4] not in TIFF:
                 return False
@@ -92,7 +112,10 @@ def is_scene(path: Path) -> bool:
     except Exception:
         return False
     pixels = int(tags.get(WIDTH, 0)) * int(tags.get(HEIGHT, 0))
-    return pixels > MOST_PHOTO_PIXELS or any(tag in tags for tag in GEO_TAGS)
+    on_the_ground = any(tag in tags for tag in GEO_TAGS) or any(
+        path.with_suffix(beside).exists() for beside in WORLD_FILES
+    )
+    return pixels > MOST_PHOTO_PIXELS or on_the_ground
 
 
 @contextmanager
@@ -118,10 +141,18 @@ def open_scene(path: Path, *, bands: Sequence[int] = (), level: int = 0) -> Iter
     _refuse_pointers(path)
     with rasterio_alone() as rasterio:
         try:
-            with rasterio.open(path, driver="GTiff") as source:
+            # other drivers follow what a file says of files elsewhere
+            driver = "JP2OpenJPEG" if path.suffix.lower() == JP2_SUFFIX else "GTiff"
+            with rasterio.open(path, driver=driver) as source:
                 yield _Raster(path, source, bands)
+        except UnicodeEncodeError as error:
+            raise UserError("its name is no UTF-8, as GDAL wants it", fix="rename it", file=path) from error
         except rasterio.errors.RasterioError as error:
-            raise UserError(f"cannot be read as a raster ({error.__cause__ or error})", file=path) from error
+            raise UserError(
+                f"cannot be read as a raster ({error.__cause__ or error})",
+                fix="it is damaged or was cut off where it was copied: get it again",
+                file=path,
+            ) from error
 
 
 @contextmanager
@@ -132,10 +163,11 @@ def rasterio_alone() -> Iterator[Any]:
         UserError: the extra is not installed.
     """
     rasterio: Any = require("rasterio", extra="geo")
-    options = {"GDAL_CACHEMAX": CACHE_MEGABYTES, "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".none"}
+    options = {"GDAL_CACHEMAX": CACHE_BYTES, "CPL_VSIL_CURL_ALLOWED_EXTENSIONS": ".none"}
     with rasterio.Env(**options), warnings.catch_warnings():
-        # a picture need not lie on the ground
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        # a picture need not lie on the ground, and transparency counts beside nodata
+        for usual in (rasterio.errors.NotGeoreferencedWarning, rasterio.errors.NodataShadowWarning):
+            warnings.simplefilter("ignore", usual)
         yield rasterio
 
 
@@ -167,22 +199,14 @@ class _Raster:
             raise UserError(
                 f"has no band {min(missing)}", allowed=f"1 to {source.count}", fix="--bands", file=path
             )
-        self._colours: np.ndarray | None = None
-        if len(self._bands) == 1 and source.colorinterp[self._bands[0] - 1].name == "palette":
-            table = source.colormap(self._bands[0])
-            self._colours = np.zeros((max(table) + 1, 3), np.uint8)
-            self._colours[list(table)] = [colour[:3] for colour in table.values()]
+        self._colours = _colours(source, self._bands[0]) if len(self._bands) == 1 else None
         names = (source.descriptions[band - 1] or f"band {band}" for band in self._bands)
         self.bands: Sequence[str] = tuple(names) if self._colours is None else ("red", "green", "blue")
-        self._masked = any(
-            "all_valid" not in [flag.name for flag in flags] for flags in source.mask_flag_enums
-        )
-        if source.block_shapes[0][1] == source.width > WIDEST_STRIP:
-            warnings.warn(
-                f"{path}: is stored in strips as wide as it is, and each window reads all of those that it touches; "
-                "fix: gdal_translate -co TILED=YES -co COMPRESS=DEFLATE",
-                stacklevel=2,
-            )
+        flags = {flag.name for band in self._bands for flag in source.mask_flag_enums[band - 1]}
+        # who names it wants what it holds; and where a value stands for no data, GDAL's masks say nothing of it
+        self._clear = None if not alpha or alpha[0] in self._bands else alpha[0]
+        self._masked = "nodata" in flags or flags == {"per_dataset"}
+        _warn_of(path, source)
 
     def _window(
         self, top: int, left: int, height: int, width: int
@@ -193,9 +217,13 @@ class _Raster:
         return self._values(window=self._window(top, left, height, width))
 
     def mask(self, top: int, left: int, height: int, width: int) -> np.ndarray | None:
-        if not self._masked:
-            return None
-        return self._source.dataset_mask(window=self._window(top, left, height, width)) > 0
+        window, mask = self._window(top, left, height, width), None
+        if self._masked:
+            mask = self._source.read_masks(self._bands, window=window).any(axis=0)
+        if self._clear is not None:
+            opaque = self._source.read(self._clear, window=window) > 0
+            mask = opaque if mask is None else mask & opaque
+        return mask
 
     def preview(self, longest: int) -> np.ndarray:
         return self._values(out_shape=(len(self._bands), *shrunk(self.size, longest)))
@@ -210,11 +238,46 @@ class _Raster:
         )
 
     def placed(self) -> Place:
-        placed = {"crs": self._source.crs, "transform": self._source.transform}
-        points, system = self._source.gcps
-        if points:
-            placed = {"gcps": points, "crs": system}
-        return Place(placed, {})
+        source = self._source
+        points, system = source.gcps
+        ground = (
+            {"gcps": points, "crs": system} if points else {"crs": source.crs, "transform": source.transform}
+        )
+        return Place(ground | {"rpcs": source.rpcs}, {})
+
+
+def _colours(source: Any, band: int) -> np.ndarray | None:
+    """uint8 [values, 3], what the values of a band that is alone look like; None if they are their own brightness."""
+    if source.colorinterp[band - 1].name == "palette":
+        table = source.colormap(band)
+        colours = np.zeros((max(table) + 1, 3), np.uint8)
+        colours[list(table)] = [colour[:3] for colour in table.values()]
+        return colours
+    bits = int(source.tags(band, ns="IMAGE_STRUCTURE").get("NBITS", 8))
+    white_is_low = source.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
+    if source.dtypes[band - 1] != "uint8" or (bits == 8 and not white_is_low):
+        return None
+    shades = (np.arange(1 << bits) * 255 / ((1 << bits) - 1)).round().astype(np.uint8)
+    return np.repeat(shades[:: -1 if white_is_low else 1, None], 3, axis=1)
+
+
+def _warn_of(path: Path, source: Any) -> None:
+    """Say what makes reading slow, or leaves out what somebody may expect."""
+    if source.block_shapes[0][1] == source.width > WIDEST_STRIP:
+        warnings.warn(
+            f"{path}: is stored in strips as wide as it is, and each window reads all of those that it touches; "
+            "fix: gdal_translate -co TILED=YES -co COMPRESS=DEFLATE",
+            stacklevel=2,
+        )
+    if len(source.subdatasets) > 1:
+        warnings.warn(
+            f"{path}: holds {len(source.subdatasets)} pictures, of which the first is read", stacklevel=2
+        )
+    header = tiff_header(path)
+    if header is not None and header.orientation != 1:
+        warnings.warn(
+            f"{path}: is to be turned by its orientation tag; its labels lie as it is stored", stacklevel=2
+        )
 
 
 class _Slide:

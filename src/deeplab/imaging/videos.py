@@ -29,6 +29,10 @@ CAMERA = "camera:"
 CAMERAS = {"linux": ("v4l2", "/dev/{}"), "darwin": ("avfoundation", "{}"), "win32": ("dshow", "video={}")}
 # of H.264, from 0, which is lossless, to 51
 QUALITY = "20"
+# a last picture that is shown for long has no end in some files
+SHORT_OF, SHARE_SHORT_OF = Fraction(1, 2), Fraction(1, 50)
+# seconds back, more than any jitter
+JUMP = Fraction(1)
 # what players expect in an .mp4; clips with other sound become .mkv
 MP4_SOUND = frozenset({"aac", "mp3", "ac3", "eac3", "opus", "alac"})
 
@@ -61,49 +65,99 @@ class Clip:
     """
 
     def __init__(self, name: str, container: Any) -> None:
+        av: Any = require("av", extra="video")
         self.name, self._container = name, container
-        if not container.streams.video:
+        # the cover of a song is a stream of one picture
+        cover = av.stream.Disposition.attached_pic
+        streams = [each for each in container.streams.video if not each.disposition & cover]
+        if not streams:
             raise UserError("holds no video", file=name)
-        self._video = container.streams.video[0]
+        self._video = streams[0]
         self._video.thread_type = "AUTO"
         self.tick: Fraction = self._video.time_base
         self.rate: Fraction = self._video.average_rate or Fraction(25)
         self.frames = int(self._video.frames)
+        # cameras' clocks and broadcasts have begun long before
+        self._begins = Fraction(container.start_time or 0, av.time_base)
 
     @property
     def sound(self) -> Any:
         """Its first stream of sound, or None."""
         return next(iter(self._container.streams.audio), None)
 
-    def parts(self) -> Iterator[Picture | Any]:
-        """Pictures, and packets of sound, in the file's order.
+    def parts(self, *, seconds: float | None = None) -> Iterator[Picture | Any]:
+        """Pictures, and packets of sound, in the file's order; times rise.
+
+        Args:
+            seconds: leave out what comes behind them; without it a clip that was cut off is refused before it begins.
 
         Raises:
-            UserError: the clip is damaged, if nothing of it can be read.
+            UserError: the clip is damaged, or its pictures change their size.
         """
         av = require("av", extra="video")
-        seen = 0
+        if seconds is None and not is_camera(self.name):
+            self._refuse_cut_off()
+        seen, last, due, shift = 0, -1, -1, round(self._begins / self.tick)
+        heard: int | None = None
+        size: tuple[int, ...] | None = None
         streams = [each for each in (self._video, self.sound) if each is not None]
         try:
             for packet in self._container.demux(*streams):
                 if packet.stream is not self._video:
-                    if packet.dts is not None:
+                    moved = round(shift * self.tick / packet.time_base)
+                    if packet.dts is not None and (heard is None or packet.dts - moved > heard):
+                        heard = packet.dts = packet.dts - moved
+                        packet.pts = heard if packet.pts is None else packet.pts - moved
                         yield packet
                     continue
+                if packet.pts is not None and not packet.is_discard:
+                    due = max(due, packet.pts - shift)
                 for frame in packet.decode():
-                    # a frame without a time comes one tick's worth after the others
-                    time = frame.pts if frame.pts is not None else round(seen / self.rate / self.tick)
+                    # of frames without a time each follows the one before
+                    usual = max(1, round(1 / self.rate / self.tick)) if seen else 1
+                    time = last + usual if frame.pts is None else frame.pts - shift
+                    if last - time > JUMP / self.tick:
+                        # where clips were joined, times begin anew
+                        shift -= last + usual - time
+                        due = time = last + usual
+                    time = max(time, last + 1)
+                    if seen and seconds is not None and time * self.tick > seconds:
+                        return
                     pixels = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4)
-                    seen += 1
-                    yield Picture(np.ascontiguousarray(pixels), int(time))
+                    size = size or pixels.shape
+                    if pixels.shape != size:
+                        sizes = f"{size[1]} x {size[0]} pixels to {pixels.shape[1]} x {pixels.shape[0]}"
+                        raise self._stops(last, f"changes from {sizes} behind picture {seen}")
+                    seen, last = seen + 1, time
+                    yield Picture(np.ascontiguousarray(pixels), time)
         except av.error.FFmpegError as error:
-            raise UserError(
-                f"is damaged behind picture {seen} ({error.strerror})",
-                fix="repair it, or cut it there",
-                file=self.name,
-            ) from error
+            raise self._stops(last, f"is damaged behind picture {seen} ({error.strerror})") from error
         if not seen:
             raise UserError("holds no picture", file=self.name)
+        # threads of a decoder keep to themselves that the last packets are damaged
+        if (due - last) * self.tick > Fraction(3, 4) / self.rate:
+            raise self._stops(last, f"is damaged behind picture {seen}")
+
+    def _stops(self, last: int, what: str) -> UserError:
+        before = f"--seconds {float(max(last, 0) * self.tick):.3f} labels what comes before"
+        return UserError(what, fix=f"mend it, or {before}", file=self.name)
+
+    def _refuse_cut_off(self) -> None:
+        """Read all of the clip, decoding nothing, and see that it is as long as it says."""
+        av: Any = require("av", extra="video")
+        with av.open(self.name, options={"format_whitelist": FORMATS}) as container:
+            said = Fraction((container.duration or 0) + (container.start_time or 0), av.time_base)
+            ends = Fraction(0)
+            for packet in container.demux():
+                begins = packet.pts if packet.pts is not None else packet.dts
+                if begins is not None:
+                    ends = max(ends, (begins + (packet.duration or 0)) * packet.time_base)
+        if ends and said - ends > max(SHORT_OF, said * SHARE_SHORT_OF):
+            raise UserError(
+                f"ends after {float(ends):.2f} of {float(said):.2f} seconds: it was cut off, or is damaged",
+                fix=f"get it again, or --seconds {float(ends):.2f} labels what is there",
+                file=self.name,
+            )
 
 
 @contextmanager
@@ -135,13 +189,9 @@ class ClipWriter:
     def __init__(self, container: Any, video: Any, sound: Any) -> None:
         self._container, self._video, self._sound = container, video, sound
         self._av: Any = require("av", extra="video")
-        self._last = -1
 
     def add(self, pixels: np.ndarray, time: int) -> None:
-        """One more picture, uint8 [H, W, 3] or labels [H, W]; those of a time that is not later are left out."""
-        if time <= self._last:
-            return
-        self._last = time
+        """One more picture, uint8 [H, W, 3] or labels [H, W], of a later time."""
         kind = {3: "rgb24"}.get(pixels.ndim, "gray16le" if pixels.dtype == np.uint16 else "gray")
         frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format=kind)
         frame.pts, frame.time_base = time, self._video.codec_context.time_base
@@ -211,4 +261,6 @@ def clip_writer(
 
 def overlay_suffix(clip: Clip) -> str:
     """.mp4, or .mkv where players do not expect the clip's sound in one."""
-    return ".mp4" if clip.sound is None or clip.sound.codec_context.name in MP4_SOUND else ".mkv"
+    return (
+        ".mp4" if clip.sound is None or clip.sound.codec_context.codec.canonical_name in MP4_SOUND else ".mkv"
+    )

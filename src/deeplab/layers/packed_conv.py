@@ -8,6 +8,7 @@ laid out for the very size of the input, as oneDNN would lay out others anew at 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Self, TypeVar
 
 import torch
@@ -74,7 +75,7 @@ class PackedConv(AtrousConv2d):
                     x, weight, bias, stride=self.stride, rate=self.dilation, pads=pads
                 )
                 return self.activation(found)
-        elif dense_conv.wins(x, self.weight, stride=self.stride):
+        elif dense_conv.wins_packed(x, self.weight, stride=self.stride, rate=self.dilation):
             return self._by_own_kernel(x, self.activation)
         return self._by_onednn(x, self.activation)
 
@@ -91,7 +92,7 @@ class PackedConv(AtrousConv2d):
         if not fits:
             return super().joined(x, other, activation)
         x = x.contiguous(memory_format=torch.channels_last)
-        if dense_conv.wins(x, self.weight, stride=self.stride):
+        if dense_conv.wins_packed(x, self.weight, stride=self.stride, rate=self.dilation):
             return self._by_own_kernel(x, activation, other)
         return self._by_onednn(x, activation, other)
 
@@ -99,7 +100,8 @@ class PackedConv(AtrousConv2d):
         self, x: torch.Tensor, activation: nn.Module, other: torch.Tensor | None = None
     ) -> torch.Tensor:
         place = self.place_of(x)
-        kernel = winograd if winograd.suits(x, self.weight, **place._asdict()) else dense_conv
+        by_winograd = x.dtype == torch.float32 and winograd.suits(x, self.weight, **place._asdict())
+        kernel = winograd if by_winograd else dense_conv
         packed = self.laid_out((kernel,), lambda: kernel.pack(self.weight, self.bias))
         ending = ENDINGS.get(type(activation))
         if ending is None:
@@ -144,7 +146,7 @@ class PackedConv(AtrousConv2d):
         return (
             x.device.type == "cpu"
             and x.dtype in DTYPES
-            and (x.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported())
+            and (x.dtype == torch.float32 or _has_bfloat16())
             and x.dtype == self.weight.dtype
             and x.dim() == 4
             and x.numel() > 0
@@ -160,3 +162,8 @@ class PackedConv(AtrousConv2d):
     def __getstate__(self) -> dict[str, object]:
         # weights in oneDNN's layout can neither be copied nor stored
         return {**vars(self), "_packed": None}
+
+
+@cache
+def _has_bfloat16() -> bool:
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -14,9 +14,10 @@ from torch import nn
 
 from deeplab.config import ResizeRule
 from deeplab.layers.conv import ConvNormAct, SeparableConv
+from deeplab.layers.int8_conv import Int8Conv
 from deeplab.layers.inverted_residual import InvertedResidual
 from deeplab.layers.packed_conv import ENDINGS, PackedConv
-from deeplab.native import dense_conv, depthwise, separable
+from deeplab.native import dense_conv, depthwise, int8, separable
 from deeplab.native.winograd import Ending
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -29,6 +30,8 @@ class Chain(NamedTuple):
     filtering: PackedConv
     project: PackedConv | None
     endings: tuple[Ending, Ending, Ending]
+    # one more 1x1 convolution behind them, of those in 8 bits
+    last: Int8Conv | None = None
 
 
 class PackedSeparableConv(SeparableConv):
@@ -45,7 +48,18 @@ class PackedSeparableConv(SeparableConv):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         found = in_one_pass(x, self.chain)
-        return super().forward(x) if found is None else found
+        if found is not None:
+            return found
+        found = super().forward(x)
+        return found if self.chain is None or self.chain.last is None else self.chain.last(found)
+
+    def joins(self, last: Int8Conv) -> bool:
+        """Whether it has taken this convolution, which alone reads its outputs, for its own end."""
+        in_bytes = self.chain is not None and isinstance(self.chain.project, Int8Conv)
+        if self.chain is None or not in_bytes or last.kernel_size != (1, 1):
+            return False
+        self.chain = self.chain._replace(last=last)
+        return True
 
 
 class PackedInvertedResidual(InvertedResidual):
@@ -100,10 +114,12 @@ def in_one_pass(
     other: torch.Tensor | None = None,
     behind: tuple[torch.Tensor, ResizeRule] | None = None,
 ) -> torch.Tensor | None:
-    """`project(filtering(expand(x)))`, plus `other`, by `native.separable`; None where that cannot be.
+    """`project(filtering(expand(x)))`, plus `other`, by `native.separable` or `native.int8`; None where that cannot be.
 
     x's channels may come `behind` those of a map that is resized to x's size by a rule.
     """
+    if chain is not None and any(isinstance(each, Int8Conv) for each in (chain.expand, chain.project)):
+        return _in_bytes(x, chain, other, behind)
     if chain is None or not _can_run(x, chain, other, None if behind is None else behind[0]):
         return None
     middle = chain.filtering
@@ -116,6 +132,32 @@ def in_one_pass(
         endings=chain.endings,
         added=other,
         behind=behind,
+    )
+
+
+def _in_bytes(
+    x: torch.Tensor,
+    chain: Chain,
+    other: torch.Tensor | None,
+    behind: tuple[torch.Tensor, ResizeRule] | None,
+) -> torch.Tensor | None:
+    expand, middle, project = chain.expand, chain.filtering, chain.project
+    if not (expand is None or isinstance(expand, Int8Conv)) or not int8.KERNEL.ready():
+        return None
+    if not (project is None or isinstance(project, Int8Conv)):
+        return None
+    if x.dtype != torch.float32 or not _fits(x, chain, other, None if behind is None else behind[0]):
+        return None
+    return int8.int8_separable(
+        x,
+        None if expand is None else expand.in_bytes(),
+        middle.laid_out((separable,), lambda: separable.by_tap(middle.weight, middle.bias)),
+        None if project is None else project.in_bytes(),
+        place=middle.place_of(x),
+        endings=chain.endings,
+        added=other,
+        behind=behind,
+        last=None if chain.last is None else chain.last.in_bytes(),
     )
 
 
@@ -138,15 +180,26 @@ def _packed(layer: nn.Module) -> PackedConv | None:
 
 
 def _can_run(x: torch.Tensor, chain: Chain, other: torch.Tensor | None, small: torch.Tensor | None) -> bool:
+    can_run = dense_conv.can_run if x.dtype == torch.float32 else dense_conv.can_run_halves
+    return (
+        _fits(x, chain, other, small)
+        and can_run(x)
+        and (x.dtype == torch.float32 or chain.filtering.in_channels % 2 == 0)
+        and (small is None or can_run(small))
+        and separable.KERNEL.ready()
+    )
+
+
+def _fits(x: torch.Tensor, chain: Chain, other: torch.Tensor | None, small: torch.Tensor | None) -> bool:
     channels = x.shape[1] + (0 if small is None else small.shape[1])
     first = chain.filtering if chain.expand is None else chain.expand
+    maps = [each for each in (x, other, small) if each is not None]
     return (
         first.in_channels == channels
         and first.can_run(x)
-        and dense_conv.can_run(x)
-        and (small is None or (dense_conv.can_run(small) and small.shape[0] == x.shape[0]))
-        and (other is None or other.is_contiguous(memory_format=torch.channels_last))
-        and separable.KERNEL.ready()
+        and all(each.is_contiguous(memory_format=torch.channels_last) for each in maps)
+        and all(each.dtype == x.dtype for each in maps)
+        and (small is None or small.shape[0] == x.shape[0])
     )
 
 

@@ -12,7 +12,7 @@
 
 namespace {
 
-constexpr int64_t GROUP = 16 * PANEL;  // outputs (in the weights' gradient: channels) whose sums stay in L2
+constexpr int64_t GROUP = 32 * LANES;  // outputs (in the weights' gradient: channels) whose sums stay in L2
 // of the weights' gradient: bands of places, and sums up to which there are bands
 constexpr int64_t MOST_BANDS = 16, MOST_SUMS = 1 << 17;
 
@@ -29,14 +29,16 @@ struct Tables {
     const int32_t *rows, *columns;
 };
 
-// Channels that the taps read for places begin..end: found[tap * step + place - begin]; `zeros` in the padding.
-void locate(const Shape& shape, const Tables& tables, const float* source, const float* zeros, int64_t first_tap,
-            int64_t last_tap, int64_t begin, int64_t end, int64_t step, const float** found) {
+// Channels that the taps read for places begin..end: found[tap * step + place - begin]; `zeros` in the padding. Channels
+// are `wide` of Number.
+template <class Number>
+void locate(const Shape& shape, const Tables& tables, const Number* source, int64_t wide, const Number* zeros,
+            int64_t first_tap, int64_t last_tap, int64_t begin, int64_t end, int64_t step, const Number** found) {
     if (shape.is_pointwise()) {
-        for (int64_t place = begin; place < end; ++place) found[place - begin] = source + place * shape.channels;
+        for (int64_t place = begin; place < end; ++place) found[place - begin] = source + place * wide;
         return;
     }
-    const int64_t size = shape.source_height * shape.source_width * shape.channels;
+    const int64_t size = shape.source_height * shape.source_width * wide;
     int64_t image = begin / shape.width / shape.height, y = begin / shape.width % shape.height, x = begin % shape.width;
     for (int64_t place = begin; place < end; ++place) {
         const int32_t* const row = tables.rows + y * shape.kernel_height;
@@ -46,7 +48,7 @@ void locate(const Shape& shape, const Tables& tables, const float* source, const
             found[(tap - first_tap) * step + place - begin] =
                 row[ky] < 0 || column[kx] < 0
                     ? zeros
-                    : source + image * size + (row[ky] * shape.source_width + column[kx]) * shape.channels;
+                    : source + image * size + (row[ky] * shape.source_width + column[kx]) * wide;
             if (++kx == shape.kernel_width) kx = 0, ++ky;
         }
         if (++x == shape.width) x = 0, ++y;
@@ -56,50 +58,56 @@ void locate(const Shape& shape, const Tables& tables, const float* source, const
 
 // target[place, o] = ending(sum over tap, c of source[place's tap, c] * weight[tap, c, o] + added[place, o]), weights as
 // `pack` has them
-void correlate(const Shape& shape, const Tables& tables, const float* source, const float* packed, const Ending& ending,
-               const float* added, int64_t threads, float* target) {
-    const int64_t taps = shape.taps(), depth = taps * shape.channels, tiles = ceil_div(shape.places(), TILE);
+template <typename T>
+void correlate(const Shape& shape, const Tables& tables, const T* source, const T* packed, const Ending& ending,
+               const T* added, int64_t threads, T* target) {
+    const int64_t taps = shape.taps(), wide = shape.channels / IN_WORD<T>, tiles = ceil_div(shape.places(), TILE);
     // as many blocks for each thread, of nearly the same size
     const int64_t blocks = threads * ceil_div(tiles * TILE, threads * BLOCK);
-    const std::vector<float> zeros(shape.channels);
-    const std::vector<Part> all = parts(taps, shape.channels);
+    const std::vector<Word<T>> zeros(wide);
+    const std::vector<Part> all = parts(taps, wide);
+    const Word<T>* const words = reinterpret_cast<const Word<T>*>(source);
 #pragma omp parallel
     {
-        std::vector<const float*> places(taps * BLOCK);
+        std::vector<const Word<T>*> places(taps * BLOCK);
         const Room sums(BLOCK * std::min(GROUP, in_panels(shape.outputs)));
 #pragma omp for schedule(static)
         for (int64_t block = 0; block < blocks; ++block) {
             const int64_t begin = block * tiles / blocks * TILE;
             const int64_t end = std::min(shape.places(), (block + 1) * tiles / blocks * TILE);
-            locate(shape, tables, source, zeros.data(), 0, taps, begin, end, BLOCK, places.data());
+            locate(shape, tables, words, wide, zeros.data(), 0, taps, begin, end, BLOCK, places.data());
             for (int64_t group = 0; group < shape.outputs; group += GROUP)
                 for (const Part& part : all)
                     for (int64_t output = group; output < std::min(shape.outputs, group + GROUP); output += PANEL) {
-                        const float* const panel =
-                            packed + output * depth + (part.first_tap * shape.channels + part.from) * PANEL;
+                        const Word<T>* const panel = reinterpret_cast<const Word<T>*>(packed) + output * taps * wide +
+                                                     (part.first_tap * wide + part.from) * PANEL;
                         const int64_t at = begin * shape.outputs + output;
-                        add_part(part, {places.data(), zeros.data()}, end - begin, panel,
+                        add_part(part, Rows<Word<T>>{places.data(), zeros.data()}, end - begin, panel,
                                  {ending.bias + output, ending.least, ending.most, ending.swish},
-                                 {sums.data() + (output - group) * BLOCK, target + at, shape.outputs,
-                                  added ? added + at : nullptr},
+                                 Target<T>{sums.data() + (output - group) * BLOCK, target + at, shape.outputs,
+                                           added ? added + at : nullptr},
                                  std::min<int64_t>(PANEL, shape.outputs - output));
                     }
         }
     }
 }
 
-// to[panel, tap, c, lane] = weight at strides (output, channel, tap); zeros beyond the last output
-void pack(int64_t outputs, int64_t channels, int64_t taps, const int64_t* strides, const float* weight, float* to) {
+// to[panel, tap, c, lane] = weight at strides (output, channel, tap), channels that are multiplied at once behind each
+// other; zeros beyond the last output
+template <typename T>
+void pack(int64_t outputs, int64_t channels, int64_t taps, const int64_t* strides, const T* weight, T* to) {
 #pragma omp parallel for schedule(static)
     for (int64_t first = 0; first < outputs; first += PANEL) {
         const int64_t width = std::min<int64_t>(PANEL, outputs - first);
-        const float* const from = weight + first * strides[0];
-        float* panel = to + first * taps * channels;
-        std::fill(panel, panel + taps * channels * PANEL, 0.0f);
+        const T* const from = weight + first * strides[0];
+        T* panel = to + first * taps * channels;
+        std::fill(panel, panel + taps * channels * PANEL, T{});
         for (int64_t tap = 0; tap < taps; ++tap)
-            for (int64_t channel = 0; channel < channels; ++channel, panel += PANEL)
+            for (int64_t channel = 0; channel < channels; channel += IN_WORD<T>, panel += PANEL * IN_WORD<T>)
                 for (int64_t lane = 0; lane < width; ++lane)
-                    panel[lane] = from[lane * strides[0] + channel * strides[1] + tap * strides[2]];
+                    for (int64_t next = 0; next < IN_WORD<T>; ++next)
+                        panel[lane * IN_WORD<T> + next] =
+                            from[lane * strides[0] + (channel + next) * strides[1] + tap * strides[2]];
     }
 }
 
@@ -148,7 +156,8 @@ void weight_gradient(const Shape& shape, const Tables& tables, const float* sour
         for (int64_t begin = share.band * shape.places() / count; begin < end; begin += LAID_OUT) {
             const int64_t here = std::min(LAID_OUT, end - begin);
             for (int64_t tap = share.first_tap; tap < share.last_tap; ++tap) {
-                locate(shape, tables, source, zeros.data(), tap, tap + 1, begin, begin + here, LAID_OUT, places.data());
+                locate(shape, tables, source, shape.channels, zeros.data(), tap, tap + 1, begin, begin + here, LAID_OUT,
+                       places.data());
                 float* const to = found + share.band * shape.outputs * stride + tap * shape.channels;
                 for (int64_t channel = share.first_channel; channel < share.last_channel; channel += GROUP)
                     add_outer({share.first_output, share.last_output, channel,
@@ -169,16 +178,29 @@ Shape shape_of(const int64_t* sizes) {
 // Outputs are packed in panels of so many.
 extern "C" int64_t deeplab_dense_panel() { return PANEL; }
 
-extern "C" void deeplab_dense_pack(int64_t outputs, int64_t channels, int64_t taps, const int64_t* strides,
-                                   const float* weight, float* packed) {
-    pack(outputs, channels, taps, strides, weight, packed);
+// Whether it multiplies bfloat16, for which channels have to be even.
+extern "C" int deeplab_dense_halves() { return HALVES; }
+
+extern "C" void deeplab_dense_pack(int64_t outputs, int64_t channels, int64_t taps, const int64_t* strides, int half,
+                                   const void* weight, void* packed) {
+    if (half)
+        pack(outputs, channels, taps, strides, static_cast<const uint16_t*>(weight), static_cast<uint16_t*>(packed));
+    else
+        pack(outputs, channels, taps, strides, static_cast<const float*>(weight), static_cast<float*>(packed));
 }
 
-extern "C" void deeplab_dense(const int64_t* sizes, int64_t threads, const float* source, const float* packed,
-                              const float* bias, const float* added, float least, float most, int swish,
-                              const int32_t* rows, const int32_t* columns, float* target) {
-    correlate(shape_of(sizes), {rows, columns}, source, packed, {bias, least, most, swish != 0}, added, threads,
-              target);
+extern "C" void deeplab_dense(const int64_t* sizes, int64_t threads, int half, const void* source, const void* packed,
+                              const float* bias, const void* added, float least, float most, int swish,
+                              const int32_t* rows, const int32_t* columns, void* target) {
+    const auto run = [&](auto number) {
+        using T = decltype(number);
+        correlate(shape_of(sizes), {rows, columns}, static_cast<const T*>(source), static_cast<const T*>(packed),
+                  {bias, least, most, swish != 0}, static_cast<const T*>(added), threads, static_cast<T*>(target));
+    };
+#ifdef __AVX512BF16__
+    if (half) return run(uint16_t{});
+#endif
+    run(float{});
 }
 
 extern "C" int64_t deeplab_dense_bands(const int64_t* sizes) { return bands(shape_of(sizes)); }

@@ -1,16 +1,18 @@
-"""Dense convolution, channels last, as an autograd function, for processors with AVX2 and no AVX-512.
+"""Dense convolution, channels last, as an autograd function, for processors with AVX2 or AVX-512.
 
 By `dense_conv.cpp`, or by `winograd.py` where that suits: 3x3 kernels of stride 1, two to three times faster there.
 
-There oneDNN (torch 2.13) takes up to a third longer for values and the image's gradient of narrow 1x1 layers, and
-two to three times as long for the weights' gradient of 3x3 kernels; with AVX-512 its own code is as fast as the
-processor. Equal to `torch.nn.functional.conv2d` up to the order of sums.
+With AVX2 oneDNN (torch 2.13) takes up to a third longer for values and the image's gradient of narrow 1x1 layers, and
+two to three times as long for the weights' gradient of 3x3 kernels; with AVX-512 it is as fast as we are for wide 1x1
+layers, and whatever is one pass, Winograd's or a gradient is faster here. Equal to `torch.nn.functional.conv2d` up to
+the order of sums.
 """
 
 from __future__ import annotations
 
 import ctypes
 import math
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -26,15 +28,20 @@ KERNEL = Kernel(
     __name__,
     {
         "deeplab_dense_panel": (LONG,),
+        "deeplab_dense_halves": (INT,),
         "deeplab_dense_bands": (LONG, POINTER),
-        "deeplab_dense_pack": (None, LONG, LONG, LONG, *[POINTER] * 3),
-        "deeplab_dense": (None, POINTER, LONG, *[POINTER] * 4, REAL, REAL, INT, *[POINTER] * 3),
+        "deeplab_dense_pack": (None, LONG, LONG, LONG, POINTER, INT, POINTER, POINTER),
+        "deeplab_dense": (None, POINTER, LONG, INT, *[POINTER] * 4, REAL, REAL, INT, *[POINTER] * 3),
         "deeplab_dense_weight": (None, POINTER, LONG, *[POINTER] * 5),
     },
 )
 # with fewer, oneDNN does as well: positions of the output, channels in and out, weights whose gradient is asked for
 LEAST_PLACES, LEAST_CHANNELS, LEAST_WEIGHTS = 64, 16, 1 << 12
+# channels of bfloat16 from which on we are faster
+LEAST_HALVES = 128
 Pair = tuple[int, int]
+# as torch calls them; they have vectors of 8 and of 16 numbers, and fused products and sums
+PROCESSORS = ("AVX2", "AVX512")
 LINEAR = Ending()
 
 
@@ -48,28 +55,62 @@ class Place(NamedTuple):
 
 def wins(x: torch.Tensor, weight: torch.Tensor, *, stride: Pair) -> bool:
     """Whether `dense_conv` and `packed_conv` can run, and are faster than oneDNN."""
+    return can_run(x) and weight.dtype == torch.float32 and _is_worth_it(x, weight, stride)
+
+
+def wins_packed(x: torch.Tensor, weight: torch.Tensor, *, stride: Pair, rate: Pair) -> bool:
+    """Whether `packed_conv` can run, in bfloat16 too, and is faster than oneDNN."""
+    if x.dtype != torch.bfloat16:
+        return wins(x, weight, stride=stride)
+    # oneDNN computes outputs by sixteens; where that leaves none over, it is as fast for few channels and at rates
+    better = weight.shape[0] % 16 > 0 or (x.shape[1] >= LEAST_HALVES and max(rate) == 1)
+    return better and can_run_halves(x) and weight.dtype == x.dtype and _is_worth_it(x, weight, stride)
+
+
+def can_run(x: torch.Tensor) -> bool:
+    """Whether it is an eager call on such a processor for an image of float32 [N, C, H, W], channels last."""
+    return x.dtype == torch.float32 and _can_run(x)
+
+
+def can_run_halves(x: torch.Tensor) -> bool:
+    """The same for bfloat16 and packed weights, on a processor that multiplies it and has no tiles for oneDNN to use.
+
+    Channels are multiplied in pairs.
+    """
     return (
-        can_run(x)
-        and min(weight.shape[:2]) >= LEAST_CHANNELS
-        and weight.dtype == torch.float32
+        x.dtype == torch.bfloat16
+        and x.shape[1] % 2 == 0
+        and _can_run(x)
+        and _suits_halves()
+        and KERNEL.ready()
+        and bool(KERNEL.library.deeplab_dense_halves())
+    )
+
+
+@cache
+def _suits_halves() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported()) and not torch.cpu._is_amx_tile_supported()
+
+
+def _is_worth_it(x: torch.Tensor, weight: torch.Tensor, stride: Pair) -> bool:
+    return (
+        min(weight.shape[:2]) >= LEAST_CHANNELS
         and x.shape[1] == weight.shape[1]
         and x.numel() // x.shape[1] >= LEAST_PLACES * math.prod(stride)
         and KERNEL.ready()
     )
 
 
-def can_run(x: torch.Tensor) -> bool:
-    """Whether it is an eager call on such a processor for an image of float32 [N, C, H, W], channels last."""
+def _can_run(x: torch.Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and x.device.type == "cpu"
-        and x.dtype == torch.float32
         and x.dim() == 4
         and x.is_contiguous(memory_format=torch.channels_last)
         and type(x) is torch.Tensor
         and not torch.is_autocast_enabled("cpu")
-        and torch.backends.cpu.get_cpu_capability() == "AVX2"
+        and torch.backends.cpu.get_cpu_capability() in PROCESSORS
     )
 
 
@@ -97,9 +138,9 @@ def packed_conv(
     ending: Ending = LINEAR,
     added: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """As `dense_conv` without gradients, of packed weights, plus `added`, and its ending.
+    """As `dense_conv` without gradients, of packed weights, plus `added`, and its ending; in x's dtype.
 
-    `added` has the result's shape and is channels last.
+    Sums of bfloat16 are float32. `added` has the result's shape and dtype and is channels last.
     """
     if isinstance(packed, winograd.Packed):
         return winograd.packed_conv(x, packed, rate=place.rate, pads=place.pads, ending=ending, added=added)
@@ -120,7 +161,7 @@ class Packed(NamedTuple):
 
 
 def pack(weight: torch.Tensor, bias: torch.Tensor | None) -> Packed:
-    """Weights [out, in, K, L] and biases [out], for inputs of any size."""
+    """Weights [out, in, K, L] and biases [out], for inputs of any size and the weights' dtype: float32 or bfloat16."""
     weight = weight.detach()
     outputs, channels, height, width = weight.shape
     # one step from tap to tap
@@ -134,10 +175,11 @@ def pack(weight: torch.Tensor, bias: torch.Tensor | None) -> Packed:
         channels,
         height * width,
         (ctypes.c_int64 * 3)(weight.stride(0), weight.stride(1), weight.stride(3)),
+        weight.dtype == torch.bfloat16,
         weight.data_ptr(),
         packed.data_ptr(),
     )
-    biases = weight.new_zeros(whole)
+    biases = torch.zeros(whole)
     if bias is not None:
         biases[:outputs] = bias.detach()
     return Packed(packed, biases, outputs, (height, width))
@@ -244,12 +286,13 @@ def _correlate(
 ) -> torch.Tensor:
     rows, columns = tables
     shape = (source.shape[0], packed.outputs, len(rows), len(columns))
-    target = torch.empty(shape, memory_format=torch.channels_last)
+    target = torch.empty(shape, dtype=source.dtype, memory_format=torch.channels_last)
     if added is not None and added.shape != shape:
         raise RuntimeError(f"added is {tuple(added.shape)}, the convolution {shape}")
     KERNEL.library.deeplab_dense(
         _sizes(source, packed.outputs, shape[2:], packed.kernel),
         torch.get_num_threads(),
+        source.dtype == torch.bfloat16,
         source.data_ptr(),
         packed.weight.data_ptr(),
         packed.bias.data_ptr(),

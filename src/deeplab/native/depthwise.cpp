@@ -32,31 +32,31 @@ void correlate(const Shape& shape, const T* source, const float* weight, const f
                const int32_t* columns, T* target) {
     const int64_t channels = shape.channels;
     const std::vector<char> runs = find_runs<K>(columns, shape.width);
+    const Filter<K> filter(weight, bias, channels);
 #pragma omp parallel for schedule(static)
     for (int64_t line = 0; line < shape.images * shape.height; ++line) {
         const T* const plane = source + line / shape.height * shape.source_height * shape.source_width * channels;
         const T* lines[K];
         find_lines<T, K>(shape, plane, rows + line % shape.height * K, lines);
         T* const out = target + line * shape.width * channels;
-        sum_line<K>(lines, channels, weight, bias, columns, runs.data(), 0, shape.width,
-                    [&](int64_t x, int64_t c, int64_t lanes, const Floats& sum) __attribute__((always_inline)) {
-                        store(sum, out + x * channels + c, lanes);
-                    });
+        sum_line<K>(lines, channels, filter, columns, runs.data(), 0, shape.width,
+                    [](const Floats& sum) __attribute__((always_inline)) { return sum; }, out);
     }
 }
 
-// taps' weights += slope * source over `steps` neighbouring outputs whose taps lie `stride` source values apart
+// to[tap, c] += slope * source over `steps` neighbouring outputs whose taps lie `stride` source values apart
 template <typename T>
-inline __attribute__((always_inline)) void add_products(const Tap<T, float>* taps, int count, const T* slopes,
-                                                        int64_t steps, int64_t stride, int64_t channels, int64_t c,
-                                                        int64_t lanes) {
+inline __attribute__((always_inline)) void add_products(const Tap<T>* taps, int count, const T* slopes, int64_t steps,
+                                                        int64_t stride, int64_t channels, int64_t c, int64_t lanes,
+                                                        float* to) {
     Floats slope[RUN];
     for (int64_t step = 0; step < steps; ++step) slope[step] = load(slopes + step * channels + c, lanes);
     for (int tap = 0; tap < count; ++tap) {
-        Floats sum = load(taps[tap].weight + c, lanes);
+        float* const own = to + taps[tap].index * channels + c;
+        Floats sum = load(own, lanes);
         for (int64_t step = 0; step < steps; ++step)
             sum += slope[step] * load(taps[tap].source + step * stride + c, lanes);
-        store(sum, taps[tap].weight + c, lanes);
+        store(sum, own, lanes);
     }
 }
 
@@ -68,23 +68,23 @@ void line_products(const Shape& shape, const T* plane, const T* slopes, const in
     const T* lines[K];
     find_lines<T, K>(shape, plane, row, lines);
     for (int64_t x = 0; x < shape.width;) {
-        Tap<T, float> taps[K * K];
+        Tap<T> taps[K * K];
         const int32_t* const column = columns + x * K;
-        const int count = collect<T, float, K>(lines, channels, sums, column, taps);
+        const int count = collect<T, K>(lines, channels, column, taps);
         // a run of outputs with the same taps, each as far from the last as the first two
         const bool runs = x + RUN <= shape.width && column[0] >= 0 && columns[(x + RUN) * K - 1] >= 0;
         const int64_t steps = runs ? RUN : 1, stride = runs ? (column[K] - column[0]) * channels : 0;
         const T* const from = slopes + x * channels;
         if (runs && count == K * K)
             for (int64_t c = 0; c < whole; c += LANES)
-                add_products(taps, K * K, from, RUN, stride, channels, c, LANES);
+                add_products(taps, K * K, from, RUN, stride, channels, c, LANES, sums);
         else
             for (int64_t c = 0; c < whole; c += LANES)
-                add_products(taps, count, from, steps, stride, channels, c, LANES);
+                add_products(taps, count, from, steps, stride, channels, c, LANES, sums);
         if (channels - whole == LANES / 2)
-            add_products(taps, count, from, steps, stride, channels, whole, LANES / 2);
+            add_products(taps, count, from, steps, stride, channels, whole, LANES / 2, sums);
         else if (whole < channels)
-            add_products(taps, count, from, steps, stride, channels, whole, channels - whole);
+            add_products(taps, count, from, steps, stride, channels, whole, channels - whole, sums);
         x += steps;
     }
 }

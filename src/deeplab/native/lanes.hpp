@@ -4,6 +4,9 @@
 
 #include <cstdint>
 #include <cstring>
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 namespace {
 
@@ -38,20 +41,81 @@ inline void write(const Vector& values, T* to, int64_t count) {
         std::memcpy(to, &values, count * sizeof(T));
 }
 
-inline Floats load(const float* from, int64_t count) { return read<Floats>(from, count); }
+#ifdef __AVX512F__
+// a part of a vector by a mask, where others copy number by number
+inline __mmask16 first(int64_t count) { return __mmask16((1u << count) - 1); }
 
-inline Floats load(const uint16_t* from, int64_t count) {
-    return (Floats)(__builtin_convertvector(read<Halves>(from, count), Words) << 16);
+inline Floats load(const float* from, int64_t count) {
+    return count == LANES ? read<Floats>(from, LANES) : (Floats)_mm512_maskz_loadu_ps(first(count), from);
 }
 
-inline void store(const Floats& values, float* to, int64_t count) { write(values, to, count); }
+inline void store(const Floats& values, float* to, int64_t count) {
+    if (count == LANES)
+        write(values, to, LANES);
+    else
+        _mm512_mask_storeu_ps(to, first(count), (__m512)values);
+}
+#else
+inline Floats load(const float* from, int64_t count) { return read<Floats>(from, count); }
 
+inline void store(const Floats& values, float* to, int64_t count) { write(values, to, count); }
+#endif
+
+inline Floats load(const uint16_t* from, int64_t count) {
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+    const Halves found = count == LANES ? read<Halves>(from, LANES)
+                                        : (Halves)_mm256_maskz_loadu_epi16(first(count), from);
+#else
+    const Halves found = read<Halves>(from, count);
+#endif
+    return (Floats)(__builtin_convertvector(found, Words) << 16);
+}
+
+#ifdef __AVX512BF16__
+inline void store(const Floats& values, uint16_t* to, int64_t count) {
+    const __m256i nearest = (__m256i)_mm512_cvtneps_pbh((__m512)values);
+    if (count == LANES)
+        _mm256_storeu_si256((__m256i*)to, nearest);
+    else
+        _mm256_mask_storeu_epi16(to, first(count), nearest);
+}
+#else
 inline void store(const Floats& values, uint16_t* to, int64_t count) {
     const Words bits = (Words)values;
     const Words nearest = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
     // rounding would carry a NaN's bits into the sign
     const Words kept = (Words)(values == values);
     write(__builtin_convertvector((nearest & kept) | (0x7fc0u & ~kept), Halves), to, count);
+}
+#endif
+
+// The greater (less) one; what is not a number stays one. Compilers make two instructions and a mask of the comparison.
+#if defined(__AVX512F__)
+inline Floats at_least(const Floats& least, const Floats& value) {
+    return (Floats)_mm512_max_ps((__m512)least, (__m512)value);
+}
+inline Floats at_most(const Floats& most, const Floats& value) {
+    return (Floats)_mm512_min_ps((__m512)most, (__m512)value);
+}
+#elif defined(__AVX2__)
+inline Floats at_least(const Floats& least, const Floats& value) {
+    return (Floats)_mm256_max_ps((__m256)least, (__m256)value);
+}
+inline Floats at_most(const Floats& most, const Floats& value) {
+    return (Floats)_mm256_min_ps((__m256)most, (__m256)value);
+}
+#else
+inline Floats at_least(const Floats& least, const Floats& value) { return value < least ? least : value; }
+inline Floats at_most(const Floats& most, const Floats& value) { return value > most ? most : value; }
+#endif
+
+// Keeps a value in its register: compilers would rather read it from memory again wherever it is used.
+inline __attribute__((always_inline)) void hold(Floats& value) {
+#if defined(__AVX512F__)
+    asm("" : "+v"(value));
+#elif defined(__AVX2__)
+    asm("" : "+x"(value));
+#endif
 }
 
 }  // namespace

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <memory>
+#include <new>
 #include <type_traits>
 #include <vector>
 
@@ -14,10 +14,16 @@
 
 namespace {
 
-// TILE x PANEL sums stay in registers: with AVX2, 12 of 16
+// TILE x PANEL sums stay in registers: 12 of 16, with AVX-512 24 of 32
 constexpr int TILE = 6;
+#ifdef __AVX512F__
+constexpr int VECTORS = 4;
+#else
 constexpr int VECTORS = 2;
+#endif
 constexpr int PANEL = VECTORS * LANES;
+constexpr int64_t LINE = 16;          // floats in a line of the cache
+constexpr int64_t AHEAD = 32;         // channels whose weights are fetched ahead
 constexpr int64_t DEPTH = 512;       // products added up before sums go back to memory
 constexpr int64_t BLOCK = 24 * TILE;  // most places that a panel of weights is used for: their inputs stay in L2
 constexpr int64_t LAID_OUT = 256;     // most places laid out together for sums over places
@@ -25,16 +31,58 @@ constexpr int64_t LAID_OUT = 256;     // most places laid out together for sums 
 // Numbers that are written before they are read: nothing to clear.
 class Room {
    public:
-    explicit Room(int64_t count) : numbers(new float[count]) {}
-    float* data() const { return numbers.get(); }
+    explicit Room(int64_t count) : numbers(static_cast<float*>(::operator new[](count * sizeof(float), ALIGNED))) {}
+    ~Room() { ::operator delete[](numbers, ALIGNED); }
+    Room(const Room&) = delete;
+    float* data() const { return numbers; }
 
    private:
-    std::unique_ptr<float[]> numbers;
+    // vectors that begin with a line of the cache are read at once
+    static constexpr std::align_val_t ALIGNED{64};
+    float* const numbers;
 };
+
+// places whose sums of few vectors are added up together, or registers would stay empty
+template <int WIDE>
+constexpr int MANY = VECTORS >= 4 && WIDE <= 2 ? 12 : TILE;
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 inline int64_t in_panels(int64_t count) { return ceil_div(count, PANEL) * PANEL; }
+
+// What is multiplied at once: a number, or two bfloat16 that follow each other, the first in the lower half.
+typedef uint32_t Pair;
+template <typename T>
+struct Multiplied {
+    using Word = float;
+};
+template <>
+struct Multiplied<uint16_t> {
+    using Word = Pair;
+};
+template <typename T>
+using Word = typename Multiplied<T>::Word;
+// numbers in one
+template <typename T>
+constexpr int64_t IN_WORD = sizeof(Word<T>) / sizeof(T);
+
+inline __attribute__((always_inline)) Floats product(const Floats& sum, float factor, const Floats& factors) {
+    return sum + factor * factors;
+}
+
+#ifdef __AVX512BF16__
+constexpr bool HALVES = true;
+
+// sums and products in float32, without denormal numbers
+inline __attribute__((always_inline)) Floats product(const Floats& sum, Pair factor, const Words& factors) {
+    return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)_mm512_set1_epi32(int(factor)), (__m512bh)factors);
+}
+#else
+constexpr bool HALVES = false;
+#endif
+
+inline Floats factors_at(const float* from) { return load(from, LANES); }
+inline Words factors_at(const Pair* from) { return read<Words>(from, LANES); }
 
 // Sums of ROWS places (or outputs) and WIDE vectors, whole ones only: rests would keep them from staying in registers.
 template <int ROWS, int WIDE>
@@ -51,13 +99,13 @@ struct Sums {
     }
 
     // += value(row) * panel[0..]
-    template <class Value>
-    inline __attribute__((always_inline)) void add(const float* panel, const Value& value) {
-        Floats factors[WIDE];
-        for (int vector = 0; vector < WIDE; ++vector) factors[vector] = load(panel + vector * LANES, LANES);
+    template <class Number, class Value>
+    inline __attribute__((always_inline)) void add(const Number* panel, const Value& value) {
+        decltype(factors_at(panel)) factors[WIDE];
+        for (int vector = 0; vector < WIDE; ++vector) factors[vector] = factors_at(panel + vector * LANES);
         for (int row = 0; row < ROWS; ++row) {
-            const float factor = value(row);
-            for (int vector = 0; vector < WIDE; ++vector) of[row][vector] += factor * factors[vector];
+            const Number factor = value(row);
+            for (int vector = 0; vector < WIDE; ++vector) of[row][vector] = product(of[row][vector], factor, factors[vector]);
         }
     }
 };
@@ -68,17 +116,10 @@ struct Ending {
     float least, most;
     bool swish;  // x * relu6(x + 3) / 6, instead of bounds
 
-    template <class Number>
-    static inline __attribute__((always_inline)) Number between(Number value, float least, float most) {
-        // comparisons are such that what is not a number stays one
-        value = value < least ? Number{} + least : value;
-        return value > most ? Number{} + most : value;
-    }
-
-    template <class Number>
-    inline __attribute__((always_inline)) Number finish(Number sum) const {
-        if (swish) return sum * between(sum + 3.0f, 0.0f, 6.0f) * (1.0f / 6.0f);
-        return between(sum, least, most);
+    inline __attribute__((always_inline)) Floats finish(const Floats& sum) const {
+        const Floats none = {};
+        if (swish) return sum * at_most(none + 6.0f, at_least(none, sum + 3.0f)) * (1.0f / 6.0f);
+        return at_most(none + most, at_least(none + least, sum));
     }
 
     // Nothing but the same biases.
@@ -88,7 +129,7 @@ struct Ending {
     }
 };
 
-// A part of every sum: taps first..last, channels from..to; the whole sum goes through all parts in order.
+// A part of every sum: taps first..last, channels (or pairs of them) from..to; the whole sum goes through all parts in order.
 struct Part {
     int64_t first_tap, last_tap, from, to;
     bool begins, ends;
@@ -108,22 +149,26 @@ std::vector<Part> parts(int64_t taps, int64_t channels) {
 
 // Where sums lie between their parts, rows of PANEL, and where they go when finished, rows `stride` apart, as is what is
 // added to them then, if anything.
+template <typename To>
 struct Target {
-    float *sums, *finished;
+    float* sums;
+    To* finished;
     int64_t stride;
-    const float* added;
+    const To* added;
 };
 
 // Rows that are summed over: of[tap * BLOCK + place]; `zeros` is the row of zeros that stands for padding, if any.
+template <class Number>
 struct Rows {
-    const float* const* of;
-    const float* zeros;
+    const Number* const* of;
+    const Number* zeros;
 };
 
-// One part of the sums of ROWS places and WIDE vectors of outputs.
-template <int ROWS, int WIDE>
-inline __attribute__((always_inline)) void add_part(const Part& part, const Rows& rows, const float* panel,
-                                                    const Ending& ending, const Target& target, int64_t first) {
+// One part of the sums of ROWS places, of `count`, and WIDE vectors of outputs, the last of which has `last` numbers.
+template <int ROWS, int WIDE, class Number, typename To>
+inline __attribute__((always_inline)) void add_part(const Part& part, const Rows<Number>& rows, const Number* panel,
+                                                    const Ending& ending, const Target<To>& target, int64_t last,
+                                                    int64_t first, int64_t count) {
     Sums<ROWS, WIDE> sums;
     float* const between = target.sums + first * PANEL;
     if (part.begins)
@@ -134,72 +179,82 @@ inline __attribute__((always_inline)) void add_part(const Part& part, const Rows
         sums.each([&](Floats& sum, int row, int column) __attribute__((always_inline)) {
             sum = load(between + row * PANEL + column, LANES);
         });
+    if (target.added && part.ends)
+        for (int row = 0; row < ROWS; ++row)
+            for (int column = 0; column < WIDE * LANES; column += LANES)
+                __builtin_prefetch(target.added + (first + row) * target.stride + column);
     for (int64_t tap = part.first_tap; tap < part.last_tap; ++tap) {
-        const float* from[ROWS];
+        const Number* from[ROWS];
         bool nothing = true;
         for (int row = 0; row < ROWS; ++row) {
             from[row] = rows.of[tap * BLOCK + first + row];
             nothing &= from[row] == rows.zeros;
         }
+        // the next places' rows: so many short runs are more than processors foresee
+        if (part.to - part.from >= 2 * LINE && first + 2 * ROWS <= count)
+            for (int row = 0; row < ROWS; ++row) {
+                const Number* const next = rows.of[tap * BLOCK + first + ROWS + row];
+                for (int64_t at = part.from; at < part.to; at += LINE) __builtin_prefetch(next + at);
+            }
         if (nothing) {
             panel += (part.to - part.from) * PANEL;
             continue;
         }
-        for (int64_t channel = part.from; channel < part.to; ++channel, panel += PANEL)
+        for (int64_t channel = part.from; channel < part.to; ++channel, panel += PANEL) {
+            // where weights are many they come from far
+            for (int vector = 0; vector < WIDE; ++vector) __builtin_prefetch(panel + AHEAD * PANEL + vector * LANES);
             sums.add(panel, [&](int row) __attribute__((always_inline)) { return from[row][channel]; });
+        }
     }
     if (!part.ends)
         return sums.each([&](Floats& sum, int row, int column) __attribute__((always_inline)) {
             store(sum, between + row * PANEL + column, LANES);
         });
+    const auto lanes = [&](int column) __attribute__((always_inline)) {
+        return column + LANES < WIDE * LANES ? LANES : last;
+    };
     if (target.added) {
-        const float* const added = target.added + first * target.stride;
+        const To* const added = target.added + first * target.stride;
         sums.each([&](Floats& sum, int row, int column) __attribute__((always_inline)) {
-            sum += load(added + row * target.stride + column, LANES);
+            sum += load(added + row * target.stride + column, lanes(column));
         });
     }
-    float* const finished = target.finished + first * target.stride;
+    To* const finished = target.finished + first * target.stride;
     sums.each([&](Floats& sum, int row, int column) __attribute__((always_inline)) {
-        store(ending.finish(sum), finished + row * target.stride + column, LANES);
+        store(ending.finish(sum), finished + row * target.stride + column, lanes(column));
     });
 }
 
-// One part of the sums of `count` places.
-template <int WIDE>
-void add_part(const Part& part, const Rows& rows, int64_t count, const float* panel, const Ending& ending,
-              const Target& target) {
+// One part of the sums of `count` places and `width` outputs, a panel's or fewer.
+template <int WIDE = VECTORS, class Number, typename To>
+void add_part(const Part& part, const Rows<Number>& rows, int64_t count, const Number* panel, const Ending& ending,
+              const Target<To>& target, int64_t width) {
+    if constexpr (WIDE > 1)
+        if (width <= (WIDE - 1) * LANES) return add_part<WIDE - 1>(part, rows, count, panel, ending, target, width);
+    const int64_t last = width - (WIDE - 1) * LANES;
     int64_t place = 0;
-    for (; place + TILE <= count; place += TILE) add_part<TILE, WIDE>(part, rows, panel, ending, target, place);
-    // fewer rows take nearly as long as a tile
-    for (; place + 3 <= count; place += 3) add_part<3, WIDE>(part, rows, panel, ending, target, place);
-    for (; place < count; ++place) add_part<1, WIDE>(part, rows, panel, ending, target, place);
-}
-
-// The same for `width` outputs: finished sums go one by one where these are no whole vectors.
-void add_part(const Part& part, const Rows& rows, int64_t count, const float* panel, const Ending& ending,
-              const Target& target, int64_t width) {
-    if (width == PANEL) return add_part<VECTORS>(part, rows, count, panel, ending, target);
-    if (width == LANES) return add_part<1>(part, rows, count, panel, ending, target);
-    add_part<VECTORS>(part, rows, count, panel, ending.linear(), {target.sums, target.sums, PANEL, nullptr});
-    if (!part.ends) return;
-    for (int64_t place = 0; place < count; ++place)
-        for (int64_t column = 0; column < width; ++column) {
-            const int64_t at = place * target.stride + column;
-            const float sum = target.sums[place * PANEL + column] + (target.added ? target.added[at] : 0.0f);
-            target.finished[at] = ending.finish(sum);
-        }
+    for (; place + MANY<WIDE> <= count; place += MANY<WIDE>)
+        add_part<MANY<WIDE>, WIDE>(part, rows, panel, ending, target, last, place, count);
+    for (; place + TILE <= count; place += TILE)
+        add_part<TILE, WIDE>(part, rows, panel, ending, target, last, place, count);
+    // with few vectors fewer rows take nearly as long as a tile
+    for (; place + 3 <= count; place += 3) add_part<3, WIDE>(part, rows, panel, ending, target, last, place, count);
+    if (place + 2 <= count) add_part<2, WIDE>(part, rows, panel, ending, target, last, place, count), place += 2;
+    if (place < count) add_part<1, WIDE>(part, rows, panel, ending, target, last, place, count);
 }
 
 // body(to, stride, whole vectors) for `rows` rows of `width` sums at `to`, `stride` apart, by way of a copy where they are
 // not TILE rows of whole vectors
-template <class Body>
+template <int WIDE = VECTORS, class Body>
 inline __attribute__((always_inline)) void in_tile(float* to, int64_t stride, int64_t rows, int64_t width,
                                                    const Body& body) {
-    if (rows == TILE && width == PANEL) return body(to, stride, std::integral_constant<int, VECTORS>{});
-    if (rows == TILE && width == LANES) return body(to, stride, std::integral_constant<int, 1>{});
+    if constexpr (WIDE > 1)
+        if (width <= (WIDE - 1) * LANES) return in_tile<WIDE - 1>(to, stride, rows, width, body);
+    const std::integral_constant<int, WIDE> wide;
+    if (rows == TILE && width == WIDE * LANES) return body(to, stride, wide);
     float copy[TILE * PANEL] = {};
     for (int64_t row = 0; row < rows; ++row) std::memcpy(copy + row * PANEL, to + row * stride, width * sizeof(float));
-    body(copy, int64_t(PANEL), std::integral_constant<int, VECTORS>{});
+    body(copy, int64_t(PANEL), wide);
     for (int64_t row = 0; row < rows; ++row) std::memcpy(to + row * stride, copy + row * PANEL, width * sizeof(float));
 }
 

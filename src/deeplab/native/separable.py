@@ -20,7 +20,7 @@ from deeplab.native.winograd import Ending
 
 KERNEL = Kernel(
     __name__,
-    {"deeplab_separable": (INT, POINTER, LONG, LONG, *[POINTER] * 10)},
+    {"deeplab_separable": (INT, POINTER, LONG, LONG, INT, *[POINTER] * 10)},
 )
 
 
@@ -40,7 +40,7 @@ class Upsampled(ctypes.Structure):
 
 
 class Filter(NamedTuple):
-    """A depthwise convolution's weights, a row for each tap, and its biases."""
+    """A depthwise convolution's weights, a row for each tap, and its biases; float32."""
 
     weight: torch.Tensor
     bias: torch.Tensor
@@ -48,10 +48,12 @@ class Filter(NamedTuple):
 
 
 def by_tap(weight: torch.Tensor, bias: torch.Tensor | None) -> Filter:
-    """Weights [C, 1, K, K] and biases [C], float32; K is 3 or 5."""
+    """Weights [C, 1, K, K] and biases [C]; K is 3 or 5."""
     channels, _, kernel, _ = weight.shape
-    biases = weight.new_zeros(channels) if bias is None else bias.detach().clone()
-    return Filter(weight.detach().reshape(channels, -1).t().contiguous(), biases, kernel)
+    biases = torch.zeros(channels)
+    if bias is not None:
+        biases.copy_(bias.detach())
+    return Filter(weight.detach().float().reshape(channels, -1).t().contiguous(), biases, kernel)
 
 
 def separable_conv(
@@ -68,7 +70,7 @@ def separable_conv(
     """`project(depthwise(expand(x)))`, plus `added`; each step has its ending.
 
     Args:
-        x: float32 [N, C, H, W], channels last.
+        x: float32 or bfloat16 [N, C, H, W], channels last; so is all that is given besides.
         expand, project: packed 1x1 convolutions; None where there is none.
         place: how the depthwise kernel moves.
         endings: of the three, in their order.
@@ -76,7 +78,7 @@ def separable_conv(
         behind: a map that x's channels come behind, resized to x's size by a rule; there is no expansion then.
 
     Returns:
-        float32 [N, out, H', W'], channels last.
+        [N, out, H', W'] of x's dtype, channels last. In bfloat16 sums are float32, and so is what is expanded.
 
     Raises:
         RuntimeError: `added` has another shape.
@@ -88,18 +90,19 @@ def separable_conv(
     )
     outputs = hidden if project is None else project.outputs
     shape = (x.shape[0], outputs, len(rows), len(columns))
-    target = torch.empty(shape, memory_format=torch.channels_last)
+    target = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
     if added is not None and added.shape != shape:
         raise RuntimeError(f"added is {tuple(added.shape)}, the convolution {shape}")
     images, channels, height, width = x.shape
     sizes = (images, channels, height, width, hidden, outputs, len(rows), len(columns))
-    upsampled = None if behind is None else _upsampled(*behind, (height, width))
+    small = None if behind is None else upsampled(*behind, (height, width))
     KERNEL.library.deeplab_separable(
         (ctypes.c_int64 * 8)(*sizes),
         depthwise.kernel,
         torch.get_num_threads(),
+        x.dtype == torch.bfloat16,
         x.data_ptr(),
-        upsampled,
+        small,
         _pointers(expand),
         _pointers(depthwise),
         _pointers(project),
@@ -112,7 +115,8 @@ def separable_conv(
     return target
 
 
-def _upsampled(small: torch.Tensor, rule: ResizeRule, size: tuple[int, int]) -> Any:
+def upsampled(small: torch.Tensor, rule: ResizeRule, size: tuple[int, int]) -> Any:
+    """A map [N, C, h, w], channels last, that is resized to a size, for kernels."""
     _, channels, height, width = small.shape
     rows, columns = axis(height, size[0], rule), axis(width, size[1], rule)
     tables = (table.ctypes.data for table in (rows.low, columns.low, rows.far, columns.far))

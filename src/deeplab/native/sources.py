@@ -12,6 +12,7 @@ KERNELS: dict[str, tuple[str, ...]] = {
     "deeplab.native.confusion": ("confusion.cpp", "share_out.hpp"),
     "deeplab.native.dense_conv": ("dense_conv.cpp", "products.hpp", "lanes.hpp"),
     "deeplab.native.depthwise": ("depthwise.cpp", "taps.hpp", "lanes.hpp"),
+    "deeplab.native.int8": ("int8_conv.cpp", "byte_products.hpp", "taps.hpp", "lanes.hpp"),
     "deeplab.native.norm_act": ("norm_act.cpp", "lanes.hpp"),
     "deeplab.native.separable": ("separable.cpp", "products.hpp", "taps.hpp", "lanes.hpp"),
     "deeplab.native.upsample_argmax": ("upsample_argmax.cpp",),
@@ -24,11 +25,19 @@ FLAGS = ("-std=c++17", "-O3", "-fPIC", "-pthread")
 OPENMP = "-fopenmp"
 
 # What a wheel for Linux on x86-64 has each kernel for, best first, and the instructions that each takes for granted, as
-# Linux calls them. There is none with bfloat16: no kernel computes in it, so its code would be that of v4.
+# Linux calls them. The best one sums products of bfloat16 and of bytes in one instruction.
 _V3 = frozenset(["avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "abm", "movbe", "xsave"])
+_V4 = _V3 | frozenset(["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"])
 LEVELS: dict[str, frozenset[str]] = {
-    "x86-64-v4": _V3 | frozenset(["avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"]),
+    "x86-64-v4-dot": _V4 | frozenset(["avx512_bf16", "avx512_vnni"]),
+    "x86-64-v4": _V4,
     "x86-64-v3": _V3,
+}
+# what compilers call them
+MACHINES: dict[str, tuple[str, ...]] = {
+    "x86-64-v4-dot": ("-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni"),
+    "x86-64-v4": ("-march=x86-64-v4",),
+    "x86-64-v3": ("-march=x86-64-v3",),
 }
 # folder in the package that holds them: LEVEL/NAME.so
 SHIPPED = "native/shipped"

@@ -17,7 +17,7 @@ namespace {
 
 constexpr int SIDE = 4, REACH = 6, ENTRIES = REACH * REACH, TAPS = 3;
 // squares and outputs that are worked on together: their 36 entries stay near the processor
-constexpr int64_t SQUARES = 8 * TILE, GROUP = 4 * PANEL;
+constexpr int64_t SQUARES = 8 * TILE, GROUP = 8 * LANES;
 // entries of one buffer lie so much more apart than they are long, or all would fall into the same lines of L1
 constexpr int64_t APART = 16;
 
@@ -213,10 +213,11 @@ void correlate(const Shape& shape, const float* source, const float* packed, con
                     const float* const weights = packed + entry * in_panels(shape.outputs) * shape.channels;
                     for (const Part& part : all)
                         for (int64_t output = group; output < last; output += PANEL)
-                            add_part(part, {rows.data(), nullptr}, count,
+                            add_part(part, Rows<float>{rows.data(), nullptr}, count,
                                      weights + output * shape.channels + part.from * PANEL, none,
-                                     {sums.data() + (output - group) * most,
-                                      products.data() + entry * between + output - group, width, nullptr},
+                                     Target<float>{sums.data() + (output - group) * most,
+                                                   products.data() + entry * between + output - group, width,
+                                                   nullptr},
                                      std::min<int64_t>(PANEL, shape.outputs - output));
                 }
                 for (int64_t square = begin; square < end; ++square)
@@ -262,7 +263,7 @@ void weight_gradient(const Shape& shape, const float* source, const float* gradi
     const Squares squares(shape);
     const int64_t most = std::min(LAID_OUT, squares.count()), size = shape.outputs * shape.channels;
     const int64_t step = most * shape.channels + APART, between = most * shape.outputs + APART;
-    const int64_t group = 16 * PANEL;
+    const int64_t group = 32 * LANES;
     const std::vector<float> zeros(std::max(shape.channels, shape.outputs));
     const Room inputs(ENTRIES * step), gradients(ENTRIES * between);
 #pragma omp parallel

@@ -7,21 +7,26 @@ conv(x, w * factor) + offset. Logits agree to about 1e-5 of the largest in float
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import nn
 
 from deeplab.errors import UserError
+from deeplab.heads.classifier import Classifier
 from deeplab.heads.decoder import DecoderStage
 from deeplab.heads.packed_decoder import PackedDecoderStage
 from deeplab.layers.conv import AtrousConv2d, ConvNormAct, SeparableConv
+from deeplab.layers.int8_conv import Int8Conv, PassedConv
 from deeplab.layers.inverted_residual import InvertedResidual
 from deeplab.layers.packed_conv import FUSED, PackedConv
 from deeplab.layers.packed_separable import PackedInvertedResidual, PackedSeparableConv
 from deeplab.model.network import DeepLab
+from deeplab.native.int8 import Range
 
+NO_RANGES: Mapping[str, Range] = MappingProxyType({})
 PRECISIONS = ("float32", "bfloat16")
 ONE_PASS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     SeparableConv: PackedSeparableConv.of,
@@ -30,7 +35,13 @@ ONE_PASS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
 }
 
 
-def for_inference(model: DeepLab, *, device: torch.device, precision: str = "float32") -> DeepLab:
+def for_inference(
+    model: DeepLab,
+    *,
+    device: torch.device,
+    precision: str = "float32",
+    ranges: Mapping[str, Range] = NO_RANGES,
+) -> DeepLab:
     """A copy of `model` in eval mode, as fast as it gets on `device`.
 
     Models from quantised files keep their own arithmetic, and everything on the way to it.
@@ -40,6 +51,7 @@ def for_inference(model: DeepLab, *, device: torch.device, precision: str = "flo
         device: where the copy goes.
         precision: 'bfloat16' computes with 8 bits of mantissa, twice as fast where the processor has such
             instructions; labels change at some edges.
+        ranges: of convolutions, by name, that compute in 8 bits on processors, see `deeplab.prediction.int8.ranges`.
 
     Raises:
         UserError: no such precision, or bfloat16 for a model that computes in 8 bits.
@@ -61,7 +73,8 @@ def for_inference(model: DeepLab, *, device: torch.device, precision: str = "flo
     if device.type == "cpu" and not model.eight_bit:
         # a packed layer holds its activation, where 8-bit arithmetic does not look for it
         ready.eight_bit_tables = None
-        _pack(ready)
+        _pack(ready, ranges)
+        _join_classifier(ready)
     return ready
 
 
@@ -91,7 +104,24 @@ def _fold(layer: ConvNormAct, norm: nn.BatchNorm2d) -> None:
     layer.norm = nn.Identity()
 
 
-def _pack(model: nn.Module) -> None:
+def _join_classifier(model: DeepLab) -> None:
+    """The largest map of a v3+ network in 8 bits is read by its classifier alone: neither write nor read it."""
+    classifiers = [each for each in model.classifiers.values() if isinstance(each, Classifier)]
+    stage = None if model.decoder is None else model.decoder.stages[-1]
+    if not isinstance(stage, DecoderStage) or stage.merge != "concat" or len(classifiers) != 1:
+        return
+    convs, last = classifiers[0].convs, stage.convs[-1]
+    conv = convs[0]
+    if (
+        len(convs) == 1
+        and isinstance(conv, Int8Conv)
+        and isinstance(last, PackedSeparableConv)
+        and last.joins(conv)
+    ):
+        convs[0] = PassedConv.on(conv, conv.values)
+
+
+def _pack(model: nn.Module, ranges: Mapping[str, Range] = NO_RANGES) -> None:
     """Replace every convolution by its packed form, with the activation behind it where oneDNN knows that."""
     for layer in model.modules():
         if isinstance(layer, ConvNormAct):
@@ -103,6 +133,11 @@ def _pack(model: nn.Module) -> None:
         for name, child in layer.named_children():
             if type(child) is AtrousConv2d:
                 setattr(layer, name, PackedConv.of(child, nn.Identity()))
+    for place, layer in list(model.named_modules()):
+        for name, child in layer.named_children():
+            values = ranges.get(f"{place}.{name}".lstrip("."))
+            if values is not None:
+                setattr(layer, name, Int8Conv.on(child, values))
     # when all that they consist of is packed
     for layer in list(model.modules()):
         for name, child in layer.named_children():

@@ -33,7 +33,7 @@ class Labelling:
         engine: "torch", "openvino" or "onnxruntime" compute the network (extras `openvino`, `onnx`), or "auto", the
             fastest that is installed; see `deeplab.prediction.runtimes`.
         precision: "float32", "bfloat16": up to twice as fast where the processor has instructions for it, labels
-            change at some edges; "int8": faster again, with engine "openvino" or "auto" only (extra `int8`).
+            change at some edges; "int8": faster again, on processors (with engine "openvino" by extra `int8`).
         device: "auto" takes a CUDA GPU if there is one; else as torch names them.
         calibration: for int8, some dozens of photos like those that the model will see.
         threshold: of models of two classes: a pixel is of the second where its probability (of a model with a sigmoid,
@@ -43,7 +43,7 @@ class Labelling:
     Raises:
         UserError: a scale that is not positive, or beyond reason, a threshold that is not between 0 and 1, no such
             precision, a CRF together with windows, seams that several passes or another engine cannot have, or int8
-            with PyTorch or without photos to calibrate with, or such photos without int8.
+            without photos to calibrate with, or such photos without int8.
     """
 
     scales: tuple[float, ...] = (1.0,)
@@ -86,12 +86,10 @@ class Labelling:
                 f"engine {self.engine} cannot show a network what lies beyond a window",
                 fix=f"engine {TORCH}, or --seams blend",
             )
-        if self.precision == INT8 and self.engine == TORCH:
-            raise UserError(f"engine {TORCH} has no precision {INT8}", fix="engine openvino")
         if self.calibration and self.precision != INT8:
             raise UserError(
                 f"precision {self.precision} takes no calibration photos",
-                fix=f"precision {INT8} with engine openvino, or leave them out",
+                fix=f"precision {INT8}, or leave them out",
             )
         if self.precision == INT8 and not self.calibration:
             raise UserError(

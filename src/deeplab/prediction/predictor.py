@@ -19,6 +19,7 @@ from deeplab.model.network import DeepLab
 from deeplab.native.upsample_argmax import label_dtype
 from deeplab.prediction.fold import folded, for_inference
 from deeplab.prediction.inference import finite, predict, predict_labels
+from deeplab.prediction.int8 import ranges
 from deeplab.prediction.labelling import AS_IT_IS, AUTO, INT8, TORCH, Labelling
 from deeplab.prediction.network import Network
 from deeplab.prediction.runtimes import engine_network
@@ -86,7 +87,7 @@ class Predictor:
             model = _at_threshold(model, how.threshold)
         # auto changes no label of several passes: other engines take resized photos rounded
         torch_only = not how.one_pass or how.seams != "blend"
-        engine = TORCH if how.engine == AUTO and how.precision != INT8 and torch_only else how.engine
+        engine = TORCH if how.engine == AUTO and torch_only else how.engine
         if model.config.pixels.bands:
             if how.engine not in (AUTO, TORCH) or how.precision == INT8:
                 raise UserError(
@@ -109,7 +110,7 @@ class Predictor:
                 network = RuntimeNetwork(run, source, one_pass=how.one_pass)
                 stride = source.output_stride
                 return cls(network, model.labels, device=device, how=how, engine=name, output_stride=stride)
-        ready = _at_stride(for_inference(model, device=device, precision=how.precision), how.output_stride)
+        ready = _at_stride(_made_ready(model, device, how), how.output_stride)
         return cls(ready, model.labels, device=device, how=how, output_stride=ready.output_stride)
 
     def photo(self, image: PhotoLike) -> np.ndarray:
@@ -225,6 +226,20 @@ class Predictor:
 def _refuse_unless_memory(error: Exception) -> None:
     if not ran_out_of_memory(error):
         raise error
+
+
+def _made_ready(model: DeepLab, device: torch.device, how: Labelling) -> DeepLab:
+    if how.precision != INT8:
+        return for_inference(model, device=device, precision=how.precision)
+    if model.eight_bit:
+        raise UserError(f"precision {INT8}: this model computes in 8 bits of its own", fix="leave it out")
+    if device.type != "cpu":
+        raise UserError(
+            f"precision {INT8} runs on processors, and the device is {device}",
+            fix="device cpu, or another precision",
+        )
+    found = ranges(_at_stride(folded(model).eval(), how.output_stride), list(map(as_photo, how.calibration)))
+    return for_inference(model, device=device, ranges=found)
 
 
 def _at_threshold(model: DeepLab, threshold: float) -> DeepLab:

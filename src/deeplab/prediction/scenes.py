@@ -11,7 +11,9 @@ import json
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +28,7 @@ from deeplab.prediction.predictor import Predictor
 from deeplab.prediction.tiles import Gathered, Tiles
 from deeplab.prediction.windows import Place
 from deeplab.system.reading import beginning, foreign, plain_file, read_bytes
-from deeplab.system.writing import Appended, cannot_write, whole_file, write_whole
+from deeplab.system.writing import Appended, cannot_write, hold_folder, whole_file, write_whole
 
 # labels of more classes have no room for a value that is none
 MOST_NARROW, NO_CLASS = 255, 65535
@@ -73,41 +75,15 @@ def label_scene(
     narrow = len(spec.classes) <= MOST_NARROW
     nodata, dtype = (spec.ignore_label, "uint8") if narrow else (NO_CLASS, "uint16")
     way = predictor.sliding(scene.size)
+    read = _reader(predictor, scene)
     everything = scene.size[0] * scene.size[1]
-    wanted = predictor.network.config.pixels.read_as()
-
-    def read(place: Place, *, all_of_it: bool = False) -> torch.Tensor | None:
-        mask = scene.mask(*place)
-        if mask is not None and not mask.any() and not all_of_it:
-            return None
-        values = scene.read(*place)
-        if mask is not None and wanted is not None and values.shape[2] == len(wanted.names):
-            # what stands for no data may be out of any range; the mean says nothing
-            values[~mask] = np.asarray(predictor.network.config.pixels.mean).astype(values.dtype)
-        try:
-            return predictor.images(predictor.photo(values))
-        except UserError as error:
-            raise UserError(
-                f"its bands ({', '.join(scene.bands)}; {values.dtype}) are not what the model takes: {error.what}",
-                allowed=error.allowed,
-                fix=f"--bands names those to read{'' if wanted else ', gdal_translate -ot Byte -scale makes 8 bits'}",
-                file=scene.path,
-            ) from error
-
-    if wanted is None and len(scene.bands) not in (1, 3):
-        raise UserError(
-            f"has {len(scene.bands)} bands ({', '.join(scene.bands)}), and the model takes RGB",
-            allowed="three, or a grey one",
-            fix="--bands names those to read",
-            file=scene.path,
-        )
-    ledger = Ledger(target.parent / f".{target.name}.work", _key(predictor, scene))
-    try:
+    folder = target.parent / f".{target.name}.work"
+    with hold_folder(folder, "labelling into"), closing(Ledger(folder, _key(predictor, scene))) as ledger:
         if isinstance(way, Tiles):
             way.gathered = ledger.gathered()
-            exact = predictor.how.seams == "exact"
             seen = sum(place.height * place.width for place in way.places[: way.gathered.following])
-            for place in way.gather(lambda place: read(place, all_of_it=exact)):
+            # the means of the whole image are of places without data, too
+            for place in way.gather(partial(read, all_of_it=predictor.how.seams == "exact")):
                 ledger.keep(way.gathered)
                 seen = seen % everything + place.height * place.width
                 on_progress(Progress("looking", seen, everything))
@@ -121,31 +97,67 @@ def label_scene(
             ledger.add(labels)
             done += labels.size
             on_progress(Progress("labelling", done, everything))
-    finally:
-        ledger.close()
-    parts = (
-        (place.top, place.left, np.frombuffer(content, dtype).reshape(place.height, place.width))
-        for place, content in zip(way.places, ledger.contents(), strict=True)
-    )
-    counts = write_label_raster(
-        target,
-        parts,
-        size=scene.size,
-        dtype=dtype,
-        place=scene.placed(),
-        nodata=nodata,
-        palette=np.array(spec.palette, np.uint8),
-        classes=spec.classes,
-    )
-    ledger.remove()
+        parts = (
+            (place.top, place.left, np.frombuffer(content, dtype).reshape(place.height, place.width))
+            for place, content in zip(way.places, ledger.contents(), strict=True)
+        )
+        counts = write_label_raster(
+            target,
+            parts,
+            size=scene.size,
+            dtype=dtype,
+            place=scene.placed(),
+            nodata=nodata,
+            palette=np.array(spec.palette, np.uint8),
+            classes=spec.classes,
+            drafts=folder,
+        )
+        ledger.remove()
     return counts
+
+
+def _reader(predictor: Predictor, scene: Scene) -> Callable[..., torch.Tensor | None]:
+    """The scene as the network takes it, see `Read`; `all_of_it=True` reads windows without data, too.
+
+    Raises:
+        UserError: bands that the model does not take; which are only known when they are read, raise it then.
+    """
+    pixels = predictor.network.config.pixels
+    wanted = pixels.read_as()
+    if wanted is None and len(scene.bands) not in (1, 3):
+        raise UserError(
+            f"has {len(scene.bands)} bands ({', '.join(scene.bands)}), and the model takes RGB",
+            allowed="three, or a grey one",
+            fix="--bands names those to read",
+            file=scene.path,
+        )
+
+    def read(place: Place, *, all_of_it: bool = False) -> torch.Tensor | None:
+        mask = scene.mask(*place)
+        if mask is not None and not mask.any() and not all_of_it:
+            return None
+        values = scene.read(*place)
+        if mask is not None and wanted is not None and values.shape[2] == len(wanted.names):
+            # what stands for no data may be out of any range; the mean says nothing
+            values[~mask] = np.asarray(pixels.mean).astype(values.dtype)
+        try:
+            return predictor.images(predictor.photo(values))
+        except UserError as error:
+            raise UserError(
+                f"its bands ({', '.join(scene.bands)}; {values.dtype}) are not what the model takes: {error.what}",
+                allowed=error.allowed,
+                fix=f"--bands names those to read{'' if wanted else ', gdal_translate -ot Byte -scale makes 8 bits'}",
+                file=scene.path,
+            ) from error
+
+    return read
 
 
 class Ledger:
     """Blocks that are done, in a folder that a run leaves to the one after it.
 
     Args:
-        folder: made if missing; one of another key is emptied.
+        folder: is there; what it keeps of another key is thrown away.
         key: what the blocks depend on.
 
     Attributes:
@@ -163,8 +175,8 @@ class Ledger:
             if beginning(folder / "key", len(key) + 1) == key.encode():
                 self._take_over()
             else:
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir(parents=True)
+                for kept in (self._labels, self._lines, self._means):
+                    kept.unlink(missing_ok=True)
                 write_whole(folder / "key", key)
         except OSError as error:
             raise cannot_write(folder, error) from error

@@ -64,12 +64,21 @@ class Segmentation:
             ignore_label=self.spec.ignore_label,
         )
 
-    def save(self, directory: str | PathLike[str], *, name: str) -> tuple[Path, Path]:
-        """Write NAME_labels.png (indices, with the palette) and NAME_overlay.png; returns both paths."""
+    def save(
+        self, directory: str | PathLike[str], *, name: str, overlay: bool = True
+    ) -> tuple[Path, Path | None]:
+        """Write NAME_labels.png (indices, with the palette) and, unless it is not wanted, NAME_overlay.png.
+
+        Returns:
+            Both paths; None for an overlay that was not drawn.
+
+        Raises:
+            UserError: one cannot be written.
+        """
         folder = Path(directory)
         palette = np.array(self.spec.palette, np.uint8)
         labels = save_label_map(self.labels, folder / f"{name}_labels.png", palette=palette)
-        return labels, save_png(self.overlay(), folder / f"{name}_overlay.png")
+        return labels, save_png(self.overlay(), folder / f"{name}_overlay.png") if overlay else None
 
 
 class Segmenter:

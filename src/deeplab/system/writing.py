@@ -21,6 +21,7 @@ from deeplab.errors import UserError
 ELSEWHERE = "name another place"
 ENDING = ".tmp"
 NO_UTF8 = "backslashreplace"
+LOCK_NAME = ".lock"
 
 
 @contextmanager
@@ -40,7 +41,7 @@ def whole_file(
     path = Path(path)
     beside = path.parent / f".{uuid.uuid4().hex}{ENDING}"
     try:
-        refuse_what_is_no_file(path)
+        _refuse_what_is_no_file(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(beside, "xb") as file:
             yield file
@@ -134,6 +135,42 @@ class Appended:
         self._file.close()
 
 
+@contextmanager
+def hold_folder(folder: Path, doing: str) -> Iterator[None]:
+    """Keep other processes from writing into `folder`, which is made if missing; ends with this process.
+
+    Args:
+        folder: what killed processes left half written in it is removed.
+        doing: what this one does, such as "training into".
+
+    Raises:
+        UserError: another process holds it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _refuse_what_is_no_file(folder / LOCK_NAME)
+        # where it is a link, the file that it leads to keeps what it holds
+        lock = (folder / LOCK_NAME).open("a")
+    except OSError as error:
+        raise cannot_write(folder / LOCK_NAME, error, "name another folder") from error
+    with lock as file:
+        try:
+            # of this process alone: a lock by flock would live on in data workers that survive a kill
+            import fcntl
+
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise UserError(
+                f"another process is {doing} {folder}",
+                fix="wait for it or stop it, or name another folder",
+            ) from None
+        except (ImportError, OSError):
+            # Windows, and file systems without locks, do without
+            pass
+        remove_remains(folder)
+        yield
+
+
 def remove_remains(folder: Path) -> None:
     """Remove what killed processes left half written in `folder` and below, while no other writes there."""
     for remains in folder.rglob(f".*{ENDING}"):
@@ -187,7 +224,7 @@ def _keep(path: Path, before: Path) -> None:
             beside.unlink()
 
 
-def refuse_what_is_no_file(path: Path) -> None:
+def _refuse_what_is_no_file(path: Path) -> None:
     """See that a pipe or a device is not waited for, and no file put in its place.
 
     Raises:

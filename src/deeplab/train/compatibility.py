@@ -48,14 +48,15 @@ def refuse_other_backbone(model: DeepLab, other: DeepLab, source: str) -> None:
         UserError: names `source`, each option with both values, and the fix.
     """
     free = FREE | RATES
-    if not any(key.endswith("running_var") for key in model.backbone.state_dict()):
+    if other.config.folded or not any(key.endswith("running_var") for key in model.backbone.state_dict()):
         free = free | {"norm.eps"}
     pairs = _compare(_backbone(model.config), _backbone(other.config))
     wrong = [(f"backbone.{name}", *values) for name, *values in pairs if name not in free]
     # a first convolution for other bands is made anew, for normalised values
-    compared = (
-        {"folded"} if reads_other_bands(model.config.pixels, other.config.pixels) else {"folded", "pixels"}
-    )
+    compared = set() if reads_other_bands(model.config.pixels, other.config.pixels) else {"pixels"}
+    if not other.config.folded:
+        # norms that were folded away can be put back
+        compared.add("folded")
     ours, theirs = (
         config.model_dump(mode="json", include=compared) for config in (model.config, other.config)
     )

@@ -5,12 +5,13 @@
 
 Running statistics are those of crops, with their padding, under weights that moved on; `measure_statistics` takes them
 anew, of whole photos and the weights as they are: Wu and Johnson, "Rethinking Batch in BatchNorm" (arXiv 2105.07576,
-section 3).
+section 3). Published mobile files have their norms folded into biases, and without norms a network hardly trains:
+`put_back` gives them back, as norms that change nothing, and `settle` measures what they would have seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -18,10 +19,13 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from deeplab.layers.conv import ConvNormAct
 from deeplab.model.network import DeepLab
 
 FreezeNorm = Literal["none", "statistics", "all"]
 TOGETHER = 8
+# photos whose statistics norms get that a file had folded; each layer sees some thousand places of each
+SETTLED_BY = 64
 
 
 def freeze_scales(model: nn.Module, freeze: FreezeNorm) -> None:
@@ -48,11 +52,67 @@ def measure_statistics(model: DeepLab, photos: Iterable[np.ndarray]) -> None:
         model: put into eval mode.
         photos: uint8 [H, W, channels] of any size.
     """
-    model.eval()
-    norms, momenta = _norms(model), [norm.momentum for norm in _norms(model)]
-    sums: dict[nn.Module, torch.Tensor] = {}
+    norms = _norms(model)
+    for module, (mean, variance) in _seen_by(model, norms, photos, normalised_by_it=True).items():
+        module.get_buffer("running_mean").copy_(mean)
+        module.get_buffer("running_var").copy_(variance)
 
-    def add(norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+
+def put_back(model: DeepLab, given: dict[str, torch.Tensor]) -> list[str]:
+    """Make the biases of a folded model shifts of norms that change nothing else: mean 0, variance 1, scale 1.
+
+    Args:
+        model: with norms; not changed.
+        given: the folded model's weights; changed to those of `model`.
+
+    Returns:
+        names of the norms.
+    """
+    names = []
+    for name, layer in model.named_modules():
+        bias = given.pop(f"{name}.conv.bias", None) if isinstance(layer, ConvNormAct) else None
+        if bias is None or not isinstance(layer.norm, _BatchNorm):
+            continue
+        ones = torch.ones_like(bias)
+        given |= {
+            f"{name}.norm.weight": ones,
+            f"{name}.norm.bias": bias,
+            f"{name}.norm.running_mean": torch.zeros_like(bias),
+            f"{name}.norm.running_var": ones - layer.norm.eps,
+        }
+        names.append(f"{name}.norm")
+    return names
+
+
+@torch.no_grad()
+def settle(model: DeepLab, names: Sequence[str], photos: Iterable[np.ndarray]) -> None:
+    """Give norms that `put_back` made the mean and variance of what they see of photos; the model computes what it did.
+
+    Scale and shift take back what the statistics do, so that training finds norms as it would have left them.
+
+    Args:
+        model: put into eval mode.
+        names: of the norms.
+        photos: uint8 [H, W, channels] of any size.
+    """
+    norms = [norm for name in names if isinstance(norm := model.get_submodule(name), _BatchNorm)]
+    for norm, (mean, variance) in _seen_by(model, norms, photos, normalised_by_it=False).items():
+        scale = (variance + norm.eps).sqrt()
+        norm.get_parameter("weight").copy_(scale)
+        norm.get_parameter("bias").add_(mean)
+        norm.get_buffer("running_mean").copy_(mean)
+        norm.get_buffer("running_var").copy_(variance)
+
+
+def _seen_by(
+    model: DeepLab, norms: Sequence[_BatchNorm], photos: Iterable[np.ndarray], *, normalised_by_it: bool
+) -> dict[_BatchNorm, tuple[torch.Tensor, torch.Tensor]]:
+    """float64 mean and variance by channel of what each norm is given, over all pixels of all photos."""
+    model.eval()
+    momenta = [norm.momentum for norm in norms]
+    sums: dict[_BatchNorm, torch.Tensor] = {}
+
+    def add(norm: _BatchNorm, inputs: tuple[torch.Tensor]) -> None:
         x = inputs[0]
         total, squares = (each.sum((0, 2, 3), dtype=torch.float64) for each in (x, x.square()))
         own = torch.stack([torch.full_like(total, x.numel() // x.shape[1]), total, squares])
@@ -62,7 +122,7 @@ def measure_statistics(model: DeepLab, photos: Iterable[np.ndarray]) -> None:
     try:
         for norm in norms:
             # without a momentum no kernel of our own takes the norm's place, which would call no hook
-            norm.train().momentum = None
+            norm.train(normalised_by_it).momentum = None
         for batch in _of_one_size(photos):
             images = torch.from_numpy(np.stack(batch)).permute(0, 3, 1, 2)
             model.pyramid_logits(images.to(model.pixel_mean.device))
@@ -70,10 +130,10 @@ def measure_statistics(model: DeepLab, photos: Iterable[np.ndarray]) -> None:
         for norm, hook, momentum in zip(norms, hooks, momenta, strict=True):
             hook.remove()
             norm.eval().momentum = momentum
-    for module, (count, total, squares) in sums.items():
-        mean = total / count
-        module.get_buffer("running_mean").copy_(mean)
-        module.get_buffer("running_var").copy_((squares / count - mean.square()).clamp(min=0))
+    return {
+        norm: (mean := total / count, (squares / count - mean.square()).clamp(min=0))
+        for norm, (count, total, squares) in sums.items()
+    }
 
 
 def _of_one_size(photos: Iterable[np.ndarray]) -> Iterator[list[np.ndarray]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from deeplab.model.network import DeepLab
 from deeplab.system.memory import keep_freed_memory
 from deeplab.system.processes import World, from_main, join_processes, own_device
 from deeplab.system.processor import has_bfloat16
+from deeplab.system.writing import hold_folder
 from deeplab.train.batches import UpdateSampler, load_batches
 from deeplab.train.failures import explained, refuse_beyond_memory, save_batch
 from deeplab.train.fake_quantising import fake_quantise
@@ -34,7 +35,7 @@ from deeplab.train.learner import (
     settled,
 )
 from deeplab.train.loop import Batch, train_steps
-from deeplab.train.norms import measure_statistics
+from deeplab.train.norms import SETTLED_BY, measure_statistics, settle
 from deeplab.train.random_state import seed_all
 from deeplab.train.recipe import Recipe
 from deeplab.train.recipe.optimise import OptimiseRecipe
@@ -45,7 +46,7 @@ from deeplab.train.run_folder.checkpointing import (
     parse_checkpoint,
     refuse_changes,
 )
-from deeplab.train.run_folder.folder import claim_folder, hold_folder
+from deeplab.train.run_folder.folder import claim_folder
 from deeplab.train.run_folder.record import RECORD_NAME, data_fingerprint, describe_run, write_recipe
 from deeplab.train.start import start_from
 from deeplab.train.teaching import prepare_teachers
@@ -99,7 +100,7 @@ def train(
         own_watcher = watcher if world.is_main else SILENT
 
         def claim() -> tuple[bytes, list[str]] | None:
-            held.enter_context(hold_folder(folder))
+            held.enter_context(hold_folder(folder, "training into"))
             return claim_folder(folder, resume=resume, overwrite=overwrite)
 
         claimed = from_main(claim, world)
@@ -151,7 +152,7 @@ def _train(
             kept["extended"].append(length)
             watcher.on_news(_extension(state, length, recipe.optimise))
         watcher.on_news(_resumption(state, recipe, world))
-    learner = _make_learner(recipe, state, kept, world)
+    learner = _make_learner(recipe, dataset, state, kept, world)
     if state and state.step == recipe.optimise.steps and from_main((folder / RECORD_NAME).exists, world):
         watcher.on_news("the run is finished: it is measured again, and nothing is written")
         return validate(learner.result, validation, world=world, on_photo=watcher.on_photo)
@@ -192,10 +193,14 @@ def _train(
         if first_step < recipe.optimise.steps:
             _updates(recipe, learner, dataset, keeper, first_step=first_step, world=world)
         if recipe.optimise.calibrate_norms and world.is_main:
-            shown = min(recipe.optimise.calibrate_norms, len(dataset))
-            indices = np.linspace(0, len(dataset) - 1, shown, dtype=int).tolist()
-            measure_statistics(learner.result, (dataset.load(index)[0] for index in indices))
+            measure_statistics(learner.result, _spread_over(dataset, recipe.optimise.calibrate_norms))
         return keeper.finish()
+
+
+def _spread_over(dataset: SegmentationDataset, count: int) -> Iterator[np.ndarray]:
+    """Whole photos, at most that many, from all over the data set."""
+    for index in np.linspace(0, len(dataset) - 1, min(count, len(dataset)), dtype=int).tolist():
+        yield dataset.load(index)[0]
 
 
 def _look_first(
@@ -244,12 +249,20 @@ def _dropped(started: dict[str, Any], model: DeepLab) -> str:
     )
 
 
-def _make_learner(recipe: Recipe, state: TrainingState | None, kept: dict[str, Any], world: World) -> Learner:
+def _make_learner(
+    recipe: Recipe,
+    dataset: SegmentationDataset,
+    state: TrainingState | None,
+    kept: dict[str, Any],
+    world: World,
+) -> Learner:
     """The learner at its start, or as it was at the checkpoint; notes in `kept` where weights came from."""
     seed_all(recipe.seed)
     model = DeepLab(recipe.model.config(len(recipe.data.classes)), LabelSpec.named(recipe.data.classes))
     if not state:
         kept["started"] = start_from(model, recipe.start)
+        if norms := kept["started"].get("norms put back"):
+            settle(model, norms, _spread_over(dataset, SETTLED_BY))
     # each process drops out other units; the main one goes on as if it were alone
     if world.rank:
         seed_all(recipe.seed + 1_000_003 * world.rank)

@@ -27,6 +27,7 @@ from deeplab.importers.torch.torchvision_backbones import load_mobilenet_v2
 from deeplab.model.checkpoint import load
 from deeplab.model.network import DeepLab
 from deeplab.train.compatibility import differences, refuse_other_backbone
+from deeplab.train.norms import put_back
 from deeplab.train.widening import reads_other_bands, told, widened
 
 
@@ -82,6 +83,9 @@ PACKAGED = {
 def start_from(model: DeepLab, source: str | None) -> dict[str, Any]:
     """Fill `model` (its backbone, or all that fits) from `source`; None keeps the random weights.
 
+    Where norms were folded into `source`'s biases and `model` has norms, they are put back, and named for
+    `deeplab.train.norms.settle`, which gives them statistics.
+
     Returns:
         what was done, for the run's record.
 
@@ -99,6 +103,7 @@ def start_from(model: DeepLab, source: str | None) -> dict[str, Any]:
         raise UserError(f"start: {error}" + (f"; did you mean {near[0]}?" if near else "")) from None
     own, given = model.state_dict(), other.state_dict()
     widening = _widen(model.config.pixels, other.config.pixels, own, given)
+    norms = put_back(model, given) if other.config.folded and not model.config.folded else []
     fitting = {key: value for key, value in given.items() if key in own and own[key].shape == value.shape}
     if not fitting:
         raise UserError(f"no weight of {source} fits this model; start from one with the same backbone")
@@ -110,6 +115,7 @@ def start_from(model: DeepLab, source: str | None) -> dict[str, Any]:
         "filled": len(fitting),
         "kept random": sorted(own.keys() - fitting.keys()),
         "dropped": sorted(given.keys() - fitting.keys()),
+        "norms put back": norms,
         "differs": [*widening, *differences(model.config, other.config, heads=heads)],
         "provenance": other.provenance,
     }

@@ -3,10 +3,11 @@
     ROOT/SPLIT-000000.tar, ..., or ROOT/SPLIT.json: {"shardlist": [{"url": "https://...", "nsamples": 1000}]}
     ROOT/classes.txt: class names, one a line
 
+ROOT may be in a store, where the index is needed.
 Within a tar, files of one sample share their name up to the first dot: NAME.jpg and NAME.seg.png (or .mask.png,
 .label.png, .png). A remote shard is fetched when one of its samples is asked for, and kept in the cache folder;
 so training starts before all is there, and its order is the same with any number of workers, also after a
-resume. http(s) needs the extra `download`; gs, hf, ais, sftp the extra `webdataset`. Source: WebDataset's
+resume. http(s) needs the extra `download`; s3 and other stores `deeplab.system.stores` opens. Source: WebDataset's
 documentation of its format and of its index.
 """
 
@@ -14,28 +15,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import os
 import tarfile
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from deeplab.data.joining import visible
 from deeplab.data.layouts.embedded import bytes_as_stored, png_bytes, read_embedded_mask, read_embedded_photo
 from deeplab.data.layouts.painting import as_written, read_json
-from deeplab.data.layouts.splits import class_names
+from deeplab.data.layouts.splits import CLASS_FILES, class_names
 from deeplab.data.source import Source, Survey, check_sample
 from deeplab.data.upright import Stored, stored
 from deeplab.errors import UserError, require
 from deeplab.system.cache import ANOTHER_CACHE, cache_folder
 from deeplab.system.download import fetch, is_address
 from deeplab.system.reading import beginning, foreign, plain_file, shown
+from deeplab.system.stores import Folder, address_of, copy_to
 from deeplab.system.writing import whole_file, write_whole
 
 LOOKS_FOR = "SPLIT-000000.tar, or SPLIT.json with a shardlist (WebDataset)"
@@ -43,8 +44,6 @@ MASKS = ("seg.png", "mask.png", "label.png", "png")
 PHOTOS = ("jpg", "jpeg", "webp", "image.png", "img.png", "png")
 INDEX_START = 4096
 MOST_SAMPLES = 1 << 24
-SCHEMES = frozenset({"gs", "hf", "ais", "sftp"})
-"""What WebDataset opens, without its pipe: that runs any command which the index names."""
 
 
 class Member(NamedTuple):
@@ -176,27 +175,57 @@ def local_file(url: str) -> Path:
     Raises:
         UserError: it is not there, or of a scheme that is not allowed.
     """
-    scheme = urlsplit(url).scheme
     if is_address(url):
         return fetch(url)
-    if scheme in SCHEMES:
-        return _fetch_by_webdataset(url)
-    if "://" in url or url.startswith("pipe:"):
-        raise UserError(f"{url}: shards come by http, https, {', '.join(sorted(SCHEMES))}, or as files")
-    return Path(url)
+    address = address_of(url)
+    return Path(url) if address is None else _fetched(address)
 
 
-@lru_cache(maxsize=4096)
-def pairs_in(path: Path) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
-    """Samples of a tar in its order, and the names of those without photo or mask.
+@lru_cache(maxsize=64)
+def index_at_hand(address: str) -> Path:
+    """A folder here with the indexes and the classes of a store's folder; the shards stay where they are.
 
     Raises:
-        UserError: not an uncompressed tar, or a broken one.
+        UserError: no index lies there, it is no such index, or the store does not answer.
+    """
+    folder = Folder(address)
+    names = sorted(name for name in folder.names() if name.endswith(".json") or name in CLASS_FILES)
+    place = cache_folder() / hashlib.sha256(folder.place("").encode()).hexdigest()[:16]
+    found = 0
+    for name, content in zip(names, folder.read(names), strict=True):
+        if name.endswith(".json"):
+            if b'"shardlist"' not in content[:INDEX_START]:
+                continue
+            found += 1
+            with as_written(folder.place(name)):
+                index = json.loads(content)
+                for entry in index["shardlist"]:
+                    if "://" not in entry["url"]:
+                        entry["url"] = folder.place(entry["url"])
+                content = json.dumps(index).encode()
+        write_whole(place / name, content, otherwise=ANOTHER_CACHE)
+    if not found:
+        raise UserError(
+            "has no index of shards, SPLIT.json with a shardlist",
+            fix="deeplab data webdataset writes shards with one; bring the .json there, too",
+            file=address,
+        )
+    return place
+
+
+def samples_in(shard: BinaryIO, path: str | os.PathLike[str]) -> dict[str, dict[str, Member]]:
+    """Files of a tar by the name of their sample, and by what follows that, in small letters.
+
+    Args:
+        shard: opened.
+        path: what messages call it.
+
+    Raises:
+        UserError: not an uncompressed tar, or one that is broken or cut short.
     """
     samples: dict[str, dict[str, Member]] = {}
     with (
         foreign(path, "cannot be read as a tar", fix="write or fetch it again, not compressed"),
-        plain_file(path) as shard,
         tarfile.open(fileobj=shard, mode="r:") as tar,
     ):
         for entry in tar:
@@ -207,6 +236,22 @@ def pairs_in(path: Path) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
             member = Member(entry.name, entry.offset_data, entry.size)
             if samples.setdefault(folder + slash + key, {}).setdefault(ending.lower(), member) != member:
                 raise UserError(f"holds {entry.name} twice", fix="write it again with names of their own")
+        # an end between two files looks like that of a tar, but for the mark
+        shard.seek(tar.offset)
+        if not shard.read(1):
+            raise UserError("was cut short: its end mark is missing", fix="write or fetch it again")
+    return samples
+
+
+@lru_cache(maxsize=4096)
+def pairs_in(path: Path) -> tuple[tuple[Pair, ...], tuple[str, ...]]:
+    """Samples of a tar in its order, and the names of those without photo or mask.
+
+    Raises:
+        UserError: not an uncompressed tar, or a broken one.
+    """
+    with plain_file(path) as shard:
+        samples = samples_in(shard, path)
     pairs, unpaired = [], []
     for key, members in samples.items():
         mask = next((ending for ending in MASKS if ending in members), None)
@@ -301,21 +346,12 @@ def _local(paths: list[Path]) -> tuple[list[Shard], tuple[str, ...]]:
     return shards, tuple(missing)
 
 
-def _fetch_by_webdataset(url: str) -> Path:
-    place = cache_folder() / hashlib.sha256(url.encode()).hexdigest()[:16] / url.rpartition("/")[2]
-    if place.is_file():
-        return place
-    gopen = require("webdataset.gopen", extra="webdataset").gopen
-    try:
-        with gopen(url, "rb") as remote, whole_file(place, otherwise=ANOTHER_CACHE) as file:
-            shutil.copyfileobj(remote, file)
-    except UserError:
-        raise
-    # WebDataset runs the store's own program, which fails in its own way
-    except Exception as error:
-        raise UserError(
-            f"{url} cannot be fetched ({error})", fix="fetch it by hand and name the file"
-        ) from error
+@lru_cache(maxsize=4096)
+def _fetched(address: str) -> Path:
+    place = cache_folder() / hashlib.sha256(address.encode()).hexdigest()[:16] / address.rpartition("/")[2]
+    if not place.is_file():
+        with whole_file(place, otherwise=ANOTHER_CACHE) as file:
+            copy_to(address, file)
     return place
 
 

@@ -304,7 +304,9 @@ def _storage(network: Network, found: Found) -> str:
 
 
 def _assumptions(network: Network, found: Found) -> list[str]:
-    notes = ["norms are folded into the convolutions: fit for inference, not for training with batch norm"]
+    notes = [
+        "norms are folded into the convolutions; training puts them back where the recipe's model has them"
+    ]
     if network.pixels is None:
         notes.append(
             "the file does not say how its input is scaled: the reference's pixel / 127.5 - 1 is used"

@@ -42,18 +42,15 @@ def engine_network(
         precision, calibration: see `openvino_network`; engines know different precisions.
 
     Raises:
-        UserError: no such engine, or it is not installed or cannot run this model there; with auto only where
-            PyTorch cannot stand in, which is int8.
+        UserError: no such engine, or it is not installed or cannot run this model there; never with auto.
     """
     if engine not in (AUTO, TORCH, *ENGINES):
         raise UserError(f"no engine {engine!r}", allowed=f"{AUTO}, {TORCH}, {', '.join(ENGINES)}")
-    if precision == INT8:
-        engine = "openvino" if engine == AUTO else engine
     if engine == TORCH:
         return None
     unfit = _unfit(model, device)
     if engine == AUTO:
-        return None if unfit or _torch_is_fastest(precision) else _fastest(model, precision)
+        return None if unfit or _torch_is_fastest(precision) else _fastest(model, precision, calibration)
     if unfit:
         raise UserError(f"{_asked(engine, precision)}: {unfit}", fix=f"engine {TORCH}, float32")
     return engine, ENGINES[engine](model, precision=precision, calibration=calibration)
@@ -75,16 +72,16 @@ def _torch_is_fastest(precision: str) -> bool:
     """Whether our own convolutions run, which no engine outruns; see docs/speed.md."""
     return (
         precision == "float32"
-        and torch.backends.cpu.get_cpu_capability() == "AVX2"
+        and torch.backends.cpu.get_cpu_capability() in dense_conv.PROCESSORS
         and dense_conv.KERNEL.ready()
     )
 
 
-def _fastest(model: DeepLab, precision: str) -> tuple[str, Run] | None:
+def _fastest(model: DeepLab, precision: str, calibration: Sequence[np.ndarray]) -> tuple[str, Run] | None:
     for name, make in ENGINES.items():
         if find_spec(name) is not None:
             try:
-                return name, make(model, precision=precision)
+                return name, make(model, precision=precision, calibration=calibration)
             except UserError:
                 continue
     return None

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from deeplab.errors import UserError
 from deeplab.model.checkpoint import WEIGHTS_NAME
-from deeplab.system.writing import cannot_write, put_in_place, refuse_what_is_no_file, remove_remains
+from deeplab.system.writing import cannot_write, put_in_place
 from deeplab.train.run_folder.checkpointing import BEFORE_NAME, CHECKPOINT_NAME, read_checkpoint
 from deeplab.train.run_folder.record import RECORD_NAME
 
 BEST_FOLDER = "best"
 DAMAGED_NAME = "checkpoint-damaged.safetensors"
 RUN_FILES = (CHECKPOINT_NAME, BEFORE_NAME, DAMAGED_NAME, WEIGHTS_NAME, RECORD_NAME)
-LOCK_NAME = ".lock"
 
 
 def claim_folder(folder: Path, *, resume: bool, overwrite: bool) -> tuple[bytes, list[str]] | None:
@@ -59,35 +57,3 @@ def _change(path: Path, change: Callable[[Path], object]) -> None:
         change(path)
     except OSError as error:
         raise cannot_write(path, error, "name another folder") from error
-
-
-@contextmanager
-def hold_folder(folder: Path) -> Iterator[None]:
-    """Keep other processes from training into `folder`, which is made if missing; ends with this process.
-
-    Raises:
-        UserError: another process holds it, or it cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        refuse_what_is_no_file(folder / LOCK_NAME)
-        # where it is a link, the file that it leads to keeps what it holds
-        lock = (folder / LOCK_NAME).open("a")
-    except OSError as error:
-        raise cannot_write(folder / LOCK_NAME, error, "name another folder") from error
-    with lock as file:
-        try:
-            # of this process alone: a lock by flock would live on in data workers that survive a kill
-            import fcntl
-
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise UserError(
-                f"another process is training into {folder}",
-                fix="wait for it or stop it, or name another folder",
-            ) from None
-        except (ImportError, OSError):
-            # Windows, and file systems without locks, do without
-            pass
-        remove_remains(folder)
-        yield
