@@ -50,7 +50,7 @@ def commands(given: Path, out: Path) -> dict[str, list[object]]:
         "predict --cluster": ["predict", given / "photos", "-m", run, "-o", out, "--cluster", "ray", "--workers", 1],
         "train": ["train", given / "r.yaml", "-o", out, "--device", "cpu"],
         "eval": ["eval", squares, "-m", run, "-o", out, *names],
-        "crf search": ["crf", "search", squares, "-m", run, "-o", out / "crf.json", *names],
+        "crf search": ["crf", "search", squares, "-m", run, "-o", out.with_suffix(".json"), *names],
         "data check": ["data", "check", squares, "-o", out, *names],
         "data convert": ["data", "convert", squares, out, *names],
         "data tfrecord": ["data", "tfrecord", squares, out, *names],

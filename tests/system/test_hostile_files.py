@@ -27,7 +27,6 @@ from support.shared_folder import shared
 from torch import nn
 
 from deeplab.cli.serve import _token
-from deeplab.cluster.shards import Job
 from deeplab.config import DeepLabConfig, backbone_config
 from deeplab.data.tfrecord import decode_example, read_record, record_places
 from deeplab.errors import UserError
@@ -40,6 +39,7 @@ from deeplab.model.network import DeepLab
 from deeplab.prediction.artefacts import artefact_path
 from deeplab.prediction.scenes import Ledger
 from deeplab.prediction.tiles import Gathered
+from deeplab.system.writing import hold_folder
 from deeplab.train.recipe import read_recipe
 
 SHARED = torch.arange(24, dtype=torch.float32)
@@ -357,8 +357,18 @@ def test_what_is_no_file_has_no_model_or_weights(tmp_path: Path) -> None:
             import_weights(path)
 
 
-def test_what_runs_leave_may_be_damaged(tmp_path: Path) -> None:
-    """A scene, and a job on a cluster, that were not finished."""
+def test_a_lock_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    pipe(tmp_path / ".lock")
+    with pytest.raises(UserError, match=r"\.lock: cannot be written"), hold_folder(tmp_path, "training"):
+        pass
+    (tmp_path / ".lock").unlink()
+    (tmp_path / "letter").write_text("kept")
+    (tmp_path / ".lock").symlink_to("letter")
+    with hold_folder(tmp_path, "training"):
+        assert (tmp_path / "letter").read_text() == "kept"
+
+
+def test_what_a_scene_leaves_may_be_damaged(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "scene", "key")
     ledger.add(np.zeros((2, 3), np.uint8))
     ledger.keep(Gathered((torch.zeros(3),)))
@@ -374,25 +384,6 @@ def test_what_runs_leave_may_be_damaged(tmp_path: Path) -> None:
         (tmp_path / "scene" / name).write_bytes(kept)
     with closing(Ledger(tmp_path / "scene", "key")) as again:
         assert again.done == 1 and again.gathered().means[0].shape == (3,)
-    photos = [tmp_path / "a.png"]
-    job = Job.planned(photos, tmp_path / "job", shard_size=9, about={})
-    for path, ask in (
-        (tmp_path / "job/.job/00000.json", lambda: job.photos(0)),
-        (job.index(0), lambda: list(job.lines())),
-        (tmp_path / "job/.job/00000/ledger", lambda: job.label_shard(0, lambda photo: b"")),
-    ):
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(b"3\n")
-        if path != job.index(0):
-            with pytest.raises(UserError, match=rf"{path}: this is damaged .* fix: remove it"):
-                ask()
-        path.unlink()
-        pipe(path)
-        with pytest.raises(UserError, match=f"{path}: this is a pipe"):
-            ask()
-        path.unlink()
-    with pytest.raises(UserError, match="another model or other options"):
-        Job.planned(photos, tmp_path / "job", shard_size=8, about={})
 
 
 @pytest.mark.parametrize(

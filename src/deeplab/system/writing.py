@@ -148,7 +148,9 @@ def hold_folder(folder: Path, doing: str) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK_NAME).open("w")
+        _refuse_what_is_no_file(folder / LOCK_NAME)
+        # where it is a link, the file that it leads to keeps what it holds
+        lock = (folder / LOCK_NAME).open("a")
     except OSError as error:
         raise cannot_write(folder / LOCK_NAME, error, "name another folder") from error
     with lock as file:
@@ -223,7 +225,11 @@ def _keep(path: Path, before: Path) -> None:
 
 
 def _refuse_what_is_no_file(path: Path) -> None:
-    """A rename would put a file in the place of a pipe or a device."""
+    """See that a pipe or a device is not waited for, and no file put in its place.
+
+    Raises:
+        UserError: something else than a file is at `path`.
+    """
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
