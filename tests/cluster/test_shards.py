@@ -100,6 +100,18 @@ def test_a_job_goes_on_with_the_parts_that_are_open(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("labels-*"))
 
 
+def test_damaged_leftovers_are_named_with_the_way_out(tmp_path: Path) -> None:
+    parts, out = parts_of(["a", "b"], size=1), tmp_path / "out"
+    job = Job.planned(parts, str(out), about={})
+    assert job.label_part(0, parts[0], lambda name, _: name.encode()).photos == 1
+    (out / "labels-00000.jsonl").write_bytes(b"\xff{")
+    with pytest.raises(UserError, match=r"labels-00000\.jsonl: .*fix: remove it and its folder \.job"):
+        list(job.lines([0]))
+    (out / ".job/key").write_bytes(b"\xff")
+    with pytest.raises(UserError, match="holds a job that is not finished"):
+        Job.planned(parts, str(out), about={})
+
+
 def test_a_twin_that_was_thought_dead_changes_nothing(tmp_path: Path) -> None:
     (part,) = parts_of(["a", "b"], size=2)
     job = Job.planned([part], str(tmp_path), about={})

@@ -24,6 +24,7 @@ from typing import IO, Any, Literal, NamedTuple
 
 from deeplab.cluster.inputs import Content, Part, Photos, digest_of, is_shard, open_part
 from deeplab.errors import UserError
+from deeplab.system.reading import foreign
 from deeplab.system.stores import WRITABLE, Folder, address_of
 from deeplab.system.writing import NO_UTF8, remove_remains
 
@@ -33,6 +34,7 @@ LONGEST_STEM = 60
 # of photos, where each file costs a request
 BATCH = 32
 MOST_TRIES = 2
+AFRESH = "remove it and its folder .job, or name another folder"
 KILLER = "its process was killed twice while it was labelled"
 STATE, KEY, LINES = ".job", ".job/key", "lines.jsonl"
 
@@ -87,7 +89,7 @@ class Job:
         job = cls(folder, label_maps, 1 if on_disks else BATCH)
         key = json.dumps({"parts": digest_of(parts), "label maps": label_maps, **about}, sort_keys=True)
         kept = next(folder.read([KEY])) if "key" in folder.names(STATE) else None
-        if kept is not None and kept.decode() != key:
+        if kept is not None and kept != key.encode():
             raise UserError(
                 "holds a job that is not finished, of other photos, another model or other options",
                 fix="finish it with those, remove its folder .job, or name another folder",
@@ -106,8 +108,10 @@ class Job:
 
     def lines(self, numbers: Iterable[int]) -> Iterator[dict[str, Any]]:
         """Of parts that are done, one at a time."""
-        for content in self.target.read([_index(number) for number in numbers]):
-            yield from map(json.loads, content.splitlines())
+        names = [_index(number) for number in numbers]
+        for name, content in zip(names, self.target.read(names), strict=True):
+            with foreign(f"{self.target.address}/{name}", fix=AFRESH):
+                yield from map(json.loads, content.splitlines())
 
     def finish(self) -> None:
         """Nothing of it is open: forget the way there."""
@@ -226,8 +230,11 @@ class Job:
         lines: list[dict[str, Any]] = []
 
         def members() -> Iterator[tuple[str, bytes]]:
-            for content in self.target.read(batches):
-                with tarfile.open(fileobj=BytesIO(content)) as batch:
+            for name, content in zip(batches, self.target.read(batches), strict=True):
+                with (
+                    foreign(f"{self.target.address}/{name}", fix=AFRESH),
+                    tarfile.open(fileobj=BytesIO(content)) as batch,
+                ):
                     for member in batch:
                         file = batch.extractfile(member)
                         assert file is not None
