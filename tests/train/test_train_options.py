@@ -413,7 +413,7 @@ def test_what_no_memory_holds_is_refused_before_anything_starts(tmp_path: Path) 
 )
 def test_settings_beyond_reason_are_refused_by_key(setting: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=re.escape(setting.partition("=")[0])):
-        read_recipe("animals-whole", ["data.root=.", setting])
+        read_recipe("animals", ["data.root=.", setting])
 
 
 def test_data_without_a_label_end_in_a_sentence(tmp_path: Path) -> None:
