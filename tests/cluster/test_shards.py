@@ -16,7 +16,7 @@ from support.evaluation_runs import CLASSES
 from support.object_store import s3
 from support.shards import killed_again_and_again
 
-from deeplab.cluster.inputs import parts_of
+from deeplab.cluster.inputs import find_inputs, parts_of
 from deeplab.cluster.shards import KILLER, Job
 from deeplab.cluster.worker import ToLabel, label_part
 from deeplab.errors import UserError
@@ -110,6 +110,30 @@ def test_damaged_leftovers_are_named_with_the_way_out(tmp_path: Path) -> None:
     (out / ".job/key").write_bytes(b"\xff")
     with pytest.raises(UserError, match="holds a job that is not finished"):
         Job.planned(parts, str(out), about={})
+
+
+def test_a_job_begun_anew_leaves_no_label_map_of_the_one_before(tmp_path: Path) -> None:
+    parts = parts_of(["a", "b", "c"], size=1)
+    job = Job.planned(parts, str(tmp_path), about={}, label_maps="png")
+    for number, part in enumerate(parts):
+        assert job.label_part(number, part, lambda name, _: name.encode()).photos == 1
+    job.finish()
+    assert len(list(tmp_path.glob("labels-*/*.png"))) == 3
+    Job.planned(parts[:1], str(tmp_path), about={}, label_maps="png")
+    assert not list(tmp_path.glob("labels-*"))
+
+
+def test_a_target_that_is_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(UserError, match=r"out: cannot be written"):
+        Job.planned(parts_of(["a"], size=1), str(tmp_path / "out"), about={})
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_a_list_with_a_zero_byte_is_none(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes(b"a.jpg\nb\0.jpg\n")
+    with pytest.raises(UserError, match=r"list\.txt: .*zero byte.*fix: write a path"):
+        list(find_inputs([str(tmp_path / "list.txt")], beside=str(tmp_path / "out")))
 
 
 def test_a_twin_that_was_thought_dead_changes_nothing(tmp_path: Path) -> None:

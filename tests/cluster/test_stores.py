@@ -67,7 +67,9 @@ def test_addresses() -> None:
     )
     # a path has lost a slash
     assert address_of(Path("s3://photos/a")) == address_of("S3://photos/a") == "s3://photos/a"
-    for wrong in ("s4://photos/a", "file:///etc/passwd", "s3://a/b::zip://c"):
+    with pytest.raises(UserError, match="s3://a/b::zip://c: chains addresses"):
+        address_of("s3://a/b::zip://c")
+    for wrong in ("s4://photos/a", "file:///etc/passwd"):
         with pytest.raises(UserError, match=r"no address of a store .* allowed: s3://"):
             address_of(wrong)
 

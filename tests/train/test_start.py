@@ -185,12 +185,16 @@ def test_packaged_weights_need_their_borders_and_epsilon(backbone: dict, named: 
         start_from(model, "imagenet-mobilenet-v2")
 
 
+MOBILENET_V3 = {**PLAIN, "backbone": {"name": "mobilenet_v3_small"}}
+
+
+@pytest.mark.parametrize("base", [PLAIN, MOBILENET_V3], ids=["plain", "squeezing"])
 @torch.no_grad()
 def test_norms_that_a_file_had_folded_are_put_back_and_change_nothing_but_how_it_trains(
-    tmp_path: Path,
+    base: dict, tmp_path: Path
 ) -> None:
     torch.manual_seed(3)
-    source = changed(PLAIN, {}).eval()
+    source = changed(base, {}).eval()
     for layer in source.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             for values in (layer.weight, layer.running_var):
@@ -201,7 +205,9 @@ def test_norms_that_a_file_had_folded_are_put_back_and_change_nothing_but_how_it
     photos = [np.random.default_rng(seed).integers(0, 256, (65, 81, 3), np.uint8) for seed in range(4)]
     seen = torch.from_numpy(np.stack(photos)).permute(0, 3, 1, 2)
 
-    model = changed(PLAIN, {"backbone": {"norm": {"eps": 1e-3}}}).eval()
+    # an epsilon means nothing without norms
+    other = {"backbone": {"norm": {"eps": 1e-3}}} if base is PLAIN else {}
+    model = changed(base, other).eval()
     report = start_from(model, str(tmp_path / "folded"))
     assert not report["kept random"] or all("num_batches" in name for name in report["kept random"])
     assert not report["dropped"]

@@ -102,6 +102,8 @@ def evaluate(
         ray_for(many.cluster, workers=many.workers, device=how.device)
     # the driver of a cluster only looks at the model
     with join_processes(how.device if many.cluster is None else "cpu") as world:
+        if many.cluster is not None and world.size > 1:
+            raise UserError("torchrun and --cluster both share the photos out", fix="leave one of them away")
         predictor = open_predictor(model, replace(how, device=str(world.device)))
         spec = predictor.labels
         dataset = open_labelled(root, split, stored, spec, predictor.network.config.pixels.read_as())

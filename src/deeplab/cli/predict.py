@@ -154,12 +154,14 @@ def predict(
 
 def _refuse_idle_of_scenes(options: SceneOptions, *, pictures: set[Path], slides: set[Path]) -> None:
     if not pictures:
-        needs = "a scene (a TIFF on the ground or a large one, or a slide), without --cluster"
+        needs = "a scene (a TIFF or JPEG 2000 on the ground or a large one, or a slide), without --cluster"
         refuse_idle(options, "polygons", needs=needs)
     if not slides:
         refuse_idle(options, "level", needs="a slide, without --cluster")
     if pictures == slides:
-        refuse_idle(options, "bands", needs="a TIFF on the ground or a large one, without --cluster")
+        refuse_idle(
+            options, "bands", needs="a TIFF or JPEG 2000 on the ground or a large one, without --cluster"
+        )
 
 
 def _one_by_one(

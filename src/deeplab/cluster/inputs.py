@@ -94,6 +94,8 @@ def _addresses(source: str) -> Iterable[str]:
         listed = [address_of(line) or _joined(folder, line) for line in lines if line]
         if not listed:
             raise UserError("is an empty list", fix="write a path or an address a line")
+        if any("\0" in each for each in listed):
+            raise UserError("holds a zero byte, which no path has", fix="write a path or an address a line")
     return listed
 
 
@@ -179,10 +181,15 @@ def _single(addresses: list[str]) -> list[Content]:
     remote = [each for each in addresses if address_of(each) is not None]
     # those of a store are asked for together
     found: dict[str, Content] = {}
-    for kind in {each.partition("/")[0] for each in remote}:
-        few = [each for each in remote if each.partition("/")[0] == kind]
+    for store in {_store_of(each) for each in remote}:
+        few = [each for each in remote if _store_of(each) == store]
         found.update(zip(few, read_addresses(few), strict=True))
     return [found.get(each, Path(each)) for each in addresses]
+
+
+def _store_of(address: str) -> str:
+    """The scheme, and the host or account that is asked."""
+    return "/".join(address.split("/", 3)[:3])
 
 
 def _tar(address: str, file: BinaryIO) -> Photos:

@@ -97,7 +97,10 @@ class Job:
             )
         if kept is None:
             # an earlier one's, which would be taken for this one's
-            folder.remove(name for name in folder.names() if _is_result(name))
+            results = [name for name in folder.names() if _is_result(name)]
+            folder.remove(results)
+            # of label maps that are files of their own
+            folder.remove(sorted({name.partition(".")[0] for name in results}), folder=True)
             folder.write(KEY, key.encode())
         return job
 
@@ -248,7 +251,9 @@ class Job:
                 for name, png in members():
                     _add(tar, name, png)
         else:
-            assert not list(members())
+            # the label maps lie in the folder already
+            for name, _ in members():
+                raise AssertionError(name)
         return lines
 
 

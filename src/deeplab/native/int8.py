@@ -236,9 +236,12 @@ def plain_conv(
     result = (sums * factor + bias).float()
     if added is not None:
         result = result + added
-    if ending.swish:
-        return result * (result + 3).clamp_(0, 6) * (1 / 6)
-    return result.clamp_(ending.least, ending.most).contiguous(memory_format=torch.channels_last)
+    ended = (
+        result * (result + 3).clamp_(0, 6) * (1 / 6)
+        if ending.swish
+        else result.clamp_(ending.least, ending.most)
+    )
+    return ended.contiguous(memory_format=torch.channels_last)
 
 
 def _target(x: torch.Tensor, outputs: int, size: tuple[int, int], added: torch.Tensor | None) -> torch.Tensor:

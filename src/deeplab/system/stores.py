@@ -18,7 +18,7 @@ from typing import IO, Any, BinaryIO
 
 from deeplab.errors import DISTRIBUTION, UserError, require
 from deeplab.system.reading import shown
-from deeplab.system.writing import whole_file
+from deeplab.system.writing import cannot_write, whole_file
 
 _OWN = f"pip install '{DISTRIBUTION}[stores]'"
 SCHEMES = {
@@ -54,7 +54,9 @@ def address_of(place: str | os.PathLike[str]) -> str | None:
     if found is None:
         return None
     scheme, address = found[1].lower(), f"{found[1].lower()}://{text[found.end() :]}"
-    if scheme not in SCHEMES or "::" in address:
+    if "::" in address:
+        raise UserError("chains addresses with ::", fix="name what lies there alone", file=address)
+    if scheme not in SCHEMES:
         raise UserError(
             "no address of a store that is known here",
             allowed=", ".join(f"{each}://" for each in SCHEMES if each != "memory"),
@@ -214,6 +216,8 @@ class Folder:
                 return {entry.name for entry in os.scandir(place) if not entry.is_dir()}
             except FileNotFoundError:
                 return set()
+            except OSError as error:
+                raise cannot_write(Path(self.address), error) from error
         store, path = _opened(place)
         with asking(place):
             # by other processes, since the last look
@@ -266,8 +270,11 @@ class Folder:
             self.write(name, b"")
             return
         place = Path(self.place(name))
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.touch()
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.touch()
+        except OSError as error:
+            raise cannot_write(place, error) from error
 
     def remove(self, names: Iterable[str], *, folder: bool = False) -> None:
         """Remove files, or folders with all that is in them, which may be gone already."""

@@ -70,8 +70,10 @@ def put_back(model: DeepLab, given: dict[str, torch.Tensor]) -> list[str]:
     """
     names = []
     for name, layer in model.named_modules():
-        bias = given.pop(f"{name}.conv.bias", None) if isinstance(layer, ConvNormAct) else None
-        if bias is None or not isinstance(layer.norm, _BatchNorm):
+        if not isinstance(layer, ConvNormAct) or not isinstance(layer.norm, _BatchNorm):
+            continue
+        bias = given.pop(f"{name}.conv.bias", None)
+        if bias is None or bias.shape != layer.norm.bias.shape:
             continue
         ones = torch.ones_like(bias)
         given |= {
