@@ -289,6 +289,12 @@ def test_the_cover_of_a_song_is_no_clip(predict, tmp_path: Path) -> None:
     assert code == 1 and "holds no video" in err
 
 
+def test_logits_hold_nothing_of_how_they_came(squares_model) -> None:
+    predictor = Predictor.of(load(squares_model), Labelling(device="cpu"))
+    # or each picture would keep all that was computed for those before
+    assert not predictor.logits_of(np.zeros((40, 48, 3), np.uint8)).requires_grad
+
+
 def test_windows_are_not_smoothed(squares_model) -> None:
     predictor = Predictor.of(load(squares_model), Labelling(window=Window(32, 32), device="cpu"))
     with pytest.raises(UserError, match="one pass over the whole picture"):

@@ -182,6 +182,7 @@ class Predictor:
         how = self.how
         return slide(self.network, size, window=how.window, seams=how.seams, scales=how.scales, flip=how.flip)
 
+    @torch.inference_mode()
     def logits_of(self, photo: np.ndarray) -> torch.Tensor:
         """float32 [C, h, w] on the CPU, of one pass on the network's own grid."""
         return finite(self.network.low_resolution_logits(self.images(photo)))["semantic"][0].float().cpu()
