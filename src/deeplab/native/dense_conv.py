@@ -286,9 +286,7 @@ def _correlate(
 ) -> torch.Tensor:
     rows, columns = tables
     shape = (source.shape[0], packed.outputs, len(rows), len(columns))
-    target = torch.empty(shape, dtype=source.dtype, memory_format=torch.channels_last)
-    if added is not None and added.shape != shape:
-        raise RuntimeError(f"added is {tuple(added.shape)}, the convolution {shape}")
+    target = winograd.empty_for(shape, source.dtype, added)
     KERNEL.library.deeplab_dense(
         _sizes(source, packed.outputs, shape[2:], packed.kernel),
         torch.get_num_threads(),

@@ -18,7 +18,7 @@ from deeplab.native.build import INT, LONG, POINTER, Kernel
 from deeplab.native.dense_conv import Place
 from deeplab.native.depthwise import taps
 from deeplab.native.separable import Filter, upsampled
-from deeplab.native.winograd import Ending
+from deeplab.native.winograd import Ending, empty_for
 
 KERNEL = Kernel(
     __name__,
@@ -157,7 +157,7 @@ def int8_conv(
         taps(*each)
         for each in zip(x.shape[2:], packed.kernel, place.stride, place.rate, place.pads, strict=True)
     )
-    target = _target(x, len(packed.weight), (len(rows), len(columns)), added)
+    target = empty_for((x.shape[0], len(packed.weight), len(rows), len(columns)), x.dtype, added)
     sizes = (x.shape[0], *x.shape[2:], len(rows), len(columns), packed.kernel[1])
     KERNEL.library.deeplab_int8_dense(
         (ctypes.c_int64 * 6)(*sizes),
@@ -194,7 +194,7 @@ def int8_separable(
         for size, *each in zip(x.shape[2:], place.stride, place.rate, place.pads, strict=True)
     )
     outputs = hidden if project is None else len((last or project).weight)
-    target = _target(x, outputs, (len(rows), len(columns)), added)
+    target = empty_for((x.shape[0], outputs, len(rows), len(columns)), x.dtype, added)
     sizes = (x.shape[0], *x.shape[2:], len(rows), len(columns), x.shape[1], hidden)
     first, middle, end = endings
     KERNEL.library.deeplab_int8_separable(
@@ -242,10 +242,3 @@ def plain_conv(
         else result.clamp_(ending.least, ending.most)
     )
     return ended.contiguous(memory_format=torch.channels_last)
-
-
-def _target(x: torch.Tensor, outputs: int, size: tuple[int, int], added: torch.Tensor | None) -> torch.Tensor:
-    shape = (x.shape[0], outputs, *size)
-    if added is not None and added.shape != shape:
-        raise RuntimeError(f"added is {tuple(added.shape)}, the convolution {shape}")
-    return torch.empty(shape, memory_format=torch.channels_last)

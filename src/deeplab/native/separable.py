@@ -16,7 +16,7 @@ from deeplab.native.build import INT, LONG, POINTER, Kernel
 from deeplab.native.dense_conv import Packed, Place
 from deeplab.native.depthwise import taps
 from deeplab.native.upsample_argmax import axis
-from deeplab.native.winograd import Ending
+from deeplab.native.winograd import Ending, empty_for
 
 KERNEL = Kernel(
     __name__,
@@ -90,9 +90,7 @@ def separable_conv(
     )
     outputs = hidden if project is None else project.outputs
     shape = (x.shape[0], outputs, len(rows), len(columns))
-    target = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
-    if added is not None and added.shape != shape:
-        raise RuntimeError(f"added is {tuple(added.shape)}, the convolution {shape}")
+    target = empty_for(shape, x.dtype, added)
     images, channels, height, width = x.shape
     sizes = (images, channels, height, width, hidden, outputs, len(rows), len(columns))
     small = None if behind is None else upsampled(*behind, (height, width))

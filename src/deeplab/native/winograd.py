@@ -119,6 +119,17 @@ def _size(x: torch.Tensor, rate: Pair, pads: Pads) -> Pair:
     return height, width
 
 
+def empty_for(shape: tuple[int, ...], dtype: torch.dtype, added: torch.Tensor | None) -> torch.Tensor:
+    """What a convolution writes, channels last.
+
+    Raises:
+        RuntimeError: `added` has another shape.
+    """
+    if added is not None and added.shape != shape:
+        raise RuntimeError(f"added is {tuple(added.shape)}, the convolution {shape}")
+    return torch.empty(shape, dtype=dtype, memory_format=torch.channels_last)
+
+
 def _pack(weight: torch.Tensor, bias: torch.Tensor | None, *, turned: bool) -> Packed:
     """`turned` has the kernel upside down."""
     # one step from tap to tap
@@ -147,9 +158,7 @@ def _correlate(
     ending: Ending,
     added: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    target = torch.empty((source.shape[0], packed.outputs, *size), memory_format=torch.channels_last)
-    if added is not None and added.shape != target.shape:
-        raise RuntimeError(f"added is {tuple(added.shape)}, the convolution {tuple(target.shape)}")
+    target = empty_for((source.shape[0], packed.outputs, *size), source.dtype, added)
     KERNEL.library.deeplab_winograd(
         _sizes(source, packed.outputs, size, before, rate),
         torch.get_num_threads(),
