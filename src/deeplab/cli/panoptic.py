@@ -62,7 +62,7 @@ def panoptic(
     from deeplab.evaluation.panoptic.quality import PanopticQuality
     from deeplab.evaluation.panoptic.tables import scores, scores_table
 
-    output = pred_json.with_suffix(f".{metric}.json") if output is None else output
+    output = pred_json.parent / f"{pred_json.stem}.{metric}.json" if output is None else output
     if realpath(output) in (realpath(gt_json), realpath(pred_json)):
         raise UserError(f"{output} is an input", fix="name another --output")
     truth, predictions = read_files(gt_json, gt_folder), read_files(pred_json, pred_folder)
