@@ -510,6 +510,13 @@ def test_damage_is_seen_before_a_runtime_sees_the_file(exported: Export, to: str
             open_artefact(folder / artefact_path(exported(to)).name)
 
 
+def test_weights_that_are_a_pipe_are_not_waited_for(exported: Export, tmp_path: Path) -> None:
+    shutil.copyfile(exported("openvino") / "small.xml", tmp_path / "small.xml")
+    os.mkfifo(tmp_path / "small.bin")
+    with pytest.raises(UserError, match=r"small\.bin: this is a pipe"):
+        open_artefact(tmp_path / "small.xml")
+
+
 def rewritten(path: Path, target: Path, change: Callable[[str, bytes], tuple[str, bytes] | None]) -> Path:
     """A copy of a .pt2 with changed parts."""
     with zipfile.ZipFile(path) as archive, zipfile.ZipFile(target, "w") as out:
