@@ -78,13 +78,13 @@ def test_workers_do_not_outlive_a_killed_parent(squares_model: Path, tmp_path: P
 def test_a_place_to_count_has_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from deeplab.serve.server import _counts
 
-    def full(path: Path, content: bytes) -> None:
+    def full(*places: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with _counts(2) as folder:
         assert Path(folder).parent == tmp_path and not list(Path(folder).iterdir())
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(UserError, match=rf"^{tmp_path}.*the disk is full.* TMPDIR"), _counts(2):
         pass
     assert not list(tmp_path.iterdir())

@@ -29,14 +29,14 @@ from deeplab.serve.limits import Limits
 from deeplab.serve.metrics import SHARED
 from deeplab.serve.models import Models
 from deeplab.system.memory import keep_freed_memory
-from deeplab.system.writing import cannot_write
+from deeplab.system.writing import cannot_write, write_whole
 
 BACKLOG = 256
 USUAL = Limits()
 # a process that dies sooner after its start would die again
 SHORT_LIFE = 10.0
 # bytes of the files in which a process counts
-COUNTS = 1 << 18
+COUNTS, ELSEWHERE = 1 << 18, "set TMPDIR to another folder"
 # after the signal, for photos that are being computed
 LONGEST_FAREWELL = 120
 
@@ -221,7 +221,7 @@ def _work(service: Service, bound: socket.socket, started: Any) -> None:
         if isinstance(error, OSError):
             if folder.is_dir():
                 raise
-            error = cannot_write(folder, error, "set TMPDIR to another folder")
+            error = cannot_write(folder, error, ELSEWHERE)
         print(f"deeplab: {error}", file=sys.stderr)
         sys.exit(2)
 
@@ -287,13 +287,12 @@ def _counts(workers: int) -> Iterator[str]:
     with ExitStack() as stack:
         try:
             kept = tempfile.TemporaryDirectory(prefix="deeplab-metrics-", ignore_cleanup_errors=True)
-            folder = stack.enter_context(kept)
-            space = Path(folder, "space")
-            space.write_bytes(bytes(workers * COUNTS))
-            space.unlink()
         except OSError as error:
             place = Path(tempfile.tempdir or os.curdir, "deeplab-metrics")
-            raise cannot_write(place, error, "set TMPDIR to another folder") from error
+            raise cannot_write(place, error, ELSEWHERE) from error
+        folder = stack.enter_context(kept)
+        write_whole(Path(folder, "space"), bytes(workers * COUNTS), otherwise=ELSEWHERE)
+        Path(folder, "space").unlink(missing_ok=True)
         yield folder
 
 
