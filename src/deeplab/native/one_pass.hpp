@@ -141,10 +141,16 @@ class Lines {
             }
             body(lines);
         };
-        if (held.empty())
-            with([&](int64_t row) { return at(image, row, 0); });
-        else
-            with([&](int64_t row) { return made(image, row, columns) - columns.first * channels; });
+        if (!held.empty())
+            return with([&](int64_t row) { return made(image, row, columns) - columns.first * channels; });
+        // what the next output row reads last, into L2: so many short runs as then are more than processors foresee; not a
+        // function of its own, as compilers would leave out calls that do nothing else
+        const int64_t next = y + 1 < shape.height ? cut.tables.rows[(y + 2) * K - 1] : -1;
+        if (next >= 0)
+            for (const T* each = at(image, next, columns.first); each < at(image, next, columns.last);
+                 each += LINE * sizeof(float) / sizeof(T))
+                __builtin_prefetch(each, 0, 2);
+        with([&](int64_t row) { return at(image, row, 0); });
     }
 
    private:

@@ -20,7 +20,6 @@ constexpr int VECTORS = 4;
 constexpr int VECTORS = 2;
 #endif
 constexpr int PANEL = VECTORS * LANES;
-constexpr int64_t LINE = 16;          // floats in a line of the cache
 constexpr int64_t AHEAD = 32;         // channels whose weights are fetched ahead
 constexpr int64_t DEPTH = 512;       // products added up before sums go back to memory
 constexpr int64_t BLOCK = 24 * TILE;  // most places that a panel of weights is used for: their inputs stay in L2

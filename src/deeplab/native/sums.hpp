@@ -9,6 +9,8 @@
 
 namespace {
 
+constexpr int64_t LINE = 16;  // floats in a line of the cache
+
 // Numbers that are written before they are read: nothing to clear.
 template <typename T>
 class Room {
@@ -20,7 +22,7 @@ class Room {
 
    private:
     // vectors that begin with a line of the cache are read at once
-    static constexpr std::align_val_t ALIGNED{64};
+    static constexpr std::align_val_t ALIGNED{LINE * sizeof(float)};
     T* const numbers;
 };
 
