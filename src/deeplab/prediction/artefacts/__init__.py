@@ -6,12 +6,10 @@ average logits or probabilities. `deeplab.export` writes these files and proves 
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
-from io import BufferedReader
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -30,7 +28,7 @@ from deeplab.prediction.predictor import Predictor
 from deeplab.prediction.runtimes.program import RuntimeNetwork, as_photos
 from deeplab.prediction.strips import Labelled
 from deeplab.system.memory import ran_out_of_memory
-from deeplab.system.reading import foreign, parse_json, plain_file, read_text, shown
+from deeplab.system.reading import foreign, parse_json, read_text, sha256_of, shown
 
 # beside the file, with the same description and the file's name
 REPORT_NAME = "export.json"
@@ -95,13 +93,6 @@ def open_artefact(path: Path) -> Artefact:
     return READERS[path.suffix](path)
 
 
-def sha256(path: Path) -> str:
-    """Of a file's bytes, in hexadecimal digits."""
-    with plain_file(path) as file:
-        # BinaryIO has no readinto
-        return hashlib.file_digest(cast(BufferedReader, file), "sha256").hexdigest()
-
-
 def _refuse_damage(path: Path) -> None:
     """See that a file is what the report beside it was written for: runtimes may end the process over any other."""
     report = path.parent / REPORT_NAME
@@ -114,7 +105,7 @@ def _refuse_damage(path: Path) -> None:
     for name, digest in digests:
         part = path.with_name(Path(name).name)
         with foreign(part, fix="export the model again"):
-            if sha256(part) != digest:
+            if sha256_of(part) != digest:
                 raise UserError(f"is not the file that {REPORT_NAME} beside it was written for")
 
 
@@ -262,5 +253,4 @@ __all__ = [
     "open_artefact",
     "open_predictor",
     "predictor_of",
-    "sha256",
 ]
