@@ -188,6 +188,18 @@ def test_several_scales_and_flip(deeplab, model_folder: Path, tmp_path: Path) ->
         (["predict", "{photo}", "--cluster", "ray", "--no-overlay"], "--no-overlay would change nothing"),
         (["predict", "{photo}", "--workers", "2"], "--workers would change nothing; allowed: with --cluster"),
         (["predict", "{photo}", "--calibration", "{photo}"], "precision float32 takes no calibration photos"),
+        (
+            ["predict", "{photo}", "--precision", "int8", "--calibration", "{photo}", "--device", "cuda"],
+            "precision int8 runs on processors, and the device is cuda; fix: device cpu, or another precision",
+        ),
+        (
+            ["eval", ".", "--engine", "openvino", "--device", "cuda:1"],
+            "engine openvino runs on processors, and the device is cuda:1; fix: device cpu, or engine torch",
+        ),
+        (
+            ["predict", "{photo}", "--cluster", "ray", "--device", "abacus"],
+            "device 'abacus' cannot be used here",
+        ),
         (["train", "nowhere.yaml", "-o", "run"], "nowhere.yaml"),
         (["import", "nowhere.tflite", "-o", "out"], "nowhere.tflite"),
         (["eval", "nowhere", "-m", "{model}"], "nowhere"),

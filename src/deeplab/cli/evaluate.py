@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -104,7 +103,7 @@ def evaluate(
     with join_processes(how.device if many.cluster is None else "cpu") as world:
         if many.cluster is not None and world.size > 1:
             raise UserError("torchrun and --cluster both share the photos out", fix="leave one of them away")
-        predictor = open_predictor(model, replace(how, device=str(world.device)))
+        predictor = open_predictor(model, how, device=world.device)
         spec = predictor.labels
         dataset = open_labelled(root, split, stored, spec, predictor.network.config.pixels.read_as())
         from_main(lambda: warn_of_labels(dataset.source, look_at(dataset.source), split, scored=True), world)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -45,14 +46,23 @@ UNREAD = ".mlpackage"
 LEAST = 1e-30
 
 
-def open_predictor(model: str | os.PathLike[str], how: Labelling = AS_IT_IS) -> Predictor:
+def open_predictor(
+    model: str | os.PathLike[str], how: Labelling = AS_IT_IS, *, device: str | None = None
+) -> Predictor:
     """What labels photos by a model's name, folder or file, exported ones included.
+
+    Args:
+        model: in the user's words.
+        how: as a user asks for it.
+        device: where PyTorch computes, in place of the device that `how` names, which is still looked at.
 
     Raises:
         UserError: no such model, or what it cannot do; see `deeplab.model.checkpoint.load`, `Predictor.of`.
     """
     path = artefact_path(model)
-    return Predictor.of(load(model), how) if path is None else predictor_of(open_artefact(path), path, how)
+    if path is not None:
+        return predictor_of(open_artefact(path), path, how)
+    return Predictor.of(load(model), how if device is None else replace(how, device=device))
 
 
 def artefact_path(model: str | os.PathLike[str]) -> Path | None:
