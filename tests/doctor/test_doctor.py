@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from broken_datasets import FAULTS, NAMES, TRAIN, labels, make_broken, make_healthy
+from broken_datasets import FAULTS, NAMES, TRAIN, labels, make_broken, make_healthy, make_several
 from PIL import Image
 from support.banded_photos import scene, write_folder, write_tiff
 
@@ -73,6 +73,18 @@ def test_several_faults_at_once_are_all_found(tmp_path: Path) -> None:
     assert set(found) == {fault.code for fault in faults}
     for fault in faults:
         assert found[fault.code].files == fault.files
+
+
+def test_the_page_of_the_doctor_shows_what_it_says_of_several_faults(tmp_path: Path) -> None:
+    codes = make_several(tmp_path / "several")
+    page = (Path(__file__).parents[2] / "docs/doctor.md").read_text(encoding="utf-8")
+    shown = page.partition("$ deeplab data check broken/several\n")[2].partition("\n    classes (")[0]
+    found = check_data(tmp_path / "several").findings
+    assert {finding.code for finding in found} == codes
+    for finding in found:
+        assert finding.code in shown and all(file in shown for file in finding.files)
+        for text in (finding.what, *finding.details, finding.fix):
+            assert set(text.split()) <= set(shown.split()), text
 
 
 def test_expectations_given_by_hand(tmp_path: Path) -> None:
