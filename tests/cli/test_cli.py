@@ -186,6 +186,48 @@ def test_several_scales_and_flip(deeplab, model_folder: Path, tmp_path: Path) ->
         ),
         (["predict", "{photo}", "--cluster", "ray", "--seconds", "2"], "--seconds would change nothing"),
         (["predict", "{photo}", "--cluster", "ray", "--no-overlay"], "--no-overlay would change nothing"),
+        (["predict", "{photo}", "--cluster", "ray", "--overlay"], "--overlay would change nothing"),
+        (
+            ["eval", "nowhere", "--worst", "3"],
+            "--worst would change nothing; allowed: with --output; fix: leave it out",
+        ),
+        (
+            ["panoptic", *"abcd", "--no-normalize"],
+            "--no-normalize would change nothing; allowed: with --metric pc",
+        ),
+        (["models", "--format", "json"], "--format would change nothing; allowed: with a model's name"),
+        (
+            ["export", "{model}", "--to", "torch-export", "-o", "out", "--opset", "18"],
+            "--opset would change nothing; allowed: with --to onnx",
+        ),
+        (
+            [
+                "export",
+                "{model}",
+                "--to",
+                "torch-export",
+                "-o",
+                "out",
+                "--split",
+                "train",
+                "--classes",
+                "a",
+                "b",
+            ],
+            "--split and --classes would change nothing; allowed: with --eval; fix: leave them out",
+        ),
+        (
+            ["export", "{model}", "--to", "torch-export", "-o", "out", "--allow"],
+            "--allow would change nothing; allowed: with --precision float16 or int8",
+        ),
+        (
+            ["data", "check", ".", "--other", "background"],
+            "--other would change nothing; allowed: with --keep",
+        ),
+        (
+            ["data", "convert", "nowhere", "out", "--other", "ignore"],
+            "--other would change nothing; allowed: with --keep",
+        ),
         (["predict", "{photo}", "--workers", "2"], "--workers would change nothing; allowed: with --cluster"),
         (["predict", "{photo}", "--calibration", "{photo}"], "precision float32 takes no calibration photos"),
         (
