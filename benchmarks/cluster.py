@@ -66,7 +66,7 @@ def main() -> None:
         for count in options.ratio:
             folder = filled(Path(scratch) / str(count) / "photos", options.photos, count)
             seconds = []
-            for words in ([], ray(options)):
+            for words in (["--no-overlay"], ray(options)):
                 began = time.perf_counter()
                 subprocess.run(
                     command(folder, Path(scratch) / str(count) / f"out{len(words)}", options, words),

@@ -109,7 +109,7 @@ def test_gathering_goes_on_where_it_stopped(network: DeepLab) -> None:
 
 @pytest.mark.parametrize("seams", ["blend", "shared"])
 def test_blocks_may_begin_anywhere_and_cover_every_pixel_once(seams: str, monkeypatch) -> None:
-    monkeypatch.setattr("deeplab.prediction.blended.OPEN_BYTES", 4 * 5 * 64 * 150)
+    monkeypatch.setattr("deeplab.prediction.blended.OPEN_BYTES", (4 * 5 * 19 + 64) * 150)
     from deeplab.prediction.sliding import slide
 
     network, image = ready("mobilenet_v2", context=LIGHT), picture(200, 380)

@@ -1,8 +1,9 @@
 """Overlapping windows, each labelled as a photo of its own, and blended.
 
 Windows all have one size and end flush with the photo's rim; where they overlap, probabilities are averaged
-with weights that fall linearly towards a window's rim, as what a window sees beyond its rim is padding. Only the
-windows that are open are held: on wide photos blocks stand in panels, and windows between two panels run for both.
+with weights that fall linearly towards a window's rim, as what a window sees beyond its rim is padding. Only what
+other windows will add to is held: the columns that the next window shares, and the rows that the next row of windows
+does. Where those rows are many, on wide photos, blocks stand in panels, and windows between two panels run for both.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from deeplab.prediction.network import Network
 from deeplab.prediction.strips import confidence_of
 from deeplab.prediction.windows import Block, Place, Read, Window
 
-# of probabilities that wait for the windows that overlap them
-OPEN_BYTES = 256 << 20
+# of the rows that wait for the windows below, and of the labels above them
+OPEN_BYTES = 96 << 20
 
 
 def window_starts(side: int, window: int, *, overlap: float) -> list[int]:
@@ -65,6 +66,8 @@ class BlendedWindows:
         self._lefts = window_starts(width, self._wide, overlap=window.overlap)
         self._down = _shares(height, self._tall, self._tops)
         self._across = _shares(width, self._wide, self._lefts)
+        # rows that the windows of a row share with those below
+        self._shared = max((top + self._tall - below for top, below in pairwise(self._tops)), default=0)
         self._panels = self._panels_over(width)
         ends = [*self._tops[1:], height]
         self.places: Sequence[Place] = [
@@ -75,7 +78,7 @@ class BlendedWindows:
 
     def _panels_over(self, width: int) -> list[tuple[int, int]]:
         """First and last columns, plus one, of panels that begin with a window; OPEN_BYTES, or one window."""
-        widest = OPEN_BYTES // (4 * self._network.config.num_classes * self._tall)
+        widest = OPEN_BYTES // (4 * self._network.config.num_classes * self._shared + self._tall)
         panels, begin = [], 0
         for start, following in pairwise([*self._lefts, width]):
             if start > begin and following - begin > widest:
@@ -92,40 +95,44 @@ class BlendedWindows:
 
     def _panel(self, read: Read, panel: int, *, first: int) -> Iterator[Block]:
         begin, end = self._panels[panel]
-        reaching = [
-            column for column, left in enumerate(self._lefts) if left < end and left + self._wide > begin
+        windows = [
+            (left, falling)
+            for left, falling in zip(self._lefts, self._across, strict=True)
+            if left < end and left + self._wide > begin
         ]
-        dtype = label_dtype(self._network.config.num_classes)
-        open_rows: torch.Tensor | None = None
+        starts = [max(begin, left) for left, _ in windows]
+        classes, dtype = self._network.config.num_classes, label_dtype(self._network.config.num_classes)
+        shared, waiting = 0, torch.zeros(classes, self._shared, end - begin)
         for row, top in enumerate(self._tops):
             if top + self._tall <= self._tops[first]:
                 continue
-            for column in reaching:
-                left = self._lefts[column]
-                part = read(Place(top, left, self._tall, self._wide))
-                if part is None:
-                    continue
-                found = predict(self._network, part, scales=self._scales, flip=self._flip)["semantic"]
-                shares = found.probabilities[0].float()
-                if open_rows is None:
-                    open_rows = shares.new_zeros(shares.shape[0], self._tall, end - begin)
-                seen = slice(max(begin, left), min(end, left + self._wide))
-                inside = slice(seen.start - left, seen.stop - left)
-                weights = self._down[row][:, None] * self._across[column][inside]
-                open_rows[..., seen.start - begin : seen.stop - begin] += shares[..., inside] * weights.to(
-                    shares.device
-                )
             place = self.places[panel * len(self._tops) + row]
-            if open_rows is None:
-                open_rows = torch.zeros(self._network.config.num_classes, self._tall, end - begin)
-            ready = open_rows[:, : place.height]
+            labels = torch.empty(place.height, end - begin, dtype=dtype)
+            sure = torch.empty(place.height, end - begin) if self._confidence else None
+            opened, reached = torch.zeros(classes, self._tall, 0), begin
+            for (left, falling), (start, following) in zip(windows, pairwise([*starts, end]), strict=True):
+                stop = min(end, left + self._wide)
+                more = opened.new_zeros(classes, self._tall, stop - reached)
+                more[:, :shared] = waiting[:, :shared, reached - begin : stop - begin]
+                opened, reached = torch.cat([opened, more], dim=2), stop
+                part = read(Place(top, left, self._tall, self._wide))
+                if part is not None:
+                    found = predict(self._network, part, scales=self._scales, flip=self._flip)["semantic"]
+                    inside = slice(start - left, stop - left)
+                    weights = self._down[row][:, None] * falling[inside]
+                    shares = found.probabilities[0].float()
+                    opened = opened.to(shares.device)
+                    opened += shares[..., inside] * weights.to(shares.device)
+                done, opened = opened.split([following - start, reached - following], dim=2)
+                at = slice(start - begin, following - begin)
+                likely = done[:, : place.height].argmax(0)
+                labels[:, at] = likely
+                if sure is not None:
+                    sure[:, at] = confidence_of(done[:, : place.height], likely)
+                waiting[:, : self._tall - place.height, at] = done[:, place.height :]
+            shared = self._tall - place.height
             if row >= first:
-                labels = ready.argmax(0)
-                sure = confidence_of(ready, labels) if self._confidence else None
-                yield Block(place, labels.to(dtype), sure)
-            kept = open_rows[:, place.height :].clone()
-            open_rows[:, : kept.shape[1]] = kept
-            open_rows[:, kept.shape[1] :] = 0
+                yield Block(place, labels, sure)
 
 
 def _shares(side: int, window: int, starts: list[int]) -> torch.Tensor:
