@@ -6,7 +6,10 @@
 Running statistics are those of crops, with their padding, under weights that moved on; `measure_statistics` takes them
 anew, of whole photos and the weights as they are: Wu and Johnson, "Rethinking Batch in BatchNorm" (arXiv 2105.07576,
 section 3). Published mobile files have their norms folded into biases, and without norms a network hardly trains:
-`put_back` gives them back, as norms that change nothing, and `settle` measures what they would have seen.
+`put_back` gives them back, as norms that change nothing, and `settle` measures what they would have seen. Folding has also
+multiplied each kernel by what its norm did. Behind a norm a kernel's length changes nothing but how fast it learns, by its
+square (van Laarhoven, "L2 Regularization versus Batch and Weight Normalization", arXiv 1706.05350, section 2): of published
+files some are a hundredth as long as those that training knows. So they get the length of fresh ones, and norms divide by it.
 """
 
 from __future__ import annotations
@@ -58,11 +61,14 @@ def measure_statistics(model: DeepLab, photos: Iterable[np.ndarray]) -> None:
         module.get_buffer("running_var").copy_(variance)
 
 
+@torch.no_grad()
 def put_back(model: DeepLab, given: dict[str, torch.Tensor]) -> list[str]:
-    """Make the biases of a folded model shifts of norms that change nothing else: mean 0, variance 1, scale 1.
+    """Make the biases of a folded model shifts of norms that change nothing else, and its kernels as long as fresh ones.
+
+    A kernel's length counts by output channel; factors are powers of two, which round nothing.
 
     Args:
-        model: with norms; not changed.
+        model: with norms, its weights fresh; not changed.
         given: the folded model's weights; changed to those of `model`.
 
     Returns:
@@ -72,15 +78,20 @@ def put_back(model: DeepLab, given: dict[str, torch.Tensor]) -> list[str]:
     for name, layer in model.named_modules():
         if not isinstance(layer, ConvNormAct) or not isinstance(layer.norm, _BatchNorm):
             continue
-        bias = given.pop(f"{name}.conv.bias", None)
-        if bias is None or bias.shape != layer.norm.bias.shape:
+        bias, kernel = given.get(f"{name}.conv.bias"), given.get(f"{name}.conv.weight")
+        fresh = layer.conv.weight
+        if bias is None or kernel is None or bias.shape != layer.norm.bias.shape or kernel.shape != fresh.shape:
             continue
-        ones = torch.ones_like(bias)
+        usual = fresh.flatten(1).norm(dim=1).mean()
+        # a kernel that is all but zero stays short
+        longer = (usual / kernel.flatten(1).norm(dim=1).clamp(min=2**-10 * usual)).log2().round().exp2()
+        del given[f"{name}.conv.bias"]
         given |= {
-            f"{name}.norm.weight": ones,
+            f"{name}.conv.weight": kernel * longer[:, None, None, None],
+            f"{name}.norm.weight": 1 / longer,
             f"{name}.norm.bias": bias,
             f"{name}.norm.running_mean": torch.zeros_like(bias),
-            f"{name}.norm.running_var": ones - layer.norm.eps,
+            f"{name}.norm.running_var": torch.ones_like(bias) - layer.norm.eps,
         }
         names.append(f"{name}.norm")
     return names
@@ -99,9 +110,9 @@ def settle(model: DeepLab, names: Sequence[str], photos: Iterable[np.ndarray]) -
     """
     norms = [norm for name in names if isinstance(norm := model.get_submodule(name), _BatchNorm)]
     for norm, (mean, variance) in _seen_by(model, norms, photos, normalised_by_it=False).items():
-        scale = (variance + norm.eps).sqrt()
-        norm.get_parameter("weight").copy_(scale)
-        norm.get_parameter("bias").add_(mean)
+        scale = norm.get_parameter("weight")
+        norm.get_parameter("bias").add_(scale * mean)
+        scale.mul_((variance + norm.eps).sqrt())
         norm.get_buffer("running_mean").copy_(mean)
         norm.get_buffer("running_var").copy_(variance)
 

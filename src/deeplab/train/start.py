@@ -113,7 +113,9 @@ def start_from(model: DeepLab, source: str | None) -> dict[str, Any]:
     return {
         "source": str(source),
         "filled": len(fitting),
-        "kept random": sorted(own.keys() - fitting.keys()),
+        "kept random": sorted(
+            key for key in own.keys() - fitting.keys() if not key.endswith("num_batches_tracked")
+        ),
         "dropped": sorted(given.keys() - fitting.keys()),
         "norms put back": norms,
         "differs": [*widening, *differences(model.config, other.config, heads=heads)],
