@@ -108,6 +108,8 @@ def test_a_broken_photo_is_reported_skipped_and_makes_exit_code_1(
     assert "error" in entries["broken.jpg"]
     assert "shares" in entries["good.png"]
     assert not list((tmp_path / "out").glob("broken*"))
+    code, out, _ = deeplab("predict", tmp_path / "broken.jpg", "-m", model_folder, "-o", tmp_path / "none")
+    assert code == 1 and "0 photos labelled" in out and "look at" not in out
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere all names are Unicode")

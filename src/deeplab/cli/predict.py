@@ -149,8 +149,10 @@ def predict(
     ]
     _write_index(entries, output / INDEX_NAME)
     failed = sum("error" in entry for entry in entries)
-    seen = f"look at {output}/*_overlay.{'*' if clips or cameras else 'png'}; " if overlay else ""
-    print(f"{len(entries) - failed} photos labelled: {seen}shares are in {output / INDEX_NAME}")
+    labelled = len(entries) - failed
+    drawn = overlay and labelled
+    seen = f"look at {output}/*_overlay.{'*' if clips or cameras else 'png'}; " if drawn else ""
+    print(f"{labelled} photos labelled: {seen}shares are in {output / INDEX_NAME}")
     if failed:
         print(f"{failed} photos failed, see above", file=sys.stderr)
     return 1 if failed else 0
