@@ -11,13 +11,14 @@ import importlib.util
 import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,15 @@ import numpy as np
 import torch
 import yaml
 from PIL import Image
+from support.servers import Client, noise, png
 from support.training_runs import NAMES, make_squares, squares_recipe
 from torch_sources import VainF
 
 from deeplab.cli.app import main as deeplab
 
 PATIENCE = 300.0
+SERVE = "serve"
+NONE: Mapping[str, str] = {}
 DISKS = {
     "64 KB": "size=64k",
     "200 KB": "size=200k",
@@ -57,6 +61,7 @@ def commands(given: Path, out: Path) -> dict[str, list[object]]:
         "data webdataset": ["data", "webdataset", squares, out, *names],
         "import": ["import", given / "w.pth", "-o", out],
         "export": ["export", run, "--to", "torch-export", "-o", out],
+        SERVE: ["serve", "-m", run, "--port", 0, "--workers", 2, "--drain", 0],
     }  # fmt: skip
 
 
@@ -65,6 +70,7 @@ NEEDS = {
     "predict, a clip": "av",
     "predict --cluster": "ray",
     "data webdataset": "webdataset",
+    SERVE: "fastapi",
 }
 
 
@@ -73,7 +79,7 @@ def prepare(given: Path) -> None:
     squares = make_squares(given / "squares", side=40, photos=9)
     recipe = squares_recipe(squares, steps=2, batch_size=4, workers=0)
     (given / "r.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
-    told = run(["train", given / "r.yaml", "-o", given / "run", "--device", "cpu"], lambda: None)[1]
+    told = run(["train", given / "r.yaml", "-o", given / "run", "--device", "cpu"], lambda *_: None)[1]
     assert (given / "run/model.safetensors").is_file(), told
     torch.save(VainF(mobile=True, plus=True, classes=2).state_dict(), given / "w.pth")
     noise = np.random.default_rng(0).integers(0, 256, (40, 200, 300, 3), dtype=np.uint8)
@@ -98,12 +104,18 @@ def prepare(given: Path) -> None:
             container.mux(video.encode())
 
 
-def run(words: list[object], meanwhile: Callable[[], None]) -> tuple[int, str]:
-    """The exit code of a command, 70 for a traceback, and what it said; a process of its own, forked warm."""
+def run(
+    words: list[object], meanwhile: Callable[[int, int], None], surroundings: Mapping[str, str] = NONE
+) -> tuple[int, str]:
+    """The exit code of a command, 70 for a traceback, and what it said; a process of its own, forked warm.
+
+    `meanwhile` is called over and over with that process's number and the descriptor of what it has said.
+    """
     with tempfile.TemporaryFile() as told:
         child = os.fork()
         if child == 0:
-            code = 70
+            code, tempfile.tempdir = 70, None
+            os.environ.update(surroundings)
             try:
                 for stream in (1, 2):
                     os.dup2(told.fileno(), stream)
@@ -118,7 +130,7 @@ def run(words: list[object], meanwhile: Callable[[], None]) -> tuple[int, str]:
                 os._exit(code)
         until = time.monotonic() + PATIENCE
         while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-            meanwhile()
+            meanwhile(child, told.fileno())
             time.sleep(0.002)
             if time.monotonic() > until:
                 os.kill(child, 9)
@@ -137,20 +149,46 @@ def mounted(place: Path, options: str) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", place], check=True)
 
 
+def asked(client: Client) -> list[int]:
+    """The status of each answer: a photo as it is and as a form, and what was counted."""
+    photo = png(noise(700, 700))
+    form = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n%s\r\n--b--\r\n' % photo
+    header = {"content-type": "multipart/form-data; boundary=b"}
+    return [
+        client.segment(photo).status,
+        client.ask("POST", "/v1/segment", form, header).status,
+        client.get("/metrics").status,
+    ]
+
+
 def outcome(words: list[object], place: Path, disk: str) -> str:
     """success, refused, or what is wrong."""
+    answers: list[int] = []
 
-    def vanish() -> None:
-        shutil.rmtree(place / "out", ignore_errors=True)
+    def meanwhile(child: int, told: int) -> None:
+        if disk == "vanishing":
+            shutil.rmtree(place / "out", ignore_errors=True)
+        ready = SERVE in words and not answers and os.pread(told, 9999, 0).partition(b"ready at http://")[2]
+        if ready:
+            answers.extend(asked(Client(int(ready.split()[0].rpartition(b":")[2]))))
+            os.kill(child, signal.SIGTERM)
 
     with mounted(place, DISKS[disk]):
-        code, told = run(words, vanish if disk == "vanishing" else lambda: None)
+        # where the processes of a server count
+        temporary = {}
+        if SERVE in words:
+            temporary["TMPDIR"] = str(place / "out")
+            with suppress(OSError):
+                (place / "out").mkdir()
+        code, told = run(words, meanwhile, temporary)
         # a run's lock, and a job that goes on once there is space
         left = [] if disk == "vanishing" else [
             path.name for path in place.rglob(".*") if path.name not in (".lock", ".job") and ".work" not in path.name
         ]  # fmt: skip
     if code not in (0, 1, 2) or "Traceback" in told:
         return f"WRONG: exit status {code}: {told[-1500:]}"
+    if set(answers) - {200}:
+        return f"WRONG: answered {answers}"
     if left:
         return f"WRONG: left behind: {left}"
     return "success" if code == 0 else "refused"

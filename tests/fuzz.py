@@ -58,6 +58,8 @@ from deeplab.train.run_folder.checkpointing import TrainingState, parse_checkpoi
 
 SEED, COUNT = 1, 100
 SECONDS, MEGABYTES = 10, 2048
+# of the photo that exported models label
+SIZE = (40, 56)
 KEPT = Path("fuzz-found")
 Random = random.Random
 NUMBERS = [0, 1, -1, 127, 255, 256, 32767, 65535, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 1]
@@ -430,7 +432,8 @@ def cell_text() -> bytes:
 def exported(to: str) -> dict[str, bytes]:
     """The files of an exported model, by their names."""
     with tempfile.TemporaryDirectory() as inside:
-        folder = export_model(small_model().eval(), to, Path(inside) / "m", name="m").path.parent
+        sized: dict[str, Any] = {"litert": {"sizes": [SIZE]}, "executorch": {"largest": SIZE}}.get(to, {})
+        folder = export_model(small_model().eval(), to, Path(inside) / "m", name="m", **sized).path.parent
         return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -453,7 +456,7 @@ def exported_report(folder: Path, mutate: Callable[[bytes], bytes]) -> Path:
 
 
 def label_by(path: Path) -> object:
-    photo = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    photo = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
     return open_predictor(path, Labelling(device="cpu")).label(photo)
 
 
@@ -533,13 +536,21 @@ def read_left(path: Path) -> object:
 
 # what an extra reads, where it is installed
 EXTRAS: dict[str, tuple[str, Callable[[], Target]]] = {
+    "tflite": ("tflite", lambda: Target(whole("m.tflite", tflite), import_weights)),
+    "h5": ("h5py", lambda: Target(whole("w.h5", keras_h5), import_weights)),
+    "keras": ("h5py", lambda: Target(whole("w.keras", keras_zip), import_weights)),
+    "keras, its config": ("h5py", lambda: Target(rezipped(keras_zip(), "config.json", "w.keras"), import_weights)),
+    "keras, its weights": ("h5py", lambda: Target(rezipped(keras_zip(), "weights.h5", "w.keras"), import_weights)),
     "exported .onnx": ("onnxruntime", lambda: exported_alone("onnx", ".onnx")),
     "exported .xml": ("openvino", lambda: exported_alone("openvino", ".xml")),
     "exported .bin": ("openvino", lambda: exported_alone("openvino", ".bin")),
+    "exported .tflite": ("litert_torch", lambda: exported_alone("litert", ".tflite")),
+    "exported .pte": ("executorch", lambda: exported_alone("executorch", ".pte")),
     "clip, .mp4": ("av", lambda: Target(whole("c.mp4", clip(".mp4")), read_clip)),
     "clip, .mkv": ("av", lambda: Target(whole("c.mkv", clip(".mkv")), read_clip)),
     "scene": ("rasterio", lambda: Target(whole("s.tif", geotiff), read_geotiff)),
-}
+}  # fmt: skip
+ABSENT = {name: module for name, (module, _) in EXTRAS.items() if not importlib.util.find_spec(module)}
 TARGETS: dict[str, Target] = {
     "pth": Target(whole("w.pth", pth), import_weights),
     "pth before 1.6": Target(whole("w.pth", lambda: pth(_use_new_zipfile_serialization=False)), import_weights),
@@ -559,18 +570,13 @@ TARGETS: dict[str, Target] = {
     "tar.gz": Target(whole("m.tar.gz", tar(pth, "w:gz")), import_weights),
     "tar.gz, the tar": Target(gzipped, import_weights),
     "caffemodel": Target(whole("w.caffemodel", caffemodel), import_weights),
-    "tflite": Target(whole("m.tflite", tflite), import_weights),
-    "h5": Target(whole("w.h5", keras_h5), import_weights),
-    "keras": Target(whole("w.keras", keras_zip), import_weights),
-    "keras, its config": Target(rezipped(keras_zip(), "config.json", "w.keras"), import_weights),
-    "keras, its weights": Target(rezipped(keras_zip(), "weights.h5", "w.keras"), import_weights),
     "tfrecord": Target(records, read_records),
     **{name: Target(make, read) for name, (make, read, _) in hostile_data.TARGETS.items()},
     "panoptic results": Target(whole("p.json", panoptic), lambda path: read_files(path, path.parent)),
     "a scene's work": Target(scene_left, read_left),
     "exported .pt2": exported_alone("torch-export", ".pt2"),
     "export.json": Target(exported_report, label_by),
-    **{name: make() for name, (module, make) in EXTRAS.items() if importlib.util.find_spec(module)},
+    **{name: make() for name, (_, make) in EXTRAS.items() if name not in ABSENT},
 }  # fmt: skip
 TEXTUAL = {
     "own config.json", "own model", "recipe", "crf parameters", "cell", "keras, its config", "safetensors, its header",
@@ -609,12 +615,21 @@ def work(name: str, seed: int, first: int, count: int, folder: Path) -> None:
         with tempfile.TemporaryDirectory(dir=folder) as inside:
             print(json.dumps([number, inside]), flush=True)
             # of the processor: others may use it at the same time
-            spent = resource.getrusage(resource.RUSAGE_SELF)
+            spent, theirs = (
+                resource.getrusage(resource.RUSAGE_SELF),
+                resource.getrusage(resource.RUSAGE_CHILDREN),
+            )
             limit = int(spent.ru_utime + spent.ru_stime) + SECONDS + 1
             resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
             outcome = outcome_of(name, number, seed, Path(inside))
-            most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-            if most > MEGABYTES + began // 1024:
+            # what reads in a process of its own
+            children = resource.getrusage(resource.RUSAGE_CHILDREN)
+            seconds = children.ru_utime + children.ru_stime - theirs.ru_utime - theirs.ru_stime
+            if seconds > SECONDS:
+                outcome = f"slow: {seconds:.0f} s"
+            own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            most = max(own - began, children.ru_maxrss) // 1024
+            if most > MEGABYTES:
                 outcome = f"memory: {most} MB"
             print(json.dumps([number, outcome]), flush=True)
         if outcome.startswith("memory"):
@@ -689,7 +704,7 @@ def _wrong(name: str, seed: int, number: int, what: str, outcomes: Counter[str])
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("readers", nargs="*", default=list(TARGETS), metavar="READER")
+    parser.add_argument("readers", nargs="*", default=[*TARGETS, *ABSENT], metavar="READER")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--count", type=int, default=COUNT, help="mutants a reader")
     parser.add_argument("--minutes", type=float, default=60.0, help="stop after this long")
@@ -703,6 +718,9 @@ def main() -> None:
     if options.markdown:
         print(row.format("---", *["---:"] * 5))
     for name in options.readers:
+        if name in ABSENT:
+            print(f"{name}: skipped, as {ABSENT[name]} is not installed", file=sys.stderr)
+            continue
         began = time.monotonic()
         found = run(name, options.seed, options.count, until)
         seconds = round(time.monotonic() - began)

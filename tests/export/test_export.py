@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -31,6 +32,7 @@ from deeplab.export.run import TARGETS, export_model
 from deeplab.export.target import Job, converting
 from deeplab.model.network import DeepLab
 from deeplab.prediction.artefacts import artefact_path, open_artefact, open_predictor
+from deeplab.prediction.artefacts.apart import Apart
 from deeplab.prediction.artefacts.description import Description, PhotoInput
 from deeplab.prediction.labelling import Labelling
 from deeplab.prediction.segmenter import Segmenter
@@ -511,11 +513,19 @@ def test_damage_is_seen_before_a_runtime_sees_the_file(exported: Export, to: str
         (folder / name).unlink()
         with pytest.raises(UserError, match=rf"{name}: (cannot be read|no such file)"):
             Segmenter(folder)
-    for said in ("{}", f'{{"file": "{artefact_path(exported(to)).name}", "sha256": 3}}', "{"):
+    named = f'{{"file": "{artefact_path(exported(to)).name}", "sha256": '
+    for said in ("{}", f"{named}3}}", f'{named}{{"": "0"}}}}', "{"):
         shutil.copytree(exported(to), folder, dirs_exist_ok=True)
         (folder / "export.json").write_text(said)
         with pytest.raises(UserError, match=r"export\.json: "):
             open_artefact(folder / artefact_path(exported(to)).name)
+
+
+def test_weights_that_are_a_pipe_are_not_waited_for(exported: Export, tmp_path: Path) -> None:
+    shutil.copyfile(exported("openvino") / "small.xml", tmp_path / "small.xml")
+    os.mkfifo(tmp_path / "small.bin")
+    with pytest.raises(UserError, match=r"small\.bin: this is a pipe"):
+        open_artefact(tmp_path / "small.xml")
 
 
 def rewritten(path: Path, target: Path, change: Callable[[str, bytes], tuple[str, bytes] | None]) -> Path:
@@ -538,8 +548,11 @@ def test_what_pytorch_would_run_while_it_opens_a_file_is_refused(exported: Expor
         def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
             return os.mkdir, (str(proof),)
 
-    held = io.BytesIO()
+    held, before = io.BytesIO(), io.BytesIO()
     torch.save([Trap()], held)
+    torch.save([Trap()], before, _use_new_zipfile_serialization=False)
+    with zipfile.ZipFile(made) as archive:
+        (example,) = (archive.read(name) for name in archive.namelist() if name.endswith("inputs/model.pt"))
 
     def text(ending: str, old: str, new: str) -> Callable[[str, bytes], tuple[str, bytes]]:
         def change(name: str, data: bytes) -> tuple[str, bytes]:
@@ -557,7 +570,6 @@ def test_what_pytorch_would_run_while_it_opens_a_file_is_refused(exported: Expor
     changes = {
         "a pickle": text("weights_config.json", '"use_pickle": false', '"use_pickle": true'),
         "an object": text("constants_config.json", '"tensor_0"', '"opaque_obj_0"'),
-        "Python objects": whole("sample_inputs/model.pt", held.getvalue()),
         "a call of": text("model.json", "torch.ops.aten.conv2d.default", "torch.os.system"),
         "the size": text("model.json", "Integer(-1)", call),
         "the name": text("model.json", '"photo"', json.dumps(f'photo")+{call}+("')),
@@ -567,7 +579,89 @@ def test_what_pytorch_would_run_while_it_opens_a_file_is_refused(exported: Expor
         with pytest.raises(UserError, match=rf"trap\.pt2: holds .*{said}") as caught:
             open_artefact(rewritten(made, tmp_path / "trap.pt2", change))
         assert caught.value.file is not None and not proof.exists(), said
-    assert open_artefact(rewritten(made, tmp_path / "same.pt2", lambda name, data: (name, data)))
+    # the photo that it was traced with: pickles of today, of before, and of before with one of today behind
+    for content in (held.getvalue(), before.getvalue(), before.getvalue() + example):
+        artefact = open_artefact(rewritten(made, tmp_path / "trap.pt2", whole("inputs/model.pt", content)))
+        assert artefact.run(picture((65, 97))[None]) and not proof.exists()
+    same = rewritten(made, tmp_path / "same.pt2", lambda name, data: (name, data))
+    assert open_artefact(same)
+    # two archives in one file: the first is found by who trusts what the end says of its place, as PyTorch does
+    trap = whole("inputs/model.pt", before.getvalue().ljust(len(example), b"\0"))
+    first = rewritten(made, tmp_path / "first.pt2", trap).read_bytes()
+    assert len(first) == same.stat().st_size
+    (tmp_path / "two.pt2").write_bytes(first + same.read_bytes())
+    with suppress(UserError):
+        open_artefact(tmp_path / "two.pt2")
+    assert not proof.exists()
+
+
+# of what LiteRT's has; a photo's first number says what becomes of it
+INTERPRETER = """
+import os, time
+
+class Interpreter:
+    def __init__(self, model_path, num_threads):
+        if open(model_path).read() == "damaged":
+            os.abort()
+
+    def allocate_tensors(self):
+        print("a line of its own", flush=True)
+
+    def get_input_details(self):
+        return [{"index": 0}]
+
+    get_output_details = get_input_details
+
+    def set_tensor(self, index, value):
+        self.value = value
+
+    def invoke(self):
+        {1: lambda: 1 / 0, 2: os.abort, 3: lambda: time.sleep(300)}.get(self.value.flat[0], int)()
+
+    def get_tensor(self, index):
+        return self.value[..., 0]
+"""
+
+
+@pytest.fixture
+def interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    place = tmp_path / "ai_edge_litert" / "interpreter.py"
+    place.parent.mkdir()
+    place.write_text(INTERPRETER)
+    (place.parent / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "m.tflite").write_text("a model")
+    return place
+
+
+def test_a_runtime_that_ends_its_process_ends_no_other(
+    interpreter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = np.arange(5, 29, dtype=np.uint8).reshape(1, 2, 4, 3)
+
+    def opened() -> Apart:
+        return Apart("LiteRT", tmp_path / "m.tflite", extra="litert", threads=1)
+
+    apart = opened()
+    for wrong, said in ((1, "ZeroDivisionError"), (2, "LiteRT ended its process, with -6")):
+        np.testing.assert_array_equal(apart.run(photo)[0], photo[..., 0])
+        with pytest.raises(RuntimeError, match=said):
+            apart.run(np.full_like(photo, wrong))
+    with pytest.raises(RuntimeError, match="with -6"):
+        apart.run(photo)
+    apart = opened()
+    monkeypatch.setattr("deeplab.prediction.artefacts.apart.PATIENCE", 0.2)
+    with pytest.raises(RuntimeError, match="with -9"):
+        apart.run(np.full_like(photo, 3))
+
+
+def test_a_runtime_that_opens_nothing_says_so(interpreter: Path, tmp_path: Path) -> None:
+    (tmp_path / "m.tflite").write_text("damaged")
+    with pytest.raises(UserError, match=r"m\.tflite: LiteRT ended its process, with -6; fix: "):
+        Apart("LiteRT", tmp_path / "m.tflite", extra="litert", threads=1)
+    interpreter.write_text("1 / 0")
+    with pytest.raises(UserError, match=r"module 'ai_edge_litert.interpreter', .*segmentation\[litert\]"):
+        Apart("LiteRT", tmp_path / "m.tflite", extra="litert", threads=1)
 
 
 def test_predict_and_eval_take_the_folder(

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +92,35 @@ def test_the_same_photo_has_the_same_bits(engine: str, how: dict) -> None:
     for other in found[1:]:
         assert torch.equal(other.labels, found[0].labels)
         assert other.confidence is not None and torch.equal(other.confidence, found[0].confidence)
+
+
+def digests(engine: str, threads: int) -> list[str]:
+    """Of logits, labels and confidence of a photo, with so many threads of torch and of the engine."""
+    torch.set_num_threads(threads)
+    predictor = Predictor.of(network(), Labelling(engine=engine, device="cpu"))
+    photo = picture(97, 129)
+    labelled = predictor.label(photo, confidence=True)
+    assert labelled.confidence is not None
+    with torch.inference_mode():
+        values = (predictor.logits_of(photo), labelled.labels, labelled.confidence)
+    return [sha256(value.contiguous().numpy().tobytes()).hexdigest() for value in values]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("engine", ["torch", "openvino", "onnxruntime"])
+def test_the_same_photo_has_the_same_bits_in_every_process(engine: str, threads: int) -> None:
+    """With the same number of threads; `docs/robustness.md` says what another one changes."""
+    if engine != "torch":
+        pytest.importorskip(engine)
+    program = f"from test_extremes import digests; print(*digests({engine!r}, {threads}))"
+    surroundings = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", program], env=surroundings, capture_output=True, text=True, check=True
+        ).stdout.split()
+        for _ in range(2)
+    ]
+    assert len(told[0]) == 3 and told[0] == told[1]
 
 
 class Broken(torch.nn.Module):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import errno
 import gzip
 import io
 import json
 import socket
 import struct
+import tempfile
 import threading
 import zlib
 from collections.abc import Iterator
@@ -122,19 +124,34 @@ def test_every_output_says_the_same(server: Any, squares_model: Path, photo: byt
     np.testing.assert_allclose(confidence, expected.probabilities.max(0).ravel(), atol=3e-3)
 
 
-def test_a_form_is_a_photo_too(server: Any, photo: bytes) -> None:
-    def form(field: str) -> bytes:
-        head = f'--b\r\nContent-Disposition: form-data; name="{field}"; filename="my cat.png"\r\n\r\n'
-        return head.encode() + photo + b"\r\n--b--\r\n"
+FORM = {"content-type": "multipart/form-data; boundary=b"}
 
-    headers = {"content-type": "multipart/form-data; boundary=b"}
+
+def form_of(field: str, photo: bytes) -> bytes:
+    head = f'--b\r\nContent-Disposition: form-data; name="{field}"; filename="my cat.png"\r\n\r\n'
+    return head.encode() + photo + b"\r\n--b--\r\n"
+
+
+def test_a_form_touches_no_disk(squares_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    # where the file of a form is written beyond a megabyte, unless it is told otherwise
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", full)
+    photo = png(noise(600, 700))
+    assert len(photo) > 1 << 20
+    with serving(squares_model) as server:
+        assert server.client.ask("POST", "/v1/segment", form_of("image", photo), FORM).status == 200
+
+
+def test_a_form_is_a_photo_too(server: Any, photo: bytes) -> None:
     ask = server.client.ask
-    assert ask("POST", "/v1/segment", form("image"), headers).body == server.client.segment(photo).body
-    refused(ask("POST", "/v1/segment", form("picture"), headers), 400, "no file 'image'")
-    refused(ask("POST", "/v1/segment", photo, headers), 400, "form cannot be read")
+    assert ask("POST", "/v1/segment", form_of("image", photo), FORM).body == server.client.segment(photo).body
+    refused(ask("POST", "/v1/segment", form_of("picture", photo), FORM), 400, "no file 'image'")
+    refused(ask("POST", "/v1/segment", photo, FORM), 400, "form cannot be read")
     refused(ask("POST", "/v1/segment", b"x", {"content-type": "multipart/form-data"}), 400)
-    broken = form("image").replace(photo, b"not a photo")
-    refused(ask("POST", "/v1/segment", broken, headers), 400, "my cat.png: not a picture")
+    broken = form_of("image", photo).replace(photo, b"not a photo")
+    refused(ask("POST", "/v1/segment", broken, FORM), 400, "my cat.png: not a picture")
 
 
 def test_mistakes_end_in_the_commands_sentences(server: Any, photo: bytes, squares_model: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ import pytest
 from support.servers import Client, command, noise, png, until
 
 pytest.importorskip("fastapi")
+
+from deeplab.errors import UserError
 
 
 def children(pid: int) -> list[str]:
@@ -69,6 +73,21 @@ def test_workers_do_not_outlive_a_killed_parent(squares_model: Path, tmp_path: P
         process.kill()
         process.wait()
         until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+
+
+def test_a_place_to_count_has_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from deeplab.serve.server import _counts
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with _counts(2) as folder:
+        assert Path(folder).parent == tmp_path and not list(Path(folder).iterdir())
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UserError, match=rf"^{tmp_path}.*the disk is full.* TMPDIR"), _counts(2):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_mistakes_are_told_before_anything_is_served(deeplab: Any, tmp_path: Path) -> None:

@@ -347,6 +347,15 @@ def test_what_is_no_file_is_not_waited_for(read: Callable[[Path], object], tmp_p
             read(path)
 
 
+def test_a_name_too_long_or_empty_ends_in_one_sentence(deeplab: Any, tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 300)
+    for words in (("import", long, "-o", tmp_path / "a"), ("panoptic", long, long, long, long)):
+        code, _, err = deeplab(*words)
+        assert code == 2 and err.startswith(f"deeplab: {long}: ") and "Traceback" not in err
+    code, _, err = deeplab("panoptic", "", "", "", "")
+    assert code == 2 and "this is a folder" in err
+
+
 def test_what_is_no_file_has_no_model_or_weights(tmp_path: Path) -> None:
     pipe(tmp_path / "pipe")
     described(tmp_path / "model", lambda said: None)

@@ -5,6 +5,7 @@ Subcommands are import paths: `deeplab --help` must not wait for torch.
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
 import warnings
@@ -65,6 +66,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             result = app(words, result_action="return_value")
     except UserError as error:
         print(f"deeplab: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        # which asking whether a file is there ends in, and no other mistake
+        if error.errno != errno.ENAMETOOLONG or error.filename is None:
+            raise
+        long = UserError("this name is longer than systems take", fix="name another", file=error.filename)
+        print(f"deeplab: {long}", file=sys.stderr)
         sys.exit(2)
     except (MemoryError, RuntimeError) as error:
         if not ran_out_of_memory(error):

@@ -65,7 +65,7 @@ def panoptic(
 
     if metric == "pq" and not normalize:
         raise idle("--no-normalize", needs="--metric pc")
-    output = pred_json.with_suffix(f".{metric}.json") if output is None else output
+    output = pred_json.parent / f"{pred_json.stem}.{metric}.json" if output is None else output
     if realpath(output) in (realpath(gt_json), realpath(pred_json)):
         raise UserError(f"{output} is an input", fix="name another --output")
     truth, predictions = read_files(gt_json, gt_folder), read_files(pred_json, pred_folder)

@@ -88,7 +88,9 @@ def open_source(root: str | Path, split: str, storage: Storage = RECOGNISED) -> 
         )
     if "" in found.classes:
         raise UserError(
-            f"{found.origin} has a class without a name, number {found.classes.index('')}", fix="name it"
+            f"{found.origin} has a class without a name, number {found.classes.index('')}",
+            fix="name it",
+            file=root,
         )
     twice = [name for name, count in Counter(found.classes).items() if count > 1]
     if twice:

@@ -11,8 +11,9 @@ import torch
 from deeplab.errors import UserError, require
 from deeplab.export.gate import resized
 from deeplab.export.target import Job, Target, converting
+from deeplab.prediction.artefacts.apart import METHOD
 from deeplab.prediction.artefacts.description import Description
-from deeplab.prediction.artefacts.executorch import EXTRA, METHOD
+from deeplab.prediction.artefacts.executorch import EXTRA
 
 # XNNPACK cannot pool what is smaller than its windows
 SMALLEST = 33

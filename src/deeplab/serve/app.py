@@ -303,10 +303,11 @@ async def _body(request: Request, limits: Limits) -> tuple[bytes, str]:
         async with asyncio.timeout(limits.body):
             if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM:
                 return b"".join([part async for part in _parts(request, limits)]), "the photo"
+            parser = MultiPartParser(request.headers, _parts(request, limits), max_files=1, max_fields=8)
+            # in memory like a raw body, never on a disk
+            parser.spool_max_size = limits.bytes
             try:
-                form = await MultiPartParser(
-                    request.headers, _parts(request, limits), max_files=1, max_fields=8
-                ).parse()
+                form = await parser.parse()
             # its parser raises KeyError without a boundary
             except (MultiPartException, KeyError) as error:
                 raise Refused(400, f"the form cannot be read ({getattr(error, 'message', error)})") from None

@@ -47,11 +47,14 @@ class Metrics:
         self.inside = Gauge(
             "deeplab_queue_places_taken", "Requests inside.", multiprocess_mode="livesum", registry=registry
         )
+        # files are made with the first label of a kind, and not while a request waits
+        self.requests.labels(OTHER, "200")
+        self.seconds.labels(OTHER)
 
     def text(self) -> bytes:
-        """All counts; those of all processes where there are several."""
+        """All counts; those of all processes where there are several, unless somebody removed their folder."""
         registry = self.registry
-        if SHARED in os.environ:
+        if os.path.isdir(os.environ.get(SHARED, "")):
             registry = CollectorRegistry()
             MultiProcessCollector(registry)
         return generate_latest(registry)

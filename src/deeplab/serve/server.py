@@ -11,7 +11,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -28,11 +29,14 @@ from deeplab.serve.limits import Limits
 from deeplab.serve.metrics import SHARED
 from deeplab.serve.models import Models
 from deeplab.system.memory import keep_freed_memory
+from deeplab.system.writing import cannot_write
 
 BACKLOG = 256
 USUAL = Limits()
 # a process that dies sooner after its start would die again
 SHORT_LIFE = 10.0
+# bytes of the files in which a process counts
+COUNTS = 1 << 18
 # after the signal, for photos that are being computed
 LONGEST_FAREWELL = 120
 
@@ -182,7 +186,7 @@ def serve(service: Service, bound: socket.socket, *, workers: int, ready: Callab
         ready: called when requests are taken.
 
     Raises:
-        UserError: see `Models`.
+        UserError: see `Models`; several processes have no place to count.
     """
     if workers == 1:
         return _answer(service, bound, ready)
@@ -212,7 +216,12 @@ def _answer(service: Service, bound: socket.socket, ready: Callable[[], None]) -
 def _work(service: Service, bound: socket.socket, started: Any) -> None:
     try:
         _answer(service, bound, started.set)
-    except UserError as error:
+    except (UserError, OSError) as error:
+        folder = Path(os.environ[SHARED])
+        if isinstance(error, OSError):
+            if folder.is_dir():
+                raise
+            error = cannot_write(folder, error, "set TMPDIR to another folder")
         print(f"deeplab: {error}", file=sys.stderr)
         sys.exit(2)
 
@@ -223,7 +232,7 @@ def _oversee(service: Service, bound: socket.socket, workers: int, ready: Callab
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, frame: stopping.append(number))
-    with tempfile.TemporaryDirectory(prefix="deeplab-metrics-") as folder:
+    with _counts(workers) as folder:
         os.environ[SHARED] = folder
 
         def start() -> tuple[Any, Any, float]:
@@ -248,7 +257,13 @@ def _oversee(service: Service, bound: socket.socket, workers: int, ready: Callab
                     continue
                 _forget(folder, process.pid)
                 if not told or time.monotonic() - since < SHORT_LIFE:
-                    code = process.exitcode or 1
+                    # 2 it has said itself; a signal is below 0
+                    code = 2 if process.exitcode == 2 else 1
+                    if code == 1:
+                        print(
+                            f"deeplab: process {process.pid} ended ({process.exitcode}) as soon as it began",
+                            file=sys.stderr,
+                        )
                     stopping.append(signal.SIGTERM)
                     break
                 print(
@@ -260,6 +275,26 @@ def _oversee(service: Service, bound: socket.socket, workers: int, ready: Callab
         for process, *_ in running:
             process.join()
     return code
+
+
+@contextmanager
+def _counts(workers: int) -> Iterator[str]:
+    """A folder for what processes count, on a disk with the space that they take: without it they would be ended.
+
+    Raises:
+        UserError: there is none.
+    """
+    with ExitStack() as stack:
+        try:
+            kept = tempfile.TemporaryDirectory(prefix="deeplab-metrics-", ignore_cleanup_errors=True)
+            folder = stack.enter_context(kept)
+            space = Path(folder, "space")
+            space.write_bytes(bytes(workers * COUNTS))
+            space.unlink()
+        except OSError as error:
+            place = Path(tempfile.tempdir or os.curdir, "deeplab-metrics")
+            raise cannot_write(place, error, "set TMPDIR to another folder") from error
+        yield folder
 
 
 def _forget(folder: str, pid: int) -> None:

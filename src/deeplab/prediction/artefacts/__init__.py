@@ -112,8 +112,8 @@ def _refuse_damage(path: Path) -> None:
         said = parse_json(read_text(report))
         # another model's, which lay there before
         digests = said["sha256"].items() if said["file"] == path.name else ()
-    for name, digest in digests:
-        part = path.with_name(Path(name).name)
+        parts = [(path.with_name(Path(name).name), digest) for name, digest in digests]
+    for part, digest in parts:
         with foreign(part, fix="export the model again"):
             if sha256_of(part) != digest:
                 raise UserError(f"is not the file that {REPORT_NAME} beside it was written for")

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
-import threading
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from deeplab.errors import UserError, require
+from deeplab.prediction.artefacts.apart import Apart
 from deeplab.prediction.artefacts.description import KEY, Artefact, described
 from deeplab.system.reading import foreign, read_bytes, read_member
 
@@ -23,25 +20,7 @@ def open_litert(path: Path) -> Artefact:
     with foreign(path, fix="export it again"):
         text = _text(read_bytes(path))
     description = described(text, path)
-    runtime = require("ai_edge_litert.interpreter", extra=EXTRA)
-    try:
-        interpreter = runtime.Interpreter(model_path=os.fspath(path), num_threads=torch.get_num_threads())
-        interpreter.allocate_tensors()
-    except (ValueError, RuntimeError) as error:
-        told = str(error).strip().splitlines()[-1:] or [""]
-        raise UserError(f"LiteRT cannot run it ({told[0][:200]})", file=path) from error
-    # outputs keep their order under other names
-    (photo,) = interpreter.get_input_details()
-    results = [each["index"] for each in interpreter.get_output_details()]
-    one_at_a_time = threading.Lock()
-
-    def run(photos: np.ndarray) -> list[np.ndarray]:
-        with one_at_a_time:
-            interpreter.set_tensor(photo["index"], np.ascontiguousarray(photos))
-            interpreter.invoke()
-            return [interpreter.get_tensor(index) for index in results]
-
-    return Artefact(description, run)
+    return Artefact(description, Apart("LiteRT", path, extra=EXTRA, threads=torch.get_num_threads()).run)
 
 
 def _text(content: bytes) -> str | None:

@@ -12,7 +12,7 @@ import torch
 from deeplab.errors import UserError, require
 from deeplab.prediction.artefacts.description import KEY, Artefact, described
 from deeplab.prediction.runtimes.openvino import EXTRA
-from deeplab.system.reading import foreign
+from deeplab.system.reading import foreign, plain_file
 
 
 def open_openvino(path: Path, *, accurate: bool = True) -> Artefact:
@@ -27,7 +27,11 @@ def open_openvino(path: Path, *, accurate: bool = True) -> Artefact:
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     if accurate:
         settings["EXECUTION_MODE_HINT"] = "ACCURACY"
-    core = runtime.Core()
+    core, weights = runtime.Core(), path.with_suffix(".bin")
+    if weights.exists():
+        # which OpenVINO would wait for, were it a pipe
+        with foreign(weights), plain_file(weights):
+            pass
     try:
         network = core.read_model(os.fspath(path))
     except Exception as error:

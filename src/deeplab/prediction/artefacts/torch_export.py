@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import pickletools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,12 +40,8 @@ SIZE_WORDS = re.compile(
 # of names, which become Python
 NAME = re.compile(r"[\w.+:-]*")
 CONTAINERS = re.compile(r'"type": "(?!builtins\.(?:tuple|list|dict)")')
-GLOBALS = frozenset(
-    {
-        "torch._tensor _rebuild_from_type_v2", "torch._utils _rebuild_tensor_v2", "torch Tensor", "torch ByteStorage",
-        "collections OrderedDict",
-    }
-)  # fmt: skip
+# the photo that it was traced with, which PyTorch unpickles, whatever it is, and does without
+EXAMPLE = "sample_inputs/model.pt"
 # checks of sizes as Python, which we never ask for
 UNUSED = "guards_code"
 AGAIN = "export the model again"
@@ -55,10 +50,8 @@ AGAIN = "export the model again"
 def open_torch_export(path: Path) -> Artefact:
     """See `deeplab.prediction.artefacts.open_artefact`."""
     with foreign(path, "PyTorch cannot read it", fix=AGAIN):
-        content = read_bytes(path)
-        _refuse_code(content)
         extra = {KEY: ""}
-        program = torch.export.load(io.BytesIO(content), extra_files=extra)
+        program = torch.export.load(_plain(read_bytes(path)), extra_files=extra)
     text = extra[KEY]
     description = described(text.decode() if isinstance(text, bytes) else text, path)
     # its guards also hold what strides in memory were alike in the example, and refuse photos at random; what is right
@@ -72,36 +65,41 @@ def open_torch_export(path: Path) -> Artefact:
     return Artefact(description, run)
 
 
-def _refuse_code(content: bytes) -> None:
-    """See that opening the file runs nothing but arithmetic.
+def _plain(content: bytes) -> io.BytesIO:
+    """The parts of a file of which opening runs nothing but arithmetic, without the example photo.
+
+    They are written anew, as PyTorch's reader of archives might find others than Python's in the same bytes.
 
     Raises:
         UserError: it holds something else.
         Exception: it is no such file.
     """
-    with ZipFile(io.BytesIO(content)) as archive:
-        for member in archive.infolist():
-            _require(MEMBERS.fullmatch(member.filename) is not None, f"the part {member.filename[:80]!r}")
+    anew = io.BytesIO()
+    with ZipFile(io.BytesIO(content)) as archive, ZipFile(anew, "w") as out:
+        members = archive.infolist()
+        names = {member.filename for member in members}
+        _require(
+            len({name.partition("/")[0] for name in names}) == 1 and len(names) == len(members), "parts twice"
+        )
+        for member in members:
+            name = member.filename
+            _require(MEMBERS.fullmatch(name) is not None, f"the part {name[:80]!r}")
             # so that none unpacks to more than is there
             _require(member.compress_type == ZIP_STORED, "packed parts")
-        names = archive.namelist()
-        _require(
-            len({name.partition("/")[0] for name in names}) == 1 and len(set(names)) == len(names),
-            "parts twice",
-        )
-        for name in names:
+            data = b"" if name.endswith(EXAMPLE) else archive.read(name)
             if name.endswith("_config.json"):
-                for payload in json.loads(archive.read(name))["config"].values():
+                for payload in json.loads(data)["config"].values():
                     _require(payload["use_pickle"] is False, "a pickle in the place of a tensor")
                     _require(
                         PAYLOAD.fullmatch(payload["path_name"]) is not None,
                         "an object in the place of a tensor",
                     )
             elif name.endswith("models/model.json"):
-                for key, text in _texts(json.loads(archive.read(name))):
+                for key, text in _texts(json.loads(data)):
                     _refuse_calls(key, text)
-            elif name.endswith("sample_inputs/model.pt"):
-                _refuse_objects(archive.read(name))
+            out.writestr(name, data)
+    anew.seek(0)
+    return anew
 
 
 def _refuse_calls(key: str, text: str) -> None:
@@ -115,18 +113,6 @@ def _refuse_calls(key: str, text: str) -> None:
         _require(CONTAINERS.search(text) is None, "a container of another kind")
     elif key != UNUSED:
         _require(NAME.fullmatch(text) is not None, f"the name {text[:80]!r}")
-
-
-def _refuse_objects(packed: bytes) -> None:
-    """Of the example photo, which PyTorch unpickles."""
-    with ZipFile(io.BytesIO(packed)) as archive:
-        for name in archive.namelist():
-            if not name.endswith(".pkl"):
-                continue
-            for operation, value, _ in pickletools.genops(archive.read(name)):
-                named = operation.name == "GLOBAL"
-                if named or operation.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
-                    _require(named and value in GLOBALS, f"Python objects ({str(value)[:80]})")
 
 
 def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
