@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +31,8 @@ from deeplab.train.validation import photos_and_labels
 MODELS = Path(__file__).parent.parent / "src" / "deeplab" / "models"
 # trained at 16, run at 8 unless told otherwise: v3's and v3+'s own habit (v3 section 4.1)
 DEFAULT_STRIDE = 8
+# of docs/
+WIDTH = 128
 
 
 class About(NamedTuple):
@@ -111,6 +114,16 @@ arithmetic differs between processors, so another machine gives other last digit
 {origins}
 - These weights: Apache-2.0 as the project, as far as the terms of the data allow.
 """
+
+
+def wrapped(card: str) -> str:
+    """The card with lines of prose as short as those of docs/; tables and commands stay."""
+    lines = []
+    for line in card.splitlines():
+        prose = line and not line.startswith(("|", "    "))
+        below = "  " * line.startswith("- ")
+        lines += textwrap.wrap(line, WIDTH, subsequent_indent=below) if prose else [line]
+    return "\n".join(lines) + "\n"
 
 
 def restated(model: DeepLab, output_stride: int) -> DeepLab:
@@ -231,7 +244,7 @@ def main() -> None:
     records = stages_of(record)
     first, about = records[0], ABOUT[recipe.name]
     results = {name: scores(model, recipe, options) for name, options in settings(about.scales).items()}
-    card = CARD.format(
+    filled = CARD.format(
         name=recipe.name,
         about=about,
         network="DeepLabv3+" if recipe.model.decoder else "DeepLabv3",
@@ -254,6 +267,7 @@ def main() -> None:
         ),
         origins=origins(first, record),
     )
+    card = wrapped(filled)
     (folder / "README.md").write_text(card)
     print(card)
 

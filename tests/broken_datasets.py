@@ -1,6 +1,7 @@
 """Makes small broken data sets, one a fault, to show and to test the data doctor.
 
-    python tests/broken_datasets.py DIR    # writes DIR/FAULT/{images,masks,...} for every fault, and DIR/healthy
+    python tests/broken_datasets.py DIR    # writes DIR/FAULT/{images,masks,...} for every fault, DIR/healthy and
+                                           # DIR/several
 
 Each starts as the same healthy data set (8 photos, 3 classes, lists train and val), then one thing is broken.
 """
@@ -283,6 +284,16 @@ FAULTS: dict[str, Callable[[Path], Fault]] = {
 }  # fmt: skip
 
 
+# of the data set that docs/doctor.md shows
+SEVERAL = ("missing_masks", "truncated_photo", "rgba", "out_of_range", "duplicates")
+
+
+def make_several(root: Path) -> set[str]:
+    """Write a data set with several faults into `root`; the findings' codes."""
+    make_healthy(root)
+    return {FAULTS[name](root).code for name in SEVERAL}
+
+
 def make_broken(root: Path, name: str) -> Fault:
     """Write the data set with that fault into `root`."""
     make_healthy(root)
@@ -290,8 +301,9 @@ def make_broken(root: Path, name: str) -> Fault:
 
 
 def make_all(folder: Path) -> dict[str, Fault]:
-    """Write every broken data set, and a healthy one, into subfolders of `folder`."""
+    """Write every broken data set, one with several faults, and a healthy one into subfolders of `folder`."""
     make_healthy(folder / "healthy")
+    make_several(folder / "several")
     return {name: make_broken(folder / name, name) for name in FAULTS}
 
 

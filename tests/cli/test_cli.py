@@ -108,6 +108,8 @@ def test_a_broken_photo_is_reported_skipped_and_makes_exit_code_1(
     assert "error" in entries["broken.jpg"]
     assert "shares" in entries["good.png"]
     assert not list((tmp_path / "out").glob("broken*"))
+    code, out, _ = deeplab("predict", tmp_path / "broken.jpg", "-m", model_folder, "-o", tmp_path / "none")
+    assert code == 1 and "0 photos labelled" in out and "look at" not in out
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere all names are Unicode")
@@ -186,8 +188,62 @@ def test_several_scales_and_flip(deeplab, model_folder: Path, tmp_path: Path) ->
         ),
         (["predict", "{photo}", "--cluster", "ray", "--seconds", "2"], "--seconds would change nothing"),
         (["predict", "{photo}", "--cluster", "ray", "--no-overlay"], "--no-overlay would change nothing"),
+        (["predict", "{photo}", "--cluster", "ray", "--overlay"], "--overlay would change nothing"),
+        (
+            ["eval", "nowhere", "--worst", "3"],
+            "--worst would change nothing; allowed: with --output; fix: leave it out",
+        ),
+        (
+            ["panoptic", *"abcd", "--no-normalize"],
+            "--no-normalize would change nothing; allowed: with --metric pc",
+        ),
+        (["models", "--format", "json"], "--format would change nothing; allowed: with a model's name"),
+        (
+            ["export", "{model}", "--to", "torch-export", "-o", "out", "--opset", "18"],
+            "--opset would change nothing; allowed: with --to onnx",
+        ),
+        (
+            [
+                "export",
+                "{model}",
+                "--to",
+                "torch-export",
+                "-o",
+                "out",
+                "--split",
+                "train",
+                "--classes",
+                "a",
+                "b",
+            ],
+            "--split and --classes would change nothing; allowed: with --eval; fix: leave them out",
+        ),
+        (
+            ["export", "{model}", "--to", "torch-export", "-o", "out", "--allow"],
+            "--allow would change nothing; allowed: with --precision float16 or int8",
+        ),
+        (
+            ["data", "check", ".", "--other", "background"],
+            "--other would change nothing; allowed: with --keep",
+        ),
+        (
+            ["data", "convert", "nowhere", "out", "--other", "ignore"],
+            "--other would change nothing; allowed: with --keep",
+        ),
         (["predict", "{photo}", "--workers", "2"], "--workers would change nothing; allowed: with --cluster"),
         (["predict", "{photo}", "--calibration", "{photo}"], "precision float32 takes no calibration photos"),
+        (
+            ["predict", "{photo}", "--precision", "int8", "--calibration", "{photo}", "--device", "cuda"],
+            "precision int8 runs on processors, and the device is cuda; fix: device cpu, or another precision",
+        ),
+        (
+            ["eval", ".", "--engine", "openvino", "--device", "cuda:1"],
+            "engine openvino runs on processors, and the device is cuda:1; fix: device cpu, or engine torch",
+        ),
+        (
+            ["predict", "{photo}", "--cluster", "ray", "--device", "abacus"],
+            "device 'abacus' cannot be used here",
+        ),
         (["train", "nowhere.yaml", "-o", "run"], "nowhere.yaml"),
         (["import", "nowhere.tflite", "-o", "out"], "nowhere.tflite"),
         (["eval", "nowhere", "-m", "{model}"], "nowhere"),

@@ -88,7 +88,7 @@ def test_inputs_are_found_once_each(store: Any, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"x")
     there = ["s3://photos/in/b.jpg", "s3://photos/in/c.tar", "s3://photos/in/deep/a.PNG"]
     assert find_inputs(["s3://photos/in"], beside="s3://photos/in/out") == there
-    assert find_inputs(["s3://photos/in/*"], beside="s3://photos/in/out") == there[:2]
+    assert find_inputs(["s3://photos/in/*"], beside="s3://photos/in/out") == there
     assert find_inputs(["s3://photos/in/b.jpg", "s3://photos/in/"], beside="s3://photos/in/out") == there
     here = [str(tmp_path / name) for name in ("in/b.jpg", "in/c.tar", "in/deep/a.PNG")]
     assert find_inputs([str(tmp_path / "in")], beside=str(tmp_path / "in/out")) == here
@@ -99,6 +99,37 @@ def test_inputs_are_found_once_each(store: Any, tmp_path: Path) -> None:
     assert find_inputs(["s3://photos/list.txt"], beside="x") == [there[0], "https://example.org/a.jpg?size=2"]
     with pytest.raises(UserError, match="all photos found lie inside the output folder"):
         find_inputs(["s3://photos/in"], beside="s3://photos/in")
+
+
+def test_folders_that_a_glob_matches_are_walked(tmp_path: Path) -> None:
+    """Here and in a store alike."""
+    memory = pytest.importorskip("fsspec", reason="stores are the extra stores").filesystem("memory")
+    for name in (
+        "train-a/x.jpg",
+        "train-a/deep/y.PNG",
+        "train-a/deep/notes.md",
+        "train-a/.hidden/z.jpg",
+        "train-b/c.tar",
+        "train-c.jpg",
+        "train-[d].jpg",
+        "val/v.jpg",
+    ):
+        memory.pipe_file(f"/globs/{name}", b"x")
+        (tmp_path / "globs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "globs" / name).write_bytes(b"x")
+    below = ["train-a/deep/y.PNG", "train-a/x.jpg", "train-b/c.tar"]
+    for pattern, expected in {
+        "train-?": below,
+        "train-*/": below,
+        "train-*": [*below, "train-[d].jpg", "train-c.jpg"],
+        "train-*/*": below,
+        "*/deep": below[:1],
+        "train-[d].jpg": ["train-[d].jpg"],
+        "**": [*below, "train-[d].jpg", "train-c.jpg", "val/v.jpg"],
+    }.items():
+        for start in (f"{tmp_path}/globs/", "memory://globs/"):
+            found = find_inputs([f"{start}{pattern}"], beside="x")
+            assert sorted(each.partition("globs/")[2] for each in found) == sorted(expected), (start, pattern)
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,12 @@ def test_json_round_trip_is_equal() -> None:
             {},
             "backbone.norm.esp = 1: unknown key; did you mean 'eps'",
         ),
-        ({"name": "vgg16"}, {"context": {"kind": "fc"}}, "context.rates = .*fc: Field required"),
+        (
+            {"name": "vgg16"},
+            {"context": {"kind": "fc"}},
+            "^my.json: context.rates is missing, which fc has to have$",
+        ),
+        ({"name": "vgg16"}, {"pixels": 3}, "^my.json: pixels = 3: here stand keys .*; known keys: mean, "),
         ({"name": "vgg16"}, {"decoder": {"strides": [4, 8]}}, "must descend"),
         ({"name": "vgg16"}, {"decoder": {"output_is_logits": True}}, "channels == num_classes"),
         ({"name": "vgg16"}, {"classifier_kernel": 3}, "needs classifier_rates"),
@@ -105,6 +110,43 @@ def test_what_does_not_fit_is_explained(backbone: dict, more: dict, message: str
     with pytest.raises(UserError, match=message) as caught:
         parse_config(DeepLabConfig, values, "my.json")
     assert str(caught.value).startswith("my.json: ")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "said"),
+    [
+        (
+            "street",
+            ["data.root=.", "model.pixels.mean=[1]"],
+            "model.pixels: mean and std have 1 and 3 values for the channels red, green, blue; give one each",
+        ),
+        (
+            "street",
+            ["data.root=.", "model.backbone.in_channels=4"],
+            "model: backbone.in_channels is 4, and pixels",
+        ),
+        (
+            "street",
+            ["data.root=.", "loss.outputs={x: 1}"],
+            "loss.outputs names 'x'; model.extra_outputs has []",
+        ),
+        ("street", ["data.root=.", "modle={a: {b: 1}}"], "modle: unknown key; did you mean 'model'?"),
+        (
+            "street",
+            ["data.root=.", "model.backbone=3"],
+            "model.backbone = 3: here stand keys with values of their own; known keys: in_channels, name",
+        ),
+    ],
+)
+def test_mistakes_are_told_without_all_that_stands_beside_them(
+    recipe: str, overrides: list[str], said: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        read_recipe(recipe, overrides)
+    (line,) = str(caught.value).splitlines()
+    assert f"{recipe}.yaml: {said}" in line
+    # what the user did not write is not said
+    assert "{" not in line and "crop" not in line
 
 
 def test_overrides_reach_nested_keys() -> None:

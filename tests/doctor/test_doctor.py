@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from broken_datasets import FAULTS, NAMES, TRAIN, labels, make_broken, make_healthy
+from broken_datasets import FAULTS, NAMES, TRAIN, labels, make_broken, make_healthy, make_several
 from PIL import Image
 from support.banded_photos import scene, write_folder, write_tiff
 
 from deeplab.config import PixelConfig
+from deeplab.data.opening import open_complete
 from deeplab.data.storage import Storage
 from deeplab.doctor.findings import Finding
 from deeplab.doctor.report import write_report
@@ -71,6 +73,18 @@ def test_several_faults_at_once_are_all_found(tmp_path: Path) -> None:
     assert set(found) == {fault.code for fault in faults}
     for fault in faults:
         assert found[fault.code].files == fault.files
+
+
+def test_the_page_of_the_doctor_shows_what_it_says_of_several_faults(tmp_path: Path) -> None:
+    codes = make_several(tmp_path / "several")
+    page = (Path(__file__).parents[2] / "docs/doctor.md").read_text(encoding="utf-8")
+    shown = page.partition("$ deeplab data check broken/several\n")[2].partition("\n    classes (")[0]
+    found = check_data(tmp_path / "several").findings
+    assert {finding.code for finding in found} == codes
+    for finding in found:
+        assert finding.code in shown and all(file in shown for file in finding.files)
+        for text in (finding.what, *finding.details, finding.fix):
+            assert set(text.split()) <= set(shown.split()), text
 
 
 def test_expectations_given_by_hand(tmp_path: Path) -> None:
@@ -226,6 +240,33 @@ def test_photos_of_bands_are_measured_for_the_model_that_reads_them(
     trained_on = np.stack([scene(kind, seed)[0].astype(np.float64) for seed in range(6)])
     np.testing.assert_allclose(checked.pixels.mean, trained_on.mean((0, 1, 2)), rtol=1e-4)
     np.testing.assert_allclose(checked.pixels.std, trained_on.std((0, 1, 2)), rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["thermal", "alpha"])
+def test_photos_of_bands_in_shards_are_judged_as_files_are(kind: str, tmp_path: Path) -> None:
+    """They were called unreadable, though a model that reads their bands trains on them."""
+    root = write_folder(tmp_path / "files", "thermal")
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    (shards / "classes.txt").write_text((root / "classes.txt").read_text())
+    for split in ("train", "val"):
+        with tarfile.open(shards / f"{split}-000000.tar", "w") as tar:
+            for name in (root / f"{split}.txt").read_text().split():
+                photo = root / f"images/{name}.png"
+                if kind == "alpha":
+                    draw = np.random.default_rng(int(name[1:]))
+                    bands = draw.integers(0, 256, (48, 48, 4), dtype=np.uint8)
+                    Image.fromarray(bands).save(photo)
+                tar.add(photo, f"{name}.png")
+                tar.add(root / f"masks/{name}.png", f"{name}.seg.png")
+    files, packed = check_data(root), check_data(shards)
+    assert packed.layout == "webdataset" and packed.passed
+    assert set(by_code(packed)) == set(by_code(files)) and by_code(packed)
+    assert packed.pixels is not None and packed.pixels == files.pixels
+    assert tmp_path / "out" / "overlays.png" in write_report(packed, tmp_path / "out")
+    bands = packed.pixels.read_as()
+    photos = [open_complete(place, "train", bands=bands).photo(0) for place in (root, shards)]
+    np.testing.assert_array_equal(*photos)
 
 
 def test_photos_unlike_the_rest_are_errors(tmp_path: Path) -> None:

@@ -31,9 +31,10 @@ from deeplab.export.gate import GateError, compare, drawn_photo, fitted, gate_ph
 from deeplab.export.run import TARGETS, export_model
 from deeplab.export.target import Job, converting
 from deeplab.model.network import DeepLab
-from deeplab.prediction.artefacts import artefact_path, open_artefact
+from deeplab.prediction.artefacts import artefact_path, open_artefact, open_predictor
 from deeplab.prediction.artefacts.apart import Apart
 from deeplab.prediction.artefacts.description import Description, PhotoInput
+from deeplab.prediction.labelling import Labelling
 from deeplab.prediction.segmenter import Segmenter
 from deeplab.system.writing import whole_folder
 
@@ -96,6 +97,16 @@ def exported(tmp_path_factory: pytest.TempPathFactory, few_layers: None) -> Expo
 
 def picture(size: tuple[int, int], seed: int = 7) -> np.ndarray:
     return drawn_photo(size, 3, seed=seed)
+
+
+def test_another_device_is_refused_wherever_the_file_is_opened(exported: Export) -> None:
+    """A cluster's driver opens models where it is; evaluation on a GPU names the one that is this process's."""
+    folder = exported("torch-export")
+    with pytest.raises(
+        UserError, match=r"--device cuda goes with a model of this .* fix: leave --device cuda away"
+    ):
+        open_predictor(folder, Labelling(device="cuda"), device="cpu")
+    assert open_predictor(folder, device="cuda:0").device == torch.device("cpu")
 
 
 @pytest.mark.parametrize(

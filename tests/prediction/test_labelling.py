@@ -48,6 +48,20 @@ def way(request: pytest.FixtureRequest) -> tuple[list[object], dict[str, object]
     return WAYS[request.param]
 
 
+def test_auto_is_the_processor_for_what_runs_there_alone() -> None:
+    """Also on a machine with a GPU, which would be taken otherwise."""
+    for asked in (
+        {"engine": "openvino"},
+        {"precision": "int8", "calibration": [np.zeros((9, 9, 3), np.uint8)]},
+    ):
+        assert Labelling(**asked).device == "cpu"
+        with pytest.raises(
+            UserError, match=r"runs on processors, and the device is cuda:1; fix: device cpu, or "
+        ):
+            Labelling(**asked, device="cuda:1")
+    assert Labelling(engine="auto").device == Labelling().device == "auto"
+
+
 def photos_of(squares: Path) -> list[Path]:
     names = (squares / "ImageSets" / "Segmentation" / "train.txt").read_text().split()
     return [squares / "JPEGImages" / f"{name}.png" for name in names]

@@ -171,7 +171,7 @@ def test_mistakes_end_in_the_commands_sentences(server: Any, photo: bytes, squar
 
 def test_limits_are_read_from_headers(server: Any) -> None:
     ask = server.client.segment
-    refused(ask(png(noise(200, 150))), 413, "200 pixels are 0.0 million", "allowed: 0.02 million")
+    refused(ask(png(noise(200, 150))), 413, "200 pixels are 0.03 million", "allowed: 0.02 million")
     assert ask(png(noise(100, 100))).status == 200
     # more pixels for the network: those of a larger scale, and of a smaller stride
     refused(ask(png(noise(100, 100)), "scales=2"), 413, "allowed: 0.005 million")

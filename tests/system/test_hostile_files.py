@@ -39,6 +39,7 @@ from deeplab.model.network import DeepLab
 from deeplab.prediction.artefacts import artefact_path
 from deeplab.prediction.scenes import Ledger
 from deeplab.prediction.tiles import Gathered
+from deeplab.system.reading import sha256_of
 from deeplab.system.writing import hold_folder
 from deeplab.train.recipe import read_recipe
 
@@ -332,8 +333,9 @@ def test_weights_that_are_none_are_refused(key: str, value: float, message: str,
         _token,
         read_convolutions,
         lambda path: read_panoptic(path, path.parent),
+        sha256_of,
     ],
-    ids=["recipe", "token", "ONNX", "panoptic"],
+    ids=["recipe", "token", "ONNX", "panoptic", "checksum"],
 )
 def test_what_is_no_file_is_not_waited_for(read: Callable[[Path], object], tmp_path: Path) -> None:
     """Pipes, devices and folders in the place of files."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -85,7 +85,7 @@ def predict_on_cluster(
     target = address_of(output) or os.path.abspath(output)
     parts = parts_of(find_inputs(sources, beside=target), size=options.shard_size)
     # what is wrong with the model is seen here, and not by workers that Ray brings back without end
-    open_predictor(model, replace(how, device="cpu"))
+    open_predictor(model, how, device="cpu")
     with ray_cluster(options.cluster or "", workers=options.workers, device=how.device) as cluster:
         about = {"model": model, "how": repr(how)}
         job = Job.planned(parts, target, about=about, label_maps=options.label_maps)

@@ -71,9 +71,7 @@ def check(
     if num_classes is not None:
         refuse_outside(1, 65_536, __num_classes=num_classes)
     refuse_outside(0, 65_535, __ignore_label=ignore_label)
-    expected = Expected(
-        stored.storage, num_classes, stored.keep, stored.other or "ignore", ignore_label, train, val
-    )
+    expected = Expected(stored.storage, num_classes, stored.keep, stored.rest, ignore_label, train, val)
     with _progress() as watcher:
         checked = check_data(root, expected, workers=workers, watcher=watcher)
     folder = output or Path(f"{root.resolve().name}-check")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from deeplab.cli.cluster import Cluster, measured_on_cluster
-from deeplab.cli.labelling import ONE_PASS, USUAL, Passes, Runtime, labelling, refuse_idle
+from deeplab.cli.labelling import ONE_PASS, USUAL, Passes, Runtime, idle, labelling, refuse_idle
 from deeplab.cli.stored_data import RECOGNISED, StoredData
 from deeplab.errors import UserError, refuse_outside
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from deeplab.system.processes import World
 
 ALONE = Cluster()
+WORST = 12
 INTERVALS = {"interval": "interval of mean IoU", "difference": "interval of the difference"}
 
 
@@ -44,7 +44,7 @@ def evaluate(
     reliability: Annotated[bool, Parameter(negative="")] = False,
     bootstrap: int = 0,
     against: Path | None = None,
-    worst: int = 12,
+    worst: int | None = None,
     many: Cluster = ALONE,
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
 ) -> None:
@@ -76,7 +76,7 @@ def evaluate(
     against:
         Folder that eval -o wrote for another model on the same photos: also the interval of the difference.
     worst:
-        Photos to show in the report.
+        Photos to show in the report. Default: 12.
     output:
         Folder for results.json, confusion.png, images.npz and report.html.
     """
@@ -89,11 +89,11 @@ def evaluate(
 
     keep_freed_memory()
     how = labelling(runtime, passes)
-    refuse_outside(0, 100_000, __bootstrap=bootstrap, __worst=worst)
+    refuse_outside(0, 100_000, __bootstrap=bootstrap, __worst=worst or 0)
+    if worst is not None and output is None:
+        raise idle("--worst", needs="--output")
     if not boundaries and (widths or edges):
-        raise UserError(
-            "--widths and --edges would change nothing", allowed="with --boundaries", fix="leave them out"
-        )
+        raise idle("--widths", "--edges", needs="--boundaries")
     for width in widths:
         refuse_outside(1, 1000, __widths=width)
     if many.cluster is None:
@@ -104,12 +104,13 @@ def evaluate(
     with join_processes(how.device if many.cluster is None else "cpu") as world:
         if many.cluster is not None and world.size > 1:
             raise UserError("torchrun and --cluster both share the photos out", fix="leave one of them away")
-        predictor = open_predictor(model, replace(how, device=str(world.device)))
+        predictor = open_predictor(model, how, device=world.device)
         spec = predictor.labels
         dataset = open_labelled(root, split, stored, spec, predictor.network.config.pixels.read_as())
         from_main(lambda: warn_of_labels(dataset.source, look_at(dataset.source), split, scored=True), world)
         other = _counts_of(against, dataset, spec)
-        scores = _zero(spec, worst=worst if output else 0, calibration=reliability)
+        shown = WORST if worst is None else worst
+        scores = _zero(spec, worst=shown if output else 0, calibration=reliability)
         if boundaries:
             scores.boundaries = _zero_boundaries(spec, widths=widths, edges=edges or "labels")
         scores.instances = _zero_instances(dataset, spec)

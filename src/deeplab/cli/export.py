@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from deeplab.cli.labelling import CALIBRATION_PHOTOS, spread
+from deeplab.cli.labelling import CALIBRATION_PHOTOS, idle, refuse_idle, spread
 from deeplab.cli.stored_data import StoredData
 from deeplab.errors import UserError, refuse_outside
 
@@ -124,7 +124,17 @@ def export(
     sizes = _pairs(form.size)
     found = spread(find_photos(proof.calibration), CALIBRATION_PHOTOS) if proof.calibration else []
     # before the model is loaded: what cannot be is said at once
-    checked(to, precision=form.precision, sizes=sizes, largest=form.max_size, calibration=found)
+    target = checked(to, precision=form.precision, sizes=sizes, largest=form.max_size, calibration=found)
+    if to != "onnx":
+        refuse_idle(form, "opset", needs="--to onnx")
+    if form.precision == "float32":
+        refuse_idle(proof, "allow", needs="--precision float16 or int8")
+    if not target.runs_here:
+        refuse_idle(proof, "photos", needs="a target that runs here")
+        if proof.evaluate is not None:
+            raise idle("--eval", needs="a target that runs here")
+    if proof.evaluate is None:
+        refuse_idle(proof, "split", "classes", needs="--eval")
     source = load(model)
     if form.output_stride is not None:
         try:

@@ -126,9 +126,16 @@ def refuse_idle(options: Any, *names: str, needs: str) -> None:
         if field.name in names and getattr(options, field.name) != field.default
     ]
     if given:
-        raise UserError(
-            f"{' and '.join(given)} would change nothing", allowed=f"with {needs}", fix="leave it out"
-        )
+        raise idle(*given, needs=needs)
+
+
+def idle(*options: str, needs: str) -> UserError:
+    """What to raise of options that were given though nothing is there that they speak of."""
+    return UserError(
+        f"{' and '.join(options)} would change nothing",
+        allowed=f"with {needs}",
+        fix="leave it out" if len(options) == 1 else "leave them out",
+    )
 
 
 def spread(photos: Sequence[Path], most: int) -> list[Path]:

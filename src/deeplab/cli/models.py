@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from deeplab.cli.labelling import idle
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -21,7 +23,7 @@ HEADS = {"fc": "", "dpc": "dense prediction cell", "aspp": "ASPP", "none": ""}
 def models(
     name: str | None = None,
     *,
-    format: Annotated[Literal["yaml", "json"], Parameter(name=["--format", "-f"])] = "yaml",
+    format: Annotated[Literal["yaml", "json"] | None, Parameter(name=["--format", "-f"])] = None,
 ) -> None:
     """Named models: every row of the reference's model zoo and of the papers' main tables.
 
@@ -30,12 +32,14 @@ def models(
     name:
         Show this model's whole config, as a recipe takes it, instead of the list.
     format:
-        Of the config: yaml or json.
+        Of the config: yaml or json. Default: yaml.
     """
-    if name is None:
-        _print_all()
-    else:
-        print(_config_text(name, format))
+    if name is not None:
+        print(_config_text(name, format or "yaml"))
+        return
+    if format is not None:
+        raise idle("--format", needs="a model's name")
+    _print_all()
 
 
 def _config_text(name: str, format: Literal["yaml", "json"]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from deeplab.cli.labelling import idle
 from deeplab.errors import UserError
 from deeplab.system.writing import write_whole
 
@@ -62,6 +63,8 @@ def panoptic(
     from deeplab.evaluation.panoptic.quality import PanopticQuality
     from deeplab.evaluation.panoptic.tables import scores, scores_table
 
+    if metric == "pq" and not normalize:
+        raise idle("--no-normalize", needs="--metric pc")
     output = pred_json.parent / f"{pred_json.stem}.{metric}.json" if output is None else output
     if realpath(output) in (realpath(gt_json), realpath(pred_json)):
         raise UserError(f"{output} is an input", fix="name another --output")

@@ -42,7 +42,7 @@ def predict(
     *inputs: str,
     model: Annotated[str, Parameter(name=["--model", "-m"])] = "animals",
     output: Annotated[Path, Parameter(name=["--output", "-o"])] = Path("predictions"),
-    overlay: bool = True,
+    overlay: bool | None = None,
     passes: Passes = ONE_PASS,
     runtime: Runtime = USUAL,
     scenes: SceneOptions = ALL_BANDS,
@@ -71,7 +71,8 @@ def predict(
     output:
         Folder to write into, made if missing.
     overlay:
-        Whether overlays are drawn and written; without, labelling takes less time and a fraction of the disk.
+        Whether overlays are drawn and written; without, labelling takes less time and a fraction of the disk. Default:
+        they are, but by a cluster, which draws none.
     """
     from deeplab.imaging.photos import find_photos
     from deeplab.imaging.scenes import SLIDE_SUFFIXES, is_scene
@@ -91,14 +92,17 @@ def predict(
             raise UserError(
                 f"{cameras[0]} is a camera, and a cluster labels photos", fix="leave out --cluster"
             )
-        if not overlay:
+        if overlay is not None:
             raise UserError(
-                "--no-overlay would change nothing", allowed="without --cluster", fix="leave it out"
+                f"--{'no-' * (not overlay)}overlay would change nothing",
+                allowed="without --cluster",
+                fix="leave it out",
             )
         refuse_idle(videos, "every", "smooth", "seconds", needs="a clip or a camera, without --cluster")
         _refuse_idle_of_scenes(scenes, pictures=set(), slides=set())
         return predict_on_cluster(files, output, model=model, how=labelling(runtime, passes), options=many)
     refuse_idle(many, "shard_size", "label_maps", "workers", needs="--cluster")
+    overlay = overlay is not False
     remote = next(filter(None, map(address_of, [*files, str(output)])), None)
     if remote is not None:
         raise UserError("lies in a store", fix="--cluster ray reads and writes there", file=remote)
@@ -145,8 +149,10 @@ def predict(
     ]
     _write_index(entries, output / INDEX_NAME)
     failed = sum("error" in entry for entry in entries)
-    seen = f"look at {output}/*_overlay.{'*' if clips or cameras else 'png'}; " if overlay else ""
-    print(f"{len(entries) - failed} photos labelled: {seen}shares are in {output / INDEX_NAME}")
+    labelled = len(entries) - failed
+    drawn = overlay and labelled
+    seen = f"look at {output}/*_overlay.{'*' if clips or cameras else 'png'}; " if drawn else ""
+    print(f"{labelled} photos labelled: {seen}shares are in {output / INDEX_NAME}")
     if failed:
         print(f"{failed} photos failed, see above", file=sys.stderr)
     return 1 if failed else 0

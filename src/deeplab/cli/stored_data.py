@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from deeplab.cli.labelling import refuse_idle
+
 if TYPE_CHECKING:
     from deeplab.data.source import Survey
     from deeplab.data.storage import Storage
@@ -58,13 +60,25 @@ class StoredData:
         """The classes to keep of a split that is whole; see `whole`."""
         from deeplab.data.selection import selected
 
-        return selected(self.whole(root, split), self.keep, other=self.other or "ignore")
+        rest = self.rest
+        return selected(self.whole(root, split), self.keep, other=rest)
 
     def whole(self, root: Path, split: str, bands: Bands | None = None) -> Survey:
         """A split that is whole, with all its classes, its photos read as `bands` says; see `open_complete`."""
         from deeplab.data.opening import open_complete
 
         return open_complete(root, split, self.storage, bands)
+
+    @property
+    def rest(self) -> Literal["ignore", "background"]:
+        """What becomes of the classes that are not kept.
+
+        Raises:
+            UserError: something is to become of them, and all are kept.
+        """
+        if not self.keep:
+            refuse_idle(self, "other", needs="--keep")
+        return self.other or "ignore"
 
     @property
     def storage(self) -> Storage:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from deeplab.errors import MOST_PROCESSES, UserError, refuse_outside, require
+from deeplab.system.device import pick_device
 
 # of parts that wait, for each process: none of these ever waits, and a million parts are not handed over at once
 AHEAD = 2
@@ -24,7 +25,7 @@ def ray_for(address: str, *, workers: int | None, device: str) -> Any:
     """The module, where these go together; see `ray_cluster`.
 
     Raises:
-        UserError: they do not, or the extra is not installed.
+        UserError: they do not, no such device, or the extra is not installed.
     """
     if address != HERE and not address.startswith(THERE):
         raise UserError(f"--cluster {address}", allowed="ray, ray://HOST:PORT")
@@ -36,6 +37,9 @@ def ray_for(address: str, *, workers: int | None, device: str) -> Any:
             )
     if device.startswith("cuda:"):
         raise UserError(f"--device {device}", allowed="cuda, of which Ray gives each process its own")
+    if device != "cuda":
+        # GPUs may be elsewhere
+        pick_device(device)
     return require("ray", extra="ray")
 
 

@@ -12,34 +12,50 @@ from deeplab.system.reading import shown
 
 # of the mistakes that are told at once
 MOST = 20
+MISSING = object()
 
 
 def explain_validation(error: ValidationError, model: type[BaseModel], source: str) -> str:
     """One line per mistake, with the key's path, the value found, and for typos the nearest key.
 
-    Where a name chose one of several families of keys, the line names the family and says what it has.
+    Of a value that holds keys of its own none is shown: what is wrong with several keys together names them. Where a
+    name chose one of several families of keys, the line names the family and says what it has.
     """
     lines = []
     found = error.errors(include_url=False)
     for item in found[:MOST]:
+        kind, value = item["type"], item["input"]
         path, models, beside, family = _place(model, item["loc"])
-        value, message = item["input"], item["msg"].removeprefix("Value error, ")
-        message = f"{family}: {message}" if family else message
-        if item["type"] == "extra_forbidden":
+        message = f"{family}: " * bool(family) + item["msg"].removeprefix("Value error, ")
+        if kind == "missing":
+            # its input is all that stands beside it
+            value, message = MISSING, f"is missing{f', which {family} has to have' if family else ''}"
+        elif kind == "extra_forbidden":
             key, known = path[-1], [key for each in beside for key in each.model_fields]
             unknown = f"{family} has no key {key!r}" if family else "unknown key"
             hint = _nearest(key, known)
             # a family's keys are said in any case: the key may be another family's
             message = f"{unknown}{hint}" + (f"; known keys: {', '.join(known)}" if family or not hint else "")
-        elif item["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        elif kind in ("model_type", "model_attributes_type"):
+            # what every family has
+            keys = [key for key in models[0].model_fields if all(key in each.model_fields for each in models)]
+            message = f"here stand keys with values of their own; known keys: {', '.join(keys)}"
+        elif kind in ("union_tag_invalid", "union_tag_not_found"):
             # pydantic names the key, or the function that reads it
             key = item["ctx"]["discriminator"].strip("_()'")
             fields = [each.model_fields[key] for each in models]
             allowed = [tag for field in fields for tag in get_args(field.annotation) or field.examples or ()]
-            wrong = f"no such {key}" if "tag" in item["ctx"] else f"{key} is missing"
-            path, value = [*path, key], item["ctx"].get("tag")
-            message = f"{wrong}{_nearest(str(value), allowed)}; allowed: {', '.join(allowed)}"
-        lines.append(f"{source}: {'.'.join(path) or model.__name__} = {shown(value)}: {message}")
+            path, value = [*path, key], item["ctx"].get("tag", MISSING)
+            wrong = "is missing" if value is MISSING else f"no such {key}{_nearest(str(value), allowed)}"
+            message = f"{wrong}; allowed: {', '.join(allowed)}"
+        place = ".".join(path)
+        if value is MISSING:
+            message = f"{place} {message}"
+        elif not isinstance(value, dict):
+            message = f"{place or model.__name__} = {shown(value)}: {message}"
+        elif place:
+            message = f"{place}: {message}"
+        lines.append(f"{source}: {message}")
     return "\n".join(
         [*lines, f"{source}: {len(found) - MOST} more like these"] if len(found) > MOST else lines
     )

@@ -43,6 +43,10 @@ class Selected(Survey):
         """See `Source`."""
         return self.whole.photo(index)
 
+    def embedded(self, index: int) -> tuple[bytes, str]:
+        """See `Survey`."""
+        return self.whole.embedded(index)
+
     def drawn(self, index: int) -> np.ndarray:
         """See `Survey`.
 

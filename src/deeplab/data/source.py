@@ -140,6 +140,10 @@ class Survey:
         """See `Source`."""
         raise NotImplementedError
 
+    def embedded(self, index: int) -> tuple[bytes, str]:
+        """Of a photo that lies within another file: the bytes of its own, and what messages call them."""
+        raise NotImplementedError
+
     def drawn(self, index: int) -> np.ndarray:
         """Labels as they were drawn, on the upright photo or on the stored one; otherwise as `label`."""
         raise NotImplementedError

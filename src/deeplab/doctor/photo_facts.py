@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from deeplab.data.upright import SIDEWAYS, stored, stored_as
 from deeplab.errors import UserError
 from deeplab.imaging.bands import STORED_AS, Values, has_wide_colours, read_stored, tiff_header, viewable
-from deeplab.imaging.photos import hidden_bands, read_photo
+from deeplab.imaging.photos import hidden_bands, photo_from_bytes, read_photo
 from deeplab.imaging.pictures import opened_picture
 
 THUMB_SIDE = 16
@@ -86,47 +86,59 @@ class PhotoFacts:
 BANDED = ("LA", "RGBA", "PA")
 
 
-def photo_facts(path: Path) -> PhotoFacts:
-    """Read a photo; an unreadable one gives `error` instead of an exception."""
+def photo_facts(source: Path | bytes, name: str = "") -> PhotoFacts:
+    """Read a photo, a file or the bytes of one; an unreadable one gives `error` instead of an exception.
+
+    Args:
+        source: as it lies there.
+        name: what messages call bytes.
+    """
     try:
         with warnings.catch_warnings():
             # Odd metadata warn; the decoder's errors are what matters here.
             warnings.simplefilter("ignore")
-            return _photo_facts(path)
+            return _photo_facts(source, name)
     # Damaged files make the decoders raise nearly anything: OSError, SyntaxError, struct.error, zlib.error.
     except Exception as error:
-        return PhotoFacts(error=why_unreadable(path, error))
+        return PhotoFacts(error=why_unreadable(source, error))
 
 
-def _photo_facts(path: Path) -> PhotoFacts:
+def _photo_facts(source: Path | bytes, name: str) -> PhotoFacts:
     try:
-        with opened_picture(path) as image:
+        with opened_picture(source) as image:
             banded = image.mode in BANDED
             if not (
                 banded or image.mode.startswith(("I", "F")) or has_wide_colours(image) or hidden_bands(image)
             ):
-                return _facts(image, file_bytes=os.stat(path).st_size)
-            refused = _refusal(path)
+                return _facts(image, file_bytes=_size(source))
+            refused = _refusal(source, name)
             if banded and not refused:
-                return replace(_facts(image, file_bytes=os.stat(path).st_size), banded=True)
+                return replace(_facts(image, file_bytes=_size(source)), banded=True)
     except UnidentifiedImageError:
-        if tiff_header(path) is None:
+        if tiff_header(source) is None:
             raise
-        banded, refused = False, _refusal(path)
-    return _banded_facts(path, banded=banded, refused=refused)
+        banded, refused = False, _refusal(source, name)
+    return _banded_facts(source, name, banded=banded, refused=refused)
 
 
-def _refusal(path: Path) -> str:
+def _size(source: Path | bytes) -> int:
+    return len(source) if isinstance(source, bytes) else os.stat(source).st_size
+
+
+def _refusal(source: Path | bytes, name: str) -> str:
     """Why the photo is no 8-bit RGB; '' if it can be made that."""
     try:
-        read_photo(path)
+        if isinstance(source, bytes):
+            photo_from_bytes(source, name=name)
+        else:
+            read_photo(source)
     except UserError as error:
         return error.what
     return ""
 
 
-def _banded_facts(path: Path, *, banded: bool, refused: str) -> PhotoFacts:
-    stack, lies, header = read_stored(path), stored(path), tiff_header(path)
+def _banded_facts(source: Path | bytes, name: str, *, banded: bool, refused: str) -> PhotoFacts:
+    stack, lies, header = read_stored(source, name=name), stored(source, name), tiff_header(source)
     values = stack.reshape(-1, stack.shape[2]).astype(np.float64)
     if not np.isfinite(values).all():
         raise UserError("holds NaN or infinity", fix="fill places without data with a value of its own")
@@ -142,34 +154,26 @@ def _banded_facts(path: Path, *, banded: bool, refused: str) -> PhotoFacts:
         refused=refused,
     )
     seen = Image.fromarray(viewable(stack))
-    hashed = _hashed(seen, PhotoFacts(size=seen.size, bytes=os.stat(path).st_size))
+    hashed = _hashed(seen, PhotoFacts(size=seen.size, bytes=_size(source)))
     return replace(hashed, size=lies.size[::-1], orientation=lies.orientation, banded=banded, held=held)
 
 
-def why_unreadable(path: Path, error: Exception) -> str:
+def why_unreadable(source: Path | bytes, error: Exception) -> str:
     """A short reason for a file that could not be decoded."""
     try:
-        if os.stat(path).st_size == 0:
+        if _size(source) == 0:
             return "the file is empty (0 bytes)"
     except OSError as missing:
         return f"the file cannot be opened ({missing.strerror})"
     if isinstance(error, UserError):
         return f"{error.what}; fix: {error.fix}" if error.fix else error.what
-    if path.suffix.lower() in (".heic", ".heif"):
+    if isinstance(source, Path) and source.suffix.lower() in (".heic", ".heif"):
         return "HEIC, which Pillow cannot read"
     if isinstance(error, Image.DecompressionBombError):
         return f"too many pixels to be read safely ({error})"
-    if isinstance(error, UserError):
-        return error.what
     if isinstance(error, UnidentifiedImageError):
         return "not a picture"
     return f"damaged or cut off ({error})"
-
-
-def array_facts(pixels: np.ndarray) -> PhotoFacts:
-    """Facts of a photo that is already decoded, uint8 [H, W, 3]."""
-    image = Image.fromarray(pixels)
-    return _hashed(image, PhotoFacts(size=image.size, bytes=pixels.nbytes))
 
 
 def _facts(image: Image.Image, *, file_bytes: int) -> PhotoFacts:

@@ -11,9 +11,9 @@ from typing import Protocol
 import numpy as np
 
 from deeplab.data.source import Survey
-from deeplab.data.upright import DrawnOn, stored, turned_upright
+from deeplab.data.upright import UPRIGHT, DrawnOn, stored, turned_upright
 from deeplab.doctor.mask_facts import MaskFacts, label_facts, mask_facts
-from deeplab.doctor.photo_facts import PhotoFacts, array_facts, photo_facts
+from deeplab.doctor.photo_facts import PhotoFacts, photo_facts
 from deeplab.errors import UserError
 from deeplab.imaging.bands import read_stored, viewable
 from deeplab.imaging.photos import read_photo
@@ -91,12 +91,17 @@ class SourceReader:
     sources: Mapping[str, Survey]
 
     def photo_facts(self, pair: Pair) -> PhotoFacts | None:
-        """The layout's own message where it cannot read a photo that is no file; None if the photo is missing."""
+        """The layout's own message where it cannot find a photo that is no file; None if the photo is missing."""
         if pair.photo is None or pair.index < 0 or pair.photo.is_file():
             return photo_facts(pair.photo) if pair.photo else None
+        source = self.sources[pair.split]
         try:
-            facts, lies = array_facts(self.photo(pair)), self.sources[pair.split].lies(pair.index)
-            return replace(facts, size=lies.size[::-1], orientation=lies.orientation) if lies else facts
+            facts = photo_facts(*source.embedded(pair.index))
+            if facts.orientation == UPRIGHT or source.lies(pair.index) is not None:
+                return facts
+            # whether or not this layout turns it
+            height, width = self.photo(pair).shape[:2]
+            return replace(facts, size=(width, height), orientation=UPRIGHT)
         except UserError as error:
             return PhotoFacts(error=str(error))
 
@@ -113,7 +118,12 @@ class SourceReader:
         """See `Reader`."""
         if pair.photo is not None and pair.photo.is_file():
             return _seen(pair.photo)
-        return self.sources[pair.split].photo(pair.index)
+        source = self.sources[pair.split]
+        try:
+            return source.photo(pair.index)
+        except UserError:
+            content, name = source.embedded(pair.index)
+            return viewable(read_stored(content, name=name))
 
     def labels(self, pair: Pair) -> np.ndarray:
         """See `Reader`."""

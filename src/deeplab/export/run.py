@@ -27,10 +27,11 @@ from deeplab.export.program import PhotoProgram
 from deeplab.export.target import Job, Target, quiet
 from deeplab.export.torch_export import TORCH_EXPORT
 from deeplab.model.network import DeepLab
-from deeplab.prediction.artefacts import REPORT_NAME, open_artefact, sha256
+from deeplab.prediction.artefacts import REPORT_NAME, open_artefact
 from deeplab.prediction.artefacts.description import Description, Output, PhotoInput, Precision, Result, Side
 from deeplab.prediction.artefacts.openvino import open_openvino
 from deeplab.prediction.fold import folded
+from deeplab.system.reading import sha256_of
 from deeplab.system.writing import whole_folder
 
 TARGETS: dict[str, Target] = {
@@ -128,7 +129,7 @@ def export_model(
         # a Core ML package is a folder, OpenVINO's files are two
         parts = (each for part in beside.glob(f"{name}.*") for each in (part, *part.glob("**/*")))
         written = [each for each in parts if each.is_file()]
-        digests = {each.relative_to(beside).as_posix(): sha256(each) for each in sorted(written)}
+        digests = {each.relative_to(beside).as_posix(): sha256_of(each) for each in sorted(written)}
         report = {"file": path.name, "sha256": digests, **description.model_dump(mode="json")}
         _write_text(beside / REPORT_NAME, json.dumps(report, indent=1))
         _write_text(beside / LABELS_NAME, "\n".join(description.labels.classes))

@@ -188,7 +188,7 @@ def _read(
         with opened_picture(source, formats=formats) as image:
             if image.width * image.height > most_pixels:
                 raise TooManyPixels(
-                    f"{image.width} x {image.height} pixels are {image.width * image.height / 1e6:.1f} million",
+                    f"{image.width} x {image.height} pixels are {image.width * image.height / 1e6:.3g} million",
                     allowed=f"{most_pixels / 1e6:.3g} million",
                     fix="shrink it",
                     file=name,

@@ -7,7 +7,6 @@ and an importer, and add them to `FORMATS`. Archives and folders are looked into
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +32,7 @@ from deeplab.importers.tflite.file import is_tflite
 from deeplab.importers.torch.deeplab import import_torch
 from deeplab.importers.torch.file import is_torch
 from deeplab.system.files.content import recognise
-from deeplab.system.reading import foreign, plain_file
+from deeplab.system.reading import foreign, plain_file, sha256_of
 
 HEAD_BYTES = 4096
 RGB = 3
@@ -136,10 +135,11 @@ def _from_archive(archive: Path, hints: Hints) -> Imported:
             inside = named.relative_to(folder) if named.is_relative_to(folder) else named
             place = f"{archive}: {inside}" if inside.parts else archive
             raise UserError(error.what, allowed=error.allowed, fix=error.fix, file=place) from None
-    with archive.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     report = dataclasses.replace(
-        report, source=archive.name, sha256=sha256, format=f"{report.format}; {report.source} in the archive"
+        report,
+        source=archive.name,
+        sha256=sha256_of(archive),
+        format=f"{report.format}; {report.source} in the archive",
     )
     model.provenance = {"import": report.to_json()}
     return Imported(model, report)

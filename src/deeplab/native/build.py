@@ -30,6 +30,7 @@ import torch  # noqa: F401  brings the OpenMP runtime that the libraries share
 from deeplab.errors import UserError
 from deeplab.native.sources import FLAGS, KERNELS, LEVELS, OPENMP, SHIPPED, commands, levels
 from deeplab.system.cache import cache_folder
+from deeplab.system.reading import sha256_of
 
 # OpenMP's runtime is torch's own, found when the library is loaded: a second one would spin against it. The others
 # are for systems whose torch has another runtime, and for compilers that do not know this processor.
@@ -112,7 +113,7 @@ class Kernel:
             return shipped or (self._compiled(), "compiled")
         except CannotCompileError as error:
             return str(error)
-        except OSError as error:
+        except (OSError, UserError) as error:
             return f"the library cannot be built: {error}"
 
     def _shipped(self, wanted: str) -> tuple[ctypes.CDLL, str] | None:
@@ -241,7 +242,7 @@ def _instructions() -> set[str]:
 def _kept(folder: Path, stem: str) -> Path | None:
     """The library built before, whose name ends in its bytes' SHA-256; what a crash has cut off is deleted."""
     for path in folder.glob(f"{stem}-*.so"):
-        if path.name == f"{stem}-{hashlib.sha256(path.read_bytes()).hexdigest()}.so":
+        if path.name == f"{stem}-{sha256_of(path)}.so":
             return path
         path.unlink(missing_ok=True)
     return None
@@ -261,7 +262,7 @@ def _build(
         built = Path(place) / "library.so"
         with built.open("rb+") as file:
             os.fsync(file.fileno())
-        path = folder / f"{stem}-{hashlib.sha256(built.read_bytes()).hexdigest()}.so"
+        path = folder / f"{stem}-{sha256_of(built)}.so"
         os.replace(built, path)
     return path
 

@@ -5,9 +5,9 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <memory>
+#include <type_traits>
 
-#include "lanes.hpp"
+#include "sums.hpp"
 
 #ifdef __AVX2__
 #include <immintrin.h>
@@ -57,19 +57,6 @@ inline __attribute__((always_inline)) Ints add_dots(const Ints& sum, int32_t fou
 #endif
 }
 
-// Numbers that are written before they are read: nothing to clear.
-template <typename T>
-class Room {
-   public:
-    explicit Room(int64_t count) : numbers(new T[count]) {}
-    T* data() const { return numbers.get(); }
-
-   private:
-    std::unique_ptr<T[]> numbers;
-};
-
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // bytes of a place's channels: whole quads
 inline int64_t in_quads(int64_t channels) { return ceil_div(channels, QUAD) * QUAD; }
 
@@ -103,42 +90,11 @@ struct Grid {
     }
 };
 
-inline __attribute__((always_inline)) Floats between(const Floats& value, float least, float most) {
-    return at_most(Floats{} + most, at_least(Floats{} + least, value));
-}
-
-struct Bounds {
-    float least, most;
-
-    inline __attribute__((always_inline)) Floats operator()(const Floats& sum) const { return between(sum, least, most); }
-};
-
-struct Swish {
-    inline __attribute__((always_inline)) Floats operator()(const Floats& sum) const {
-        return sum * between(sum + 3.0f, 0.0f, 6.0f) * (1.0f / 6.0f);
-    }
-};
-
-// What finished sums become: bounds, or x * relu6(x + 3) / 6 instead of these.
-struct Ending {
-    float least, most;
-    bool swish;
-
-    // body(what it is): asked once, as a branch for every sum would keep sums from staying in registers
-    template <class Body>
-    inline void chosen(const Body& body) const {
-        if (swish)
-            body(Swish{});
-        else
-            body(Bounds{least, most});
-    }
-};
-
 // A convolution's weights in panels of up to WIDEST vectors of outputs: [tap][quad of channels][output][QUAD], and by
-// output what its sum is multiplied by, and what is added then; as many of both as the vectors hold.
+// output what its sum is multiplied by before it ends; as many as the vectors hold.
 struct Layer {
     const int8_t* weight;
-    const float *factor, *bias;
+    const float* factor;
     Grid grid;
     Ending ending;
     int64_t taps, channels, outputs;
@@ -184,7 +140,7 @@ inline __attribute__((always_inline)) void add_tile(const Layer& layer, int64_t 
                 const int64_t column = first + vector * LANES, at = row * layer.outputs + column;
                 const int64_t lanes = whole ? LANES : std::min<int64_t>(LANES, width - vector * LANES);
                 Floats sum = __builtin_convertvector(sums[row][vector], Floats) * load(layer.factor + column, LANES) +
-                             load(layer.bias + column, LANES);
+                             load(layer.ending.bias + column, LANES);
                 if (adds) sum += load(added + at, lanes);
                 store(finish(sum), target + at, lanes);
             }

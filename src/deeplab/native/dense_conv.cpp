@@ -70,7 +70,7 @@ void correlate(const Shape& shape, const Tables& tables, const T* source, const 
 #pragma omp parallel
     {
         std::vector<const Word<T>*> places(taps * BLOCK);
-        const Room sums(BLOCK * std::min(GROUP, in_panels(shape.outputs)));
+        const Room<float> sums(BLOCK * std::min(GROUP, in_panels(shape.outputs)));
 #pragma omp for schedule(static)
         for (int64_t block = 0; block < blocks; ++block) {
             const int64_t begin = block * tiles / blocks * TILE;
@@ -151,7 +151,7 @@ void weight_gradient(const Shape& shape, const Tables& tables, const float* sour
     for (size_t index = 0; index < all.size(); ++index) {
         const Share& share = all[index];
         std::vector<const float*> places(LAID_OUT);
-        const Room panels(LAID_OUT * std::min(GROUP, in_panels(shape.channels))), slopes(LAID_OUT * TILE);
+        const Room<float> panels(LAID_OUT * std::min(GROUP, in_panels(shape.channels))), slopes(LAID_OUT * TILE);
         const int64_t end = (share.band + 1) * shape.places() / count;
         for (int64_t begin = share.band * shape.places() / count; begin < end; begin += LAID_OUT) {
             const int64_t here = std::min(LAID_OUT, end - begin);
@@ -183,10 +183,10 @@ extern "C" int deeplab_dense_halves() { return HALVES; }
 
 extern "C" void deeplab_dense_pack(int64_t outputs, int64_t channels, int64_t taps, const int64_t* strides, int half,
                                    const void* weight, void* packed) {
-    if (half)
-        pack(outputs, channels, taps, strides, static_cast<const uint16_t*>(weight), static_cast<uint16_t*>(packed));
-    else
-        pack(outputs, channels, taps, strides, static_cast<const float*>(weight), static_cast<float*>(packed));
+    in_format(half, [&](auto number) {
+        using T = decltype(number);
+        pack(outputs, channels, taps, strides, static_cast<const T*>(weight), static_cast<T*>(packed));
+    });
 }
 
 extern "C" void deeplab_dense(const int64_t* sizes, int64_t threads, int half, const void* source, const void* packed,

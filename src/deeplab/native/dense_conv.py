@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
@@ -51,6 +53,13 @@ class Place(NamedTuple):
     stride: Pair
     rate: Pair
     pads: Pads
+
+    def tables(
+        self, x: torch.Tensor, kernel: Sequence[int], of: Callable[..., np.ndarray] = taps
+    ) -> list[np.ndarray]:
+        """Which rows and which columns of x [N, C, H, W] a kernel's taps read; or `taps_back`, which read them."""
+        axes = zip(x.shape[2:], kernel, self.stride, self.rate, self.pads, strict=True)
+        return [of(*each) for each in axes]
 
 
 def wins(x: torch.Tensor, weight: torch.Tensor, *, stride: Pair) -> bool:
@@ -144,11 +153,7 @@ def packed_conv(
     """
     if isinstance(packed, winograd.Packed):
         return winograd.packed_conv(x, packed, rate=place.rate, pads=place.pads, ending=ending, added=added)
-    tables = [
-        taps(*each)
-        for each in zip(x.shape[2:], packed.kernel, place.stride, place.rate, place.pads, strict=True)
-    ]
-    return _correlate(x, packed, ending, tables, added)
+    return _correlate(x, packed, ending, place.tables(x, packed.kernel), added)
 
 
 class Packed(NamedTuple):
@@ -221,10 +226,8 @@ def _image_gradient(
     if place.stride != (1, 1):
         # most taps of most pixels would read zeros
         return _by_onednn(x, weight, gradient, place, (True, False, False))
-    axes = zip(x.shape[2:], weight.shape[2:], place.stride, place.rate, place.pads, strict=True)
-    return _correlate(
-        gradient, pack(weight.transpose(0, 1), None), LINEAR, [taps_back(*each) for each in axes]
-    )
+    tables = place.tables(x, weight.shape[2:], taps_back)
+    return _correlate(gradient, pack(weight.transpose(0, 1), None), LINEAR, tables)
 
 
 def _weight_gradient(
@@ -233,8 +236,7 @@ def _weight_gradient(
     if weight.numel() < LEAST_WEIGHTS:
         return _by_onednn(x, weight, gradient, place, (False, True, False))
     outputs, channels, *kernel = weight.shape
-    axes = zip(x.shape[2:], kernel, place.stride, place.rate, place.pads, strict=True)
-    rows, columns = (taps(*each) for each in axes)
+    rows, columns = place.tables(x, kernel)
     sizes = _sizes(x, outputs, gradient.shape[2:], kernel)
     found = x.new_zeros(KERNEL.library.deeplab_dense_bands(sizes), outputs, *kernel, channels)
     KERNEL.library.deeplab_dense_weight(
@@ -281,7 +283,7 @@ def _correlate(
     source: torch.Tensor,
     packed: Packed,
     ending: Ending,
-    tables: list[Any],
+    tables: list[np.ndarray],
     added: torch.Tensor | None = None,
 ) -> torch.Tensor:
     rows, columns = tables

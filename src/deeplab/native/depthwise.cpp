@@ -7,17 +7,11 @@
 #include <cstdint>
 #include <cstring>
 
-#include "lanes.hpp"
 #include "taps.hpp"
 
 namespace {
 
-constexpr int LARGEST_KERNEL = 5;
 constexpr int RUN = 8;  // outputs whose gradients are kept in registers
-
-struct Shape {
-    int64_t images, channels, source_height, source_width, height, width;
-};
 
 // Where the rows of a plane begin that an output row's taps read; null in the padding.
 template <typename T, int K>
@@ -111,41 +105,29 @@ void weight_gradient(const Shape& shape, const T* source, const T* gradient, con
     }
 }
 
-template <typename T>
-int correlate_any(const Shape& shape, int kernel, const void* source, const float* weight, const float* bias,
-                  const int32_t* rows, const int32_t* columns, void* target) {
-    const T* from = static_cast<const T*>(source);
-    T* to = static_cast<T*>(target);
-    if (kernel == 3) return correlate<T, 3>(shape, from, weight, bias, rows, columns, to), 0;
-    if (kernel == LARGEST_KERNEL) return correlate<T, LARGEST_KERNEL>(shape, from, weight, bias, rows, columns, to), 0;
-    return 1;
-}
-
-template <typename T>
-int weight_gradient_any(const Shape& shape, int kernel, const void* source, const void* gradient, const int32_t* rows,
-                        const int32_t* columns, int64_t bands, float* partial, float* line) {
-    const T* from = static_cast<const T*>(source);
-    const T* slopes = static_cast<const T*>(gradient);
-    if (kernel == 3) return weight_gradient<T, 3>(shape, from, slopes, rows, columns, bands, partial, line), 0;
-    if (kernel == LARGEST_KERNEL)
-        return weight_gradient<T, LARGEST_KERNEL>(shape, from, slopes, rows, columns, bands, partial, line), 0;
-    return 1;
-}
-
 }  // namespace
 
 // Both return 0, or 1 for a kernel size that is not compiled.
-extern "C" int deeplab_depthwise(const int64_t* shape, int kernel, int half, const void* source, const float* weight,
+extern "C" int deeplab_depthwise(const Shape* shape, int kernel, int half, const void* source, const float* weight,
                                  const float* bias, const int32_t* rows, const int32_t* columns, void* target) {
-    const Shape sizes{shape[0], shape[1], shape[2], shape[3], shape[4], shape[5]};
-    return half ? correlate_any<uint16_t>(sizes, kernel, source, weight, bias, rows, columns, target)
-                : correlate_any<float>(sizes, kernel, source, weight, bias, rows, columns, target);
+    return with_kernel(kernel, [&](auto size) {
+        constexpr int K = decltype(size)::value;
+        in_format(half, [&](auto number) {
+            using T = decltype(number);
+            correlate<T, K>(*shape, static_cast<const T*>(source), weight, bias, rows, columns, static_cast<T*>(target));
+        });
+    });
 }
 
-extern "C" int deeplab_depthwise_weight(const int64_t* shape, int kernel, int half, const void* source,
+extern "C" int deeplab_depthwise_weight(const Shape* shape, int kernel, int half, const void* source,
                                         const void* gradient, const int32_t* rows, const int32_t* columns,
                                         int64_t bands, float* partial, float* line) {
-    const Shape sizes{shape[0], shape[1], shape[2], shape[3], shape[4], shape[5]};
-    return half ? weight_gradient_any<uint16_t>(sizes, kernel, source, gradient, rows, columns, bands, partial, line)
-                : weight_gradient_any<float>(sizes, kernel, source, gradient, rows, columns, bands, partial, line);
+    return with_kernel(kernel, [&](auto size) {
+        constexpr int K = decltype(size)::value;
+        in_format(half, [&](auto number) {
+            using T = decltype(number);
+            weight_gradient<T, K>(*shape, static_cast<const T*>(source), static_cast<const T*>(gradient), rows, columns,
+                                  bands, partial, line);
+        });
+    });
 }

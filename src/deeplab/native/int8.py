@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from deeplab.config import ResizeRule
 from deeplab.native.build import INT, LONG, POINTER, Kernel
 from deeplab.native.dense_conv import Place
-from deeplab.native.depthwise import taps
 from deeplab.native.separable import Filter, upsampled
 from deeplab.native.winograd import Ending, empty_for
 
@@ -26,8 +25,8 @@ KERNEL = Kernel(
         "deeplab_int8_bits": (LONG,),
         "deeplab_int8_lanes": (LONG,),
         "deeplab_int8_pack": (None, LONG, LONG, LONG, POINTER, POINTER),
-        "deeplab_int8_dense": (None, POINTER, LONG, *[POINTER] * 6),
-        "deeplab_int8_separable": (INT, POINTER, LONG, LONG, *[POINTER] * 12),
+        "deeplab_int8_dense": (None, POINTER, LONG, LONG, *[POINTER] * 6),
+        "deeplab_int8_separable": (INT, POINTER, LONG, LONG, LONG, *[POINTER] * 12),
     },
 )
 # products that one instruction adds up
@@ -153,14 +152,11 @@ def int8_conv(
     """
     if not KERNEL.ready():
         return plain_conv(x, packed, place, ending, added)
-    rows, columns = (
-        taps(*each)
-        for each in zip(x.shape[2:], packed.kernel, place.stride, place.rate, place.pads, strict=True)
-    )
+    rows, columns = place.tables(x, packed.kernel)
     target = empty_for((x.shape[0], len(packed.weight), len(rows), len(columns)), x.dtype, added)
-    sizes = (x.shape[0], *x.shape[2:], len(rows), len(columns), packed.kernel[1])
     KERNEL.library.deeplab_int8_dense(
-        (ctypes.c_int64 * 6)(*sizes),
+        (ctypes.c_int64 * 6)(*x.shape, len(rows), len(columns)),
+        packed.kernel[1],
         torch.get_num_threads(),
         x.data_ptr(),
         ctypes.byref(packed.layer(ending)),
@@ -189,16 +185,13 @@ def int8_separable(
     `last` is one more behind the projection, to which nothing is added then.
     """
     hidden = len(depthwise.bias)
-    rows, columns = (
-        taps(size, depthwise.kernel, *each)
-        for size, *each in zip(x.shape[2:], place.stride, place.rate, place.pads, strict=True)
-    )
+    rows, columns = place.tables(x, (depthwise.kernel, depthwise.kernel))
     outputs = hidden if project is None else len((last or project).weight)
     target = empty_for((x.shape[0], outputs, len(rows), len(columns)), x.dtype, added)
-    sizes = (x.shape[0], *x.shape[2:], len(rows), len(columns), x.shape[1], hidden)
     first, middle, end = endings
     KERNEL.library.deeplab_int8_separable(
-        (ctypes.c_int64 * 7)(*sizes),
+        (ctypes.c_int64 * 6)(*x.shape, len(rows), len(columns)),
+        hidden,
         depthwise.kernel,
         torch.get_num_threads(),
         x.data_ptr(),

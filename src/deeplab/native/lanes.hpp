@@ -21,6 +21,14 @@ typedef float Floats __attribute__((vector_size(LANES * 4)));
 typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
 typedef uint16_t Halves __attribute__((vector_size(LANES * 2)));
 
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// body(a number of the format that maps are in): bfloat16 where `half`
+template <class Body>
+inline auto in_format(int half, const Body& body) {
+    return half ? body(uint16_t{}) : body(float{});
+}
+
 // `count` channels at a time; the rest of the vector is zero
 template <typename Vector, typename T>
 inline Vector read(const T* from, int64_t count) {

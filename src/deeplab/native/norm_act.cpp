@@ -60,7 +60,7 @@ inline __attribute__((always_inline)) void over_channels(int64_t channels, const
 // body(chunk, first row, last row) on all threads
 template <class Body>
 void over_chunks(int64_t rows, const Body& body) {
-    const int64_t chunks = (rows + CHUNK - 1) / CHUNK;
+    const int64_t chunks = ceil_div(rows, CHUNK);
 #pragma omp parallel for schedule(static)
     for (int64_t chunk = 0; chunk < chunks; ++chunk) body(chunk, chunk * CHUNK, std::min(rows, (chunk + 1) * CHUNK));
 }
@@ -99,7 +99,7 @@ void statistics(int64_t rows, int64_t channels, const T* x, double* partial, flo
                          squares += away * away;
                      });
     });
-    const int64_t chunks = (rows + CHUNK - 1) / CHUNK;
+    const int64_t chunks = ceil_div(rows, CHUNK);
     std::vector<float> around(chunks * channels);
     for (int64_t chunk = 0; chunk < chunks; ++chunk)
         over_channels(channels, [&](int64_t c, int64_t lanes) {
@@ -188,7 +188,7 @@ void gradient_of_x(int64_t rows, int64_t channels, const T* x, const T* gradient
 // body(T{}, Activation{}) for the number format and the activation by number
 template <class Body>
 int chosen(int half, int activation, const Body& body) {
-    const auto with = [&](auto number) {
+    return in_format(half, [&](auto number) {
         switch (activation) {
             case 0: return body(number, Identity{}), 0;
             case 1: return body(number, Relu{}), 0;
@@ -196,8 +196,7 @@ int chosen(int half, int activation, const Body& body) {
             case 3: return body(number, HardSwish{}), 0;
             default: return 1;
         }
-    };
-    return half ? with(uint16_t{}) : with(float{});
+    });
 }
 
 }  // namespace
@@ -207,10 +206,9 @@ extern "C" int64_t deeplab_norm_chunk() { return CHUNK; }
 
 extern "C" void deeplab_norm_statistics(int64_t rows, int64_t channels, int half, const void* x, double* partial,
                                         float* mean, float* variance) {
-    if (half)
-        statistics(rows, channels, static_cast<const uint16_t*>(x), partial, mean, variance);
-    else
-        statistics(rows, channels, static_cast<const float*>(x), partial, mean, variance);
+    in_format(half, [&](auto number) {
+        statistics(rows, channels, static_cast<const decltype(number)*>(x), partial, mean, variance);
+    });
 }
 
 // Those below return 0, or 1 for an activation that is not compiled.

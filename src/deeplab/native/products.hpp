@@ -5,12 +5,10 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
-#include <limits>
-#include <new>
 #include <type_traits>
 #include <vector>
 
-#include "lanes.hpp"
+#include "sums.hpp"
 
 namespace {
 
@@ -22,31 +20,14 @@ constexpr int VECTORS = 4;
 constexpr int VECTORS = 2;
 #endif
 constexpr int PANEL = VECTORS * LANES;
-constexpr int64_t LINE = 16;          // floats in a line of the cache
 constexpr int64_t AHEAD = 32;         // channels whose weights are fetched ahead
 constexpr int64_t DEPTH = 512;       // products added up before sums go back to memory
 constexpr int64_t BLOCK = 24 * TILE;  // most places that a panel of weights is used for: their inputs stay in L2
 constexpr int64_t LAID_OUT = 256;     // most places laid out together for sums over places
 
-// Numbers that are written before they are read: nothing to clear.
-class Room {
-   public:
-    explicit Room(int64_t count) : numbers(static_cast<float*>(::operator new[](count * sizeof(float), ALIGNED))) {}
-    ~Room() { ::operator delete[](numbers, ALIGNED); }
-    Room(const Room&) = delete;
-    float* data() const { return numbers; }
-
-   private:
-    // vectors that begin with a line of the cache are read at once
-    static constexpr std::align_val_t ALIGNED{64};
-    float* const numbers;
-};
-
 // places whose sums of few vectors are added up together, or registers would stay empty
 template <int WIDE>
 constexpr int MANY = VECTORS >= 4 && WIDE <= 2 ? 12 : TILE;
-
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 inline int64_t in_panels(int64_t count) { return ceil_div(count, PANEL) * PANEL; }
 
@@ -107,25 +88,6 @@ struct Sums {
             const Number factor = value(row);
             for (int vector = 0; vector < WIDE; ++vector) of[row][vector] = product(of[row][vector], factor, factors[vector]);
         }
-    }
-};
-
-// What happens to finished sums; as many biases as the panels have outputs.
-struct Ending {
-    const float* bias;
-    float least, most;
-    bool swish;  // x * relu6(x + 3) / 6, instead of bounds
-
-    inline __attribute__((always_inline)) Floats finish(const Floats& sum) const {
-        const Floats none = {};
-        if (swish) return sum * at_most(none + 6.0f, at_least(none, sum + 3.0f)) * (1.0f / 6.0f);
-        return at_most(none + most, at_least(none + least, sum));
-    }
-
-    // Nothing but the same biases.
-    Ending linear() const {
-        constexpr float INFINITE = std::numeric_limits<float>::infinity();
-        return {bias, -INFINITE, INFINITE, false};
     }
 };
 

@@ -14,13 +14,12 @@ import torch
 from deeplab.config import ResizeRule
 from deeplab.native.build import INT, LONG, POINTER, Kernel
 from deeplab.native.dense_conv import Packed, Place
-from deeplab.native.depthwise import taps
 from deeplab.native.upsample_argmax import axis
 from deeplab.native.winograd import Ending, empty_for
 
 KERNEL = Kernel(
     __name__,
-    {"deeplab_separable": (INT, POINTER, LONG, LONG, INT, *[POINTER] * 10)},
+    {"deeplab_separable": (INT, POINTER, *[LONG] * 4, INT, *[POINTER] * 10)},
 )
 
 
@@ -84,23 +83,18 @@ def separable_conv(
         RuntimeError: `added` has another shape.
     """
     hidden = len(depthwise.bias)
-    rows, columns = (
-        taps(size, depthwise.kernel, *each)
-        for size, *each in zip(x.shape[2:], place.stride, place.rate, place.pads, strict=True)
-    )
+    rows, columns = place.tables(x, (depthwise.kernel, depthwise.kernel))
     outputs = hidden if project is None else project.outputs
-    shape = (x.shape[0], outputs, len(rows), len(columns))
-    target = empty_for(shape, x.dtype, added)
-    images, channels, height, width = x.shape
-    sizes = (images, channels, height, width, hidden, outputs, len(rows), len(columns))
-    small = None if behind is None else upsampled(*behind, (height, width))
+    target = empty_for((x.shape[0], outputs, len(rows), len(columns)), x.dtype, added)
     KERNEL.library.deeplab_separable(
-        (ctypes.c_int64 * 8)(*sizes),
+        (ctypes.c_int64 * 6)(*x.shape, len(rows), len(columns)),
+        hidden,
+        outputs,
         depthwise.kernel,
         torch.get_num_threads(),
         x.dtype == torch.bfloat16,
         x.data_ptr(),
-        small,
+        None if behind is None else upsampled(*behind, (x.shape[2], x.shape[3])),
         _pointers(expand),
         _pointers(depthwise),
         _pointers(project),

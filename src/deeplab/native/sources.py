@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+ONE_PASS = ("one_pass.hpp", "taps.hpp", "sums.hpp", "lanes.hpp")
 # module that calls it -> files beside it; the first is compiled, the others are its headers
 KERNELS: dict[str, tuple[str, ...]] = {
     "deeplab.native.confusion": ("confusion.cpp", "share_out.hpp"),
-    "deeplab.native.dense_conv": ("dense_conv.cpp", "products.hpp", "lanes.hpp"),
-    "deeplab.native.depthwise": ("depthwise.cpp", "taps.hpp", "lanes.hpp"),
-    "deeplab.native.int8": ("int8_conv.cpp", "byte_products.hpp", "taps.hpp", "lanes.hpp"),
+    "deeplab.native.dense_conv": ("dense_conv.cpp", "products.hpp", "sums.hpp", "lanes.hpp"),
+    "deeplab.native.depthwise": ("depthwise.cpp", "taps.hpp", "sums.hpp", "lanes.hpp"),
+    "deeplab.native.int8": ("int8_conv.cpp", "byte_products.hpp", *ONE_PASS),
     "deeplab.native.norm_act": ("norm_act.cpp", "lanes.hpp"),
-    "deeplab.native.separable": ("separable.cpp", "products.hpp", "taps.hpp", "lanes.hpp"),
+    "deeplab.native.separable": ("separable.cpp", "products.hpp", *ONE_PASS),
     "deeplab.native.upsample_argmax": ("upsample_argmax.cpp",),
     "deeplab.native.upsample_loss": ("upsample_loss.cpp", "vector_math.hpp", "share_out.hpp"),
-    "deeplab.native.winograd": ("winograd.cpp", "products.hpp", "lanes.hpp"),
+    "deeplab.native.winograd": ("winograd.cpp", "products.hpp", "sums.hpp", "lanes.hpp"),
     "deeplab.crf.compiled": ("mean_field.cpp", "lattice.hpp", "buffer.hpp", "team.hpp"),
     "deeplab.data.fast_crop": ("fast_crop.cpp",),
 }

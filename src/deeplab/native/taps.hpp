@@ -1,14 +1,33 @@
-// The taps of a depthwise kernel at one output position, and their sum.
+// What a convolution moves over; the taps of a depthwise kernel at one output position, and their sum.
 
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <type_traits>
 #include <vector>
 
-#include "lanes.hpp"
+#include "sums.hpp"
 
 namespace {
+
+// Images, channels last: what is read, and the size of what is written.
+struct Shape {
+    int64_t images, channels, source_height, source_width, height, width;
+};
+
+// The row (column) that each tap reads for each output row (column), or -1 for padding.
+struct Tables {
+    const int32_t *rows, *columns;
+};
+
+// body(size) for a depthwise kernel's, a constant; returns 0, or 1 for one that is not compiled
+template <class Body>
+int with_kernel(int64_t size, const Body& body) {
+    if (size == 3) return body(std::integral_constant<int, 3>{}), 0;
+    if (size == 5) return body(std::integral_constant<int, 5>{}), 0;
+    return 1;
+}
 
 // One tap of one output position: where it reads, and which of the kernel's it is.
 template <typename T>
@@ -51,24 +70,22 @@ class Filter {
    public:
     // weight is [tap, channel]; no biases are 0
     Filter(const float* weight, const float* bias, int64_t channels)
-        : numbers((channels + LANES - 1) / LANES * LANES * STEP + LANES),
-          // vectors that begin where registers' worths do are read at once
-          skipped((LANES - uintptr_t(numbers.data()) / sizeof(float) % LANES) % LANES) {
+        : numbers(ceil_div(channels, LANES) * LANES * STEP) {
+        std::fill(at(0), at(ceil_div(channels, LANES) * LANES), 0.0f);
         for (int64_t c = 0; c < channels; ++c) {
-            float* const to = numbers.data() + skipped + c / LANES * LANES * STEP + c % LANES;
+            float* const to = at(c / LANES * LANES) + c % LANES;
             for (int tap = 0; tap < K * K; ++tap) to[tap * LANES] = weight[tap * channels + c];
-            to[K * K * LANES] = bias ? bias[c] : 0.0f;
+            if (bias) to[K * K * LANES] = bias[c];
         }
     }
 
     // of channel c, a multiple of LANES, and those behind it
-    const float* at(int64_t c) const { return numbers.data() + skipped + c * STEP; }
+    float* at(int64_t c) const { return numbers.data() + c * STEP; }
 
    private:
     static constexpr int STEP = K * K + 1;
 
-    std::vector<float> numbers;
-    const int64_t skipped;
+    const Room<float> numbers;
 };
 
 // Biases and sums over `count` taps at `lanes` channels from c on, of N outputs whose taps lie `stride` source values

@@ -8,6 +8,7 @@
 // results do not depend on the number of threads.
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <vector>
 
@@ -191,10 +192,10 @@ void correlate(const Shape& shape, const float* source, const float* packed, con
     const int64_t step = most * shape.channels + APART, between = most * width + APART;
     const std::vector<float> zeros(std::max(shape.channels, in_panels(shape.outputs)));
     const std::vector<Part> all = parts(1, shape.channels);
-    const Ending none = Ending{zeros.data(), 0, 0, false}.linear();
+    const Ending none = {zeros.data(), -INFINITY, INFINITY, false};
 #pragma omp parallel
     {
-        const Room inputs(ENTRIES * step), products(ENTRIES * between), sums(most * width), unwanted(shape.outputs);
+        const Room<float> inputs(ENTRIES * step), products(ENTRIES * between), sums(most * width), unwanted(shape.outputs);
         std::vector<const float*> rows(most);
 #pragma omp for schedule(static)
         for (int64_t chunk = 0; chunk < chunks; ++chunk) {
@@ -265,11 +266,11 @@ void weight_gradient(const Shape& shape, const float* source, const float* gradi
     const int64_t step = most * shape.channels + APART, between = most * shape.outputs + APART;
     const int64_t group = 32 * LANES;
     const std::vector<float> zeros(std::max(shape.channels, shape.outputs));
-    const Room inputs(ENTRIES * step), gradients(ENTRIES * between);
+    const Room<float> inputs(ENTRIES * step), gradients(ENTRIES * between);
 #pragma omp parallel
     {
         std::vector<const float*> rows(most);
-        const Room panels(LAID_OUT * std::min(group, in_panels(shape.channels))), slopes(LAID_OUT * TILE);
+        const Room<float> panels(LAID_OUT * std::min(group, in_panels(shape.channels))), slopes(LAID_OUT * TILE);
         for (int64_t begin = 0; begin < squares.count(); begin += most) {
             const int64_t here = std::min(most, squares.count() - begin);
 #pragma omp for schedule(static)

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from deeplab.crf import CRFConfig
 from deeplab.errors import UserError, refuse_outside
 from deeplab.imaging.photos import PhotoLike
+from deeplab.prediction.runtimes import ENGINES
 from deeplab.prediction.windows import Seams, Window
 
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -34,7 +35,8 @@ class Labelling:
             fastest that is installed; see `deeplab.prediction.runtimes`.
         precision: "float32", "bfloat16": up to twice as fast where the processor has instructions for it, labels
             change at some edges; "int8": faster again, on processors (with engine "openvino" by extra `int8`).
-        device: "auto" takes a CUDA GPU if there is one; else as torch names them.
+        device: "auto" takes a CUDA GPU if there is one, and "cpu" for what runs on processors alone: int8, and engines
+            other than "torch"; else as torch names them.
         calibration: for int8, some dozens of photos like those that the model will see.
         threshold: of models of two classes: a pixel is of the second where its probability (of a model with a sigmoid,
             that) is above this; None is the model's own, which is 0.5 unless its config says otherwise. Several passes
@@ -42,8 +44,9 @@ class Labelling:
 
     Raises:
         UserError: a scale that is not positive, or beyond reason, a threshold that is not between 0 and 1, no such
-            precision, a CRF together with windows, seams that several passes or another engine cannot have, or int8
-            without photos to calibrate with, or such photos without int8.
+            precision, a CRF together with windows, seams that several passes or another engine cannot have, another
+            device for what runs on processors alone, or int8 without photos to calibrate with, or such photos without
+            int8.
     """
 
     scales: tuple[float, ...] = (1.0,)
@@ -86,6 +89,7 @@ class Labelling:
                 f"engine {self.engine} cannot show a network what lies beyond a window",
                 fix=f"engine {TORCH}, or --seams blend",
             )
+        self._refuse_unless_on_processors()
         if self.calibration and self.precision != INT8:
             raise UserError(
                 f"precision {self.precision} takes no calibration photos",
@@ -99,6 +103,19 @@ class Labelling:
                     "the model will see"
                 ),
             )
+
+    def _refuse_unless_on_processors(self) -> None:
+        """Here, before a model is opened, and where it will be opened on another machine."""
+        if self.precision == INT8:
+            asked, fix = f"precision {INT8}", "device cpu, or another precision"
+        elif self.engine in ENGINES:
+            asked, fix = f"engine {self.engine}", f"device cpu, or engine {TORCH}"
+        else:
+            return
+        if self.device == AUTO:
+            object.__setattr__(self, "device", "cpu")
+        elif self.device.partition(":")[0] != "cpu":
+            raise UserError(f"{asked} runs on processors, and the device is {self.device}", fix=fix)
 
     @property
     def one_pass(self) -> bool:

@@ -234,11 +234,6 @@ def _made_ready(model: DeepLab, device: torch.device, how: Labelling) -> DeepLab
         return for_inference(model, device=device, precision=how.precision)
     if model.eight_bit:
         raise UserError(f"precision {INT8}: this model computes in 8 bits of its own", fix="leave it out")
-    if device.type != "cpu":
-        raise UserError(
-            f"precision {INT8} runs on processors, and the device is {device}",
-            fix="device cpu, or another precision",
-        )
     found = ranges(_at_stride(folded(model).eval(), how.output_stride), list(map(as_photo, how.calibration)))
     return for_inference(model, device=device, ranges=found)
 

@@ -19,6 +19,7 @@ from urllib.parse import unquote, urldefrag, urlsplit
 from deeplab.errors import UserError, require
 from deeplab.system.cache import ANOTHER_CACHE, cache_folder
 from deeplab.system.files.content import recognise
+from deeplab.system.reading import sha256_of
 from deeplab.system.writing import cannot_write, put_in_place
 
 CHUNK_BYTES = 1 << 16
@@ -64,7 +65,7 @@ def fetch(
     try:
         place.mkdir(parents=True, exist_ok=True)
         with require("filelock", extra="download").FileLock(place / "lock"):
-            if not file.is_file() or (expected and not _digest(file).startswith(expected)):
+            if not file.is_file() or (expected and not sha256_of(file).startswith(expected)):
                 part = _download(address, place / f"{name}.part", progress)
                 _check(part, expected, address)
                 put_in_place(part, file)
@@ -85,13 +86,8 @@ def _digits_in(name: str) -> str:
     return found[1] if found and not found[1].isdigit() else ""
 
 
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def _check(part: Path, expected: str, address: str) -> None:
-    found = _digest(part)
+    found = sha256_of(part)
     if not found.startswith(expected):
         part.unlink()
         raise UserError(

@@ -6,13 +6,15 @@ stumbles over ends in one `UserError` that names the file.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from io import BufferedReader
+from typing import Any, BinaryIO, cast
 from zipfile import ZipFile
 
 from deeplab.errors import UserError
@@ -102,6 +104,13 @@ def read_bytes(path: str | os.PathLike[str], *, largest: int = LARGEST) -> bytes
         if size > largest:
             raise UserError(f"has {size} bytes", allowed=f"up to {largest} in such a file", file=path)
         return file.read(largest)
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Of all bytes of a plain file, however large, in hexadecimal digits; raises as `plain_file`."""
+    with plain_file(path) as file:
+        # BinaryIO has no readinto
+        return hashlib.file_digest(cast(BufferedReader, file), "sha256").hexdigest()
 
 
 def beginning(path: str | os.PathLike[str], size: int) -> bytes:

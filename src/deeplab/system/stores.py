@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO
 
 from deeplab.errors import DISTRIBUTION, UserError, require
@@ -102,7 +102,7 @@ def files_at(address: str, suffixes: Iterable[str]) -> list[str]:
     """Addresses of the file, of those below the folder, or of those that the glob stands for, sorted.
 
     Args:
-        address: in a store.
+        address: in a store; folders that a glob matches are walked, as a shell would hand them on.
         suffixes: of the files of folders and globs, in small letters; hidden ones are left out.
 
     Raises:
@@ -114,12 +114,10 @@ def files_at(address: str, suffixes: Iterable[str]) -> list[str]:
     store, path = _opened(address)
     with asking(address):
         store.invalidate_cache()
-        if _MAGIC.search(path):
-            found = store.glob(path)
-        elif not address.endswith("/") and store.isfile(path):
+        # first: a name may have brackets
+        if not address.endswith("/") and store.isfile(path):
             return [store.unstrip_protocol(path)]
-        else:
-            found = store.find(path)
+        found = _matched(store, path, address) if _MAGIC.search(path) else store.find(path)
     base = len(_MAGIC.split(path)[0])
     files = [
         store.unstrip_protocol(each)
@@ -133,6 +131,20 @@ def files_at(address: str, suffixes: Iterable[str]) -> list[str]:
             file=address,
         )
     return files
+
+
+def _matched(store: Any, pattern: str, address: str) -> set[str]:
+    """Files that a glob matches, and those below the folders that it matches."""
+    found, walked = set[str](), set[str]()
+    # the slash at the end, which matches folders alone, is no part of the path
+    matches = store.glob(pattern + "/" * address.endswith("/"), detail=True)
+    for match in sorted(matches):
+        if matches[match]["type"] != "directory":
+            found.add(match)
+        elif walked.isdisjoint(map(str, PurePosixPath(match).parents)):
+            walked.add(match)
+            found.update(store.find(match))
+    return found
 
 
 def read_addresses(addresses: Sequence[str]) -> list[bytes | Missing]:

@@ -6,10 +6,11 @@
 Running statistics are those of crops, with their padding, under weights that moved on; `measure_statistics` takes them
 anew, of whole photos and the weights as they are: Wu and Johnson, "Rethinking Batch in BatchNorm" (arXiv 2105.07576,
 section 3). Published mobile files have their norms folded into biases, and without norms a network hardly trains:
-`put_back` gives them back, as norms that change nothing, and `settle` measures what they would have seen. Folding has also
-multiplied each kernel by what its norm did. Behind a norm a kernel's length changes nothing but how fast it learns, by its
-square (van Laarhoven, "L2 Regularization versus Batch and Weight Normalization", arXiv 1706.05350, section 2): of published
-files some are a hundredth as long as those that training knows. So they get the length of fresh ones, and norms divide by it.
+`put_back` gives them back, as norms that change nothing, and `settle` measures what they would have seen. Folding
+has also multiplied each kernel by what its norm did. Behind a norm a kernel's length changes nothing but how fast it
+learns, by its inverse square (van Laarhoven, "L2 Regularization versus Batch and Weight Normalization", arXiv
+1706.05350): of published files some are a hundredth as long as those that training knows. So they get the length of
+fresh ones, and norms divide by it.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def measure_statistics(model: DeepLab, photos: Iterable[np.ndarray]) -> None:
 
 @torch.no_grad()
 def put_back(model: DeepLab, given: dict[str, torch.Tensor]) -> list[str]:
-    """Make the biases of a folded model shifts of norms that change nothing else, and its kernels as long as fresh ones.
+    """Make a folded model's biases shifts of norms that change nothing else, and its kernels as long as fresh ones.
 
     A kernel's length counts by output channel; factors are powers of two, which round nothing.
 
@@ -80,7 +81,12 @@ def put_back(model: DeepLab, given: dict[str, torch.Tensor]) -> list[str]:
             continue
         bias, kernel = given.get(f"{name}.conv.bias"), given.get(f"{name}.conv.weight")
         fresh = layer.conv.weight
-        if bias is None or kernel is None or bias.shape != layer.norm.bias.shape or kernel.shape != fresh.shape:
+        if (
+            bias is None
+            or kernel is None
+            or bias.shape != layer.norm.bias.shape
+            or kernel.shape != fresh.shape
+        ):
             continue
         usual = fresh.flatten(1).norm(dim=1).mean()
         # a kernel that is all but zero stays short

@@ -7,7 +7,6 @@ A backbone that would compute something else with the weights is refused, heads 
 from __future__ import annotations
 
 import difflib
-import hashlib
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +25,7 @@ from deeplab.importers.torch.layers import TORCH_NORM, TORCH_PIXELS
 from deeplab.importers.torch.torchvision_backbones import load_mobilenet_v2
 from deeplab.model.checkpoint import load
 from deeplab.model.network import DeepLab
+from deeplab.system.reading import sha256_of
 from deeplab.train.compatibility import differences, refuse_other_backbone
 from deeplab.train.norms import put_back
 from deeplab.train.widening import reads_other_bands, told, widened
@@ -140,7 +140,7 @@ def _from_package(model: DeepLab, source: str) -> dict[str, Any]:
     given = {f"backbone.{key}": value for key, value in backbone.state_dict().items()}
     widening = _widen(model.config.pixels, start.pixels, model.state_dict(), given)
     model.load_state_dict(given, strict=False)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = sha256_of(path)
     return {
         "source": source,
         "terms": start.terms,

@@ -80,7 +80,12 @@ class LabelmeSplit(StoredSplit):
         item = self.items[index]
         if item.photo != item.mask:
             return super().photo(index)
-        return read_embedded_photo(_photo_inside(item.mask), f"{item.mask}:imageData", self.bands)
+        return read_embedded_photo(*self.embedded(index), self.bands)
+
+    def embedded(self, index: int) -> tuple[bytes, str]:
+        """See `Survey`."""
+        note = self.items[index].mask
+        return _photo_inside(note), f"{note}:imageData"
 
     def lies(self, index: int) -> Stored | None:
         """See `Survey`; labelme turns what it stores."""

@@ -94,8 +94,12 @@ class ShardedSplit(Survey):
 
     def photo(self, index: int) -> np.ndarray:
         """See `Source`."""
+        return read_embedded_photo(*self.embedded(index), self.bands)
+
+    def embedded(self, index: int) -> tuple[bytes, str]:
+        """See `Survey`."""
         url, pair = self._pair(index)
-        return read_embedded_photo(_read(url, pair.photo), f"{url}:{pair.photo.name}", self.bands)
+        return _read(url, pair.photo), f"{url}:{pair.photo.name}"
 
     def drawn(self, index: int) -> np.ndarray:
         """See `Survey`."""
@@ -104,8 +108,7 @@ class ShardedSplit(Survey):
 
     def lies(self, index: int) -> Stored | None:
         """See `Survey`."""
-        url, pair = self._pair(index)
-        return stored(_read(url, pair.photo), f"{url}:{pair.photo.name}")
+        return stored(*self.embedded(index))
 
     def _pair(self, index: int) -> tuple[str, Pair]:
         url, number = self._place(index)

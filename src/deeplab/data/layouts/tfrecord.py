@@ -68,12 +68,16 @@ class RecordSplit(Survey):
     def photo(self, index: int) -> np.ndarray:
         """See `Source`."""
         if self.bands is not None:
-            return read_embedded_photo(*self._embedded(index, PHOTO), self.bands)
-        return np.array(open_picture(*self._embedded(index, PHOTO)).convert("RGB"))
+            return read_embedded_photo(*self.embedded(index), self.bands)
+        return np.array(open_picture(*self.embedded(index)).convert("RGB"))
+
+    def embedded(self, index: int) -> tuple[bytes, str]:
+        """See `Survey`."""
+        return self._feature(index, PHOTO)
 
     def drawn(self, index: int) -> np.ndarray:
         """See `Survey`."""
-        return read_embedded_mask(*self._embedded(index, LABEL))
+        return read_embedded_mask(*self._feature(index, LABEL))
 
     def lies(self, index: int) -> None:
         """See `Survey`: the reference turns no photo."""
@@ -87,7 +91,7 @@ class RecordSplit(Survey):
             message = str(error)
             raise UserError(message if str(shard) in message else f"{shard}: {message}") from None
 
-    def _embedded(self, index: int, key: str) -> tuple[bytes, str]:
+    def _feature(self, index: int, key: str) -> tuple[bytes, str]:
         """The bytes of a feature, and what messages call them."""
         example = self._example(index)
         place, data = f"{self.files(index)[0]} ({_text(example.get(NAME))})", example.get(key)

@@ -6,7 +6,6 @@ states must be the model's. Files of classification networks give a backbone wit
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from deeplab.importers.new_head import NOTE, fill_except
 from deeplab.importers.published import labels_for
 from deeplab.importers.report import Imported, ImportReport
 from deeplab.layers.conv import AtrousConv2d
+from deeplab.system.reading import sha256_of
 
 SHOWN = 5
 
@@ -37,7 +37,7 @@ def import_caffe(path: Path, hints: Hints) -> Imported:
             hints of what the file says itself.
     """
     layers = read_caffemodel(path)
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    sha256 = sha256_of(path)
     try:
         source = without_copies(layers, rates=hints.rates, sha256=sha256)
         _check_hints(source, hints)

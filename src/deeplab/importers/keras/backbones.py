@@ -7,7 +7,6 @@ mean, the other two pixels from -1 to 1; batch norms have an epsilon of 1e-3; pa
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +31,7 @@ from deeplab.importers.keras.file import KerasLayer, read_keras
 from deeplab.importers.new_head import NOTE, fill_except, new_head
 from deeplab.importers.report import Imported, ImportReport
 from deeplab.layers.inverted_residual import round_channels
+from deeplab.system.reading import sha256_of
 
 VGG_PIXELS = PixelConfig(mean=(103.939, 116.779, 123.68), std=(1.0, 1.0, 1.0), channels="bgr")
 # of Keras's own files; any other is tried as last channels / 320
@@ -61,7 +61,7 @@ def import_keras(path: Path) -> Imported:
         UserError: the extra `keras` is not installed, a damaged file, or another network than the three.
     """
     layers = read_keras(path)
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    sha256 = sha256_of(path)
     try:
         backbone, pixels, slots = _network(layers)
         used = _match(layers, slots)

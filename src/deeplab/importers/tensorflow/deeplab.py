@@ -7,7 +7,6 @@ the model's; all else the file holds is counted in the report.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,6 +43,7 @@ from deeplab.importers.tensorflow.variables import (
     variables_of_graph,
 )
 from deeplab.model.network import DeepLab
+from deeplab.system.reading import sha256_of
 
 HEAD_BYTES = 4096
 SHOWN = 4
@@ -154,7 +154,7 @@ def _read(source: Source, hints: Hints) -> Imported:
     shapes = {name: shape for name, shape in variables.shapes.items() if not is_classifier(name)}
     structure = infer(shapes)
     facts = facts_of(source.graph, structure) if source.graph and structure.new is None else None
-    sha256 = hashlib.sha256(source.file.read_bytes()).hexdigest()
+    sha256 = sha256_of(source.file)
     model, origins, names = _plan(structure, facts, hints, sha256)
     new = NEW_PARTS[structure.new]
     wanted = {

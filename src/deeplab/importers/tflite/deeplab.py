@@ -7,7 +7,6 @@ activation and skips, and every stored array must have been used. Norms are fold
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +49,7 @@ from deeplab.importers.tflite.walk import (
 from deeplab.layers.activations import make_activation
 from deeplab.layers.conv import AtrousConv2d, ConvNormAct
 from deeplab.model.network import DeepLab
+from deeplab.system.reading import sha256_of
 
 # of published files; any other is tried as the last block's channels over those at width 1
 WIDTHS = (1.0, 0.5, 0.75, 1.4, 0.35, 0.25, 1.3)
@@ -74,7 +74,7 @@ def import_tflite(path: Path, hints: Hints) -> Imported:
     if needless:
         raise UserError(f"the graph says these things itself: leave {', '.join(needless)} away", file=path)
     graph = read_tflite(path)
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    sha256 = sha256_of(path)
     try:
         network = network_of(graph)
         found = follow(network)

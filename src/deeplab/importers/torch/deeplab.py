@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +18,7 @@ from deeplab.importers.torch import huggingface, jfzhang, kazuto, mmseg, smp, to
 from deeplab.importers.torch.file import TorchFile, read_torch_file
 from deeplab.importers.torch.layers import Draft, Weights, convert
 from deeplab.model.network import DeepLab
+from deeplab.system.reading import sha256_of
 
 
 class Family(NamedTuple):
@@ -87,8 +87,7 @@ def import_torch(path: Path, hints: Hints) -> Imported:
     """
     file = read_torch_file(path, hints.weights)
     family = _family(file)
-    with path.open("rb") as content:
-        sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+    sha256 = sha256_of(path)
     try:
         _check_hints(family, hints)
         _check_statistics(file.weights)

@@ -6,12 +6,11 @@ average logits or probabilities. `deeplab.export` writes these files and proves 
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
-from io import BufferedReader
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -30,7 +29,7 @@ from deeplab.prediction.predictor import Predictor
 from deeplab.prediction.runtimes.program import RuntimeNetwork, as_photos
 from deeplab.prediction.strips import Labelled
 from deeplab.system.memory import ran_out_of_memory
-from deeplab.system.reading import foreign, parse_json, plain_file, read_text, shown
+from deeplab.system.reading import foreign, parse_json, read_text, sha256_of, shown
 
 # beside the file, with the same description and the file's name
 REPORT_NAME = "export.json"
@@ -47,14 +46,23 @@ UNREAD = ".mlpackage"
 LEAST = 1e-30
 
 
-def open_predictor(model: str | os.PathLike[str], how: Labelling = AS_IT_IS) -> Predictor:
+def open_predictor(
+    model: str | os.PathLike[str], how: Labelling = AS_IT_IS, *, device: str | None = None
+) -> Predictor:
     """What labels photos by a model's name, folder or file, exported ones included.
+
+    Args:
+        model: in the user's words.
+        how: as a user asks for it.
+        device: where PyTorch computes, in place of the device that `how` names, which is still looked at.
 
     Raises:
         UserError: no such model, or what it cannot do; see `deeplab.model.checkpoint.load`, `Predictor.of`.
     """
     path = artefact_path(model)
-    return Predictor.of(load(model), how) if path is None else predictor_of(open_artefact(path), path, how)
+    if path is not None:
+        return predictor_of(open_artefact(path), path, how)
+    return Predictor.of(load(model), how if device is None else replace(how, device=device))
 
 
 def artefact_path(model: str | os.PathLike[str]) -> Path | None:
@@ -95,13 +103,6 @@ def open_artefact(path: Path) -> Artefact:
     return READERS[path.suffix](path)
 
 
-def sha256(path: Path) -> str:
-    """Of a file's bytes, in hexadecimal digits."""
-    with plain_file(path) as file:
-        # BinaryIO has no readinto
-        return hashlib.file_digest(cast(BufferedReader, file), "sha256").hexdigest()
-
-
 def _refuse_damage(path: Path) -> None:
     """See that a file is what the report beside it was written for: runtimes may end the process over any other."""
     report = path.parent / REPORT_NAME
@@ -114,7 +115,7 @@ def _refuse_damage(path: Path) -> None:
         parts = [(path.with_name(Path(name).name), digest) for name, digest in digests]
     for part, digest in parts:
         with foreign(part, fix="export the model again"):
-            if sha256(part) != digest:
+            if sha256_of(part) != digest:
                 raise UserError(f"is not the file that {REPORT_NAME} beside it was written for")
 
 
@@ -262,5 +263,4 @@ __all__ = [
     "open_artefact",
     "open_predictor",
     "predictor_of",
-    "sha256",
 ]
