@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from support.evaluation_runs import CLASSES
 from support.object_store import s3
@@ -18,7 +19,7 @@ from support.shards import killed_again_and_again
 
 from deeplab.cluster.inputs import find_inputs, parts_of
 from deeplab.cluster.shards import KILLER, Job
-from deeplab.cluster.worker import ToLabel, label_part
+from deeplab.cluster.worker import ToLabel, _opened, label_part
 from deeplab.errors import UserError
 from deeplab.model.checkpoint import load
 from deeplab.prediction.labelling import Labelling
@@ -37,6 +38,11 @@ def contents(job: Job, parts: int) -> dict[str, bytes]:
             with tarfile.open(fileobj=BytesIO(packed)) as tar:
                 found[line["photo"]] = tar.extractfile(line["labels"]).read()
     return found
+
+
+def test_a_process_that_was_given_no_gpu_takes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert next(_opened("animals", Labelling()).network.parameters()).device.type == "cpu"
 
 
 @pytest.mark.parametrize("batch", [1, 3])

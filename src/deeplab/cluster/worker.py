@@ -80,4 +80,5 @@ def _opened(model: str, how: Labelling) -> Predictor:
     # as many processes as processors are there; more threads than one each stand in each other's way
     torch.set_num_threads(1)
     keep_freed_memory()
-    return open_predictor(model, how)
+    # a process that was given no GPU would share the first with all others
+    return open_predictor(model, how, device="cpu" if how.device == "auto" else None)
