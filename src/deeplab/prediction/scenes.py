@@ -32,6 +32,8 @@ from deeplab.system.writing import Appended, cannot_write, hold_folder, whole_fi
 
 # labels of more classes have no room for a value that is none
 MOST_NARROW, NO_CLASS = 255, 65535
+# columns of a block whose masks, one for each band, are held at once
+MASKED_TOGETHER = 2048
 OTHERS, AFRESH = "holds what no scene left that was being labelled", "remove it"
 
 
@@ -90,10 +92,12 @@ def label_scene(
         done = sum(place.height * place.width for place in way.places[: ledger.done])
         on_progress(Progress("labelling", done, everything))
         for place, found, _ in way.blocks(read, first=ledger.done):
-            labels = found.cpu().numpy().astype(dtype)
-            mask = scene.mask(*place)
-            if mask is not None:
-                labels[~mask] = nodata
+            labels = found.cpu().numpy().astype(dtype, copy=False)
+            for left in range(0, place.width, MASKED_TOGETHER):
+                part = labels[:, left : left + MASKED_TOGETHER]
+                mask = scene.mask(place.top, place.left + left, place.height, part.shape[1])
+                if mask is not None:
+                    part[~mask] = nodata
             ledger.add(labels)
             done += labels.size
             on_progress(Progress("labelling", done, everything))
