@@ -173,6 +173,18 @@ def test_what_an_exported_model_cannot_do_is_said(exported: Export) -> None:
 
 
 @pytest.mark.parametrize("to", ["onnx", "openvino", "torch-export"])
+def test_pooling_over_windows_is_exported(to: str, tmp_path: Path) -> None:
+    needs(to)
+    config = small_model().config
+    context = config.context.model_copy(
+        update={"image_pooling_crop": (65, 65), "image_pooling_stride": (4, 5)}
+    )
+    model = randomise(DeepLab(config.model_copy(update={"context": context})))
+    made = export_model(model, to, tmp_path / "out", name="small", output="small-logits")
+    assert made.description.parity is not None and made.description.parity["passed"]
+
+
+@pytest.mark.parametrize("to", ["onnx", "openvino", "torch-export"])
 def test_a_server_offers_it_as_any_model(exported: Export, to: str) -> None:
     pytest.importorskip("uvicorn")
     folder, photo = exported(to), picture((65, 97))

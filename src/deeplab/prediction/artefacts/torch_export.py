@@ -29,7 +29,8 @@ MEMBERS = re.compile(
 PAYLOAD = re.compile(r"(weight|tensor)_\d+")
 # without those that touch files
 TARGET = re.compile(
-    r"torch\.ops\.aten\.(?!from_file)\w+\.\w+|_operator\.(add|sub|mul|neg|floordiv|truediv|mod|[lg][te]|eq|ne)"
+    r"torch\.ops\.aten\.(?!from_file)\w+\.\w+|torch\.sym_m(in|ax)"
+    r"|_operator\.(add|sub|mul|neg|floordiv|truediv|mod|[lg][te]|eq|ne)"
 )
 # sizes as SymPy's own text, which is evaluated
 SIZE = re.compile(r"[\w\s(),=+*/<>.'-]*")
