@@ -263,7 +263,7 @@ def main() -> None:
     judged = f"Validation list `{recipe.data.val}` ({val_photos} photos)"
     if arguments.held_out:
         judged = (
-            f"No labelled photo was kept from it. The same recipe with {measured['training photos']} of its "
+            f"It has seen every labelled photo but those of the test list. The same recipe with {measured['training photos']} of its "
             f"photos, on the {val_photos} of a drive that those do not show"
         )
     filled = CARD.format(
