@@ -263,8 +263,8 @@ def main() -> None:
     judged = f"Validation list `{recipe.data.val}` ({val_photos} photos)"
     if arguments.held_out:
         judged = (
-            f"It has seen every labelled photo but those of the test list. The same recipe with {measured['training photos']} of its "
-            f"photos, on the {val_photos} of a drive that those do not show"
+            "It has seen every labelled photo but those of the test list. The same recipe with "
+            f"{measured['training photos']} of its photos, on the {val_photos} of a drive that those do not show"
         )
     filled = CARD.format(
         name=recipe.name,
