@@ -211,7 +211,7 @@ def test_reference_windows_written_into_a_cell_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"kind": "dpc"}, "branches = "),
+        ({"kind": "dpc"}, "context.branches is missing"),
         ({"kind": "aspp", "branches": [{"op": "conv"}]}, "aspp has no key 'branches'"),
         ({"kind": "dpc", "branches": [{"op": "conv", "input": 0}]}, "branch 0 reads branch 0"),
         ({"kind": "dpc", "branches": [{"op": "conv"}], "rates": [6]}, "dpc has no key 'rates'"),
