@@ -131,15 +131,18 @@ class PackedConv(AtrousConv2d):
 
     def laid_out(self, place: tuple[object, ...], lay_out: Callable[[], T]) -> T:
         """What `lay_out` makes of the weights as they are now, kept for a place."""
-        weight, bias = self.weight, self.bias
-        key = (*place, weight.dtype, weight.data_ptr(), weight._version)
-        if bias is not None:
-            key += (bias.data_ptr(), bias._version)
+        key = (*place, *self.state())
         # one look at what is kept: another thread may put its own there at any time
         kept = self._packed
         if kept is None or kept[0] != key:
             kept = self._packed = (key, lay_out())
         return kept[1]
+
+    def state(self) -> tuple[object, ...]:
+        """What changes whenever the weights do."""
+        weight, bias = self.weight, self.bias
+        key = (weight.dtype, weight.data_ptr(), weight._version)
+        return key if bias is None else (*key, bias.data_ptr(), bias._version)
 
     def can_run(self, x: torch.Tensor) -> bool:
         """Whether packed weights may be used for x at all."""
@@ -162,6 +165,13 @@ class PackedConv(AtrousConv2d):
     def __getstate__(self) -> dict[str, object]:
         # weights in oneDNN's layout can neither be copied nor stored
         return {**vars(self), "_packed": None}
+
+
+class PassedConv(PackedConv):
+    """In the place of a convolution that another layer has taken for its own end: what comes in goes out."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
 
 
 @cache
