@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from deeplab.config import DecoderConfig
+from deeplab.config import ASPPConfig, DecoderConfig
 from deeplab.heads import packed_decoder
+from deeplab.heads.aspp import ASPP
 from deeplab.heads.decoder import DecoderStage
 from deeplab.layers import packed_separable
 from deeplab.layers.conv import AtrousConv2d, SeparableConv
@@ -286,6 +287,38 @@ def _upsampling(case: str, rule: str) -> tuple:
     conv.bias = nn.Parameter(torch.randn(channels + behind))
     classifier = AtrousConv2d(outputs, 5, kernel=1, bias=True)
     return stage, classifier, _image(channels, *small), _image(24, *size), size
+
+
+@pytest.mark.parametrize("case", ["one image", "two images", "windows of it", "gate"])
+@torch.no_grad()
+def test_the_image_level_feature_of_one_image_is_a_bias(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    options = {"windows of it": {"image_pooling_crop": (96, 96)}, "gate": {"gate": "sigmoid", "rates": ()}}
+    config = ASPPConfig(**{"channels": 40, "rates": (2, 3)} | options.get(case, {}))
+    aspp = ASPP(
+        32,
+        config=config,
+        native_stride=16,
+        norm=None,
+        resize="half_pixel",
+        activation="relu",
+        depthwise_norm=False,
+    ).eval()
+    x, size = _image(32, 12, 13)[: 2 if case == "two images" else 1], (192, 208)
+    expected = copy.deepcopy(aspp).double()(x.double(), size)
+    packed, seen = _packed(aspp), []
+    real = PackedConv.behind_constant
+    monkeypatch.setattr(
+        PackedConv, "behind_constant", lambda *of: seen.append(real(*of) is not None) or real(*of)
+    )
+    found = packed(x, size)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+    assert seen == {"one image": [True], "two images": [False]}.get(case, [])
+    # it follows its weights
+    for each in (aspp, packed):
+        each.projection.conv.weight.mul_(-1)
+    torch.testing.assert_close(packed(x, size), aspp(x, size), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(packed(x, size), found)
 
 
 @pytest.mark.parametrize("rule", ["same", "block"])

@@ -96,6 +96,33 @@ class PackedConv(AtrousConv2d):
             return self._by_own_kernel(x, activation, other)
         return self._by_onednn(x, activation, other)
 
+    def behind_constant(self, constant: torch.Tensor, x: torch.Tensor) -> torch.Tensor | None:
+        """The convolution of x [1, C, H, W] behind channels [1, D, 1, 1] that are the same everywhere.
+
+        None where it is not a 1x1 convolution, or our own kernel does not win.
+        """
+        count, ending = constant.shape[1], ENDINGS.get(type(self.activation))
+        rest = self.weight[:, count:]
+        fits = (
+            self.can_run(x)
+            and len(x) == 1
+            and self.groups == 1
+            and self.kernel_size == (1, 1)
+            and ending is not None
+            and x.is_contiguous(memory_format=torch.channels_last)
+            and dense_conv.wins_packed(x, rest, stride=self.stride, rate=self.dilation)
+        )
+        if not fits or ending is None:
+            return None
+        front, packed = self.laid_out(
+            (dense_conv, count),
+            lambda: (self.weight[:, :count, 0, 0].detach().float(), dense_conv.pack(rest, self.bias)),
+        )
+        biases = packed.bias.clone()
+        # not a matrix product, whose sums depend on the number of threads
+        biases[: packed.outputs] += (front * constant[0, :, 0, 0].float()).sum(1)
+        return dense_conv.packed_conv(x, packed._replace(bias=biases), self.place_of(x), ending)
+
     def _by_own_kernel(
         self, x: torch.Tensor, activation: nn.Module, other: torch.Tensor | None = None
     ) -> torch.Tensor:

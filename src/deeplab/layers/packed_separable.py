@@ -93,7 +93,7 @@ class PackedInvertedResidual(InvertedResidual):
 def chain_of(expand: nn.Module | None, filtering: nn.Module, project: nn.Module | None) -> Chain | None:
     """The packed convolutions of three layers, if they do all that the layers do and `native.separable` knows them."""
     layers = [layer for layer in (expand, filtering, project) if layer is not None]
-    given = [packed for packed in map(_packed, layers) if packed and type(packed.activation) in ENDINGS]
+    given = [packed for packed in map(packed_part, layers) if packed and type(packed.activation) in ENDINGS]
     if len(given) < len(layers):
         return None
     middle = given[expand is not None]
@@ -203,11 +203,11 @@ def _ending(layer: PackedConv | None) -> Ending:
     return Ending() if layer is None else ENDINGS[type(layer.activation)]
 
 
-def _packed(layer: nn.Module) -> PackedConv | None:
+def packed_part(layer: nn.Module) -> PackedConv | None:
     """The packed convolution that does all the layer's work, if it is one."""
     if isinstance(layer, ConvNormAct):
         whole = isinstance(layer.norm, nn.Identity) and isinstance(layer.activation, nn.Identity)
-        return _packed(layer.conv) if whole else None
+        return packed_part(layer.conv) if whole else None
     return layer if isinstance(layer, PackedConv) else None
 
 

@@ -15,8 +15,10 @@ import torch
 from torch import nn
 
 from deeplab.errors import UserError
+from deeplab.heads.aspp import ASPP
 from deeplab.heads.classifier import Classifier
 from deeplab.heads.decoder import DecoderStage
+from deeplab.heads.packed_aspp import PackedASPP
 from deeplab.heads.packed_decoder import PackedDecoderStage
 from deeplab.layers.conv import AtrousConv2d, ConvNormAct, SeparableConv
 from deeplab.layers.int8_conv import Int8Conv
@@ -32,6 +34,7 @@ ONE_PASS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     SeparableConv: PackedSeparableConv.of,
     InvertedResidual: PackedInvertedResidual.of,
     DecoderStage: PackedDecoderStage.of,
+    ASPP: PackedASPP.of,
 }
 
 
