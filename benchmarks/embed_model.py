@@ -1,7 +1,7 @@
 """Turn a finished training run into an embedded model, with a model card of measured numbers.
 
     python benchmarks/embed_model.py runs/animals --data DATA
-    python benchmarks/embed_model.py runs/street --held-out runs/drive --data OTHER_DRIVE
+    python benchmarks/embed_model.py runs/street-fine --held-out runs/drive-fine --data OTHER_DRIVE
 
 Stores the weights as float16, evaluates *those* on the recipe's validation split, and writes
 `src/deeplab/models/NAME/{model.safetensors,config.json,README.md}`. A model that has seen all labelled photos is
@@ -84,7 +84,9 @@ ABOUT = {
         "are of its test list, which is another one and was not looked at.",
         commands=(
             "deeplab train street data.root=OTHER_DRIVE seed=11 -o runs/drive    # val: the photos called 0006R0",
+            "deeplab train street-fine data.root=OTHER_DRIVE seed=13 start=runs/drive -o runs/drive-fine",
             "deeplab train street data.root=ALL -o runs/street                   # train: all, of train and val",
+            "deeplab train street-fine data.root=ALL -o runs/street-fine",
         ),
         remark="It was stopped and resumed several times.",
         terms="CamVid (Brostow, Fauqueur, Cipolla 2009), CC BY-NC 4.0: personal and research use. None of its "
@@ -303,10 +305,10 @@ def main() -> None:
         python=platform.python_version(),
         torch_version=torch.__version__,
         commands="\n".join(f"    {command}" for command in about.commands),
-        words=f"runs/{recipe.name} --held-out runs/drive --data OTHER_DRIVE"
+        words=f"runs/{recipe.name}-fine --held-out runs/drive-fine --data OTHER_DRIVE"
         if arguments.held_out
         else f"runs/{recipe.name} --data DATA",
-        stages="\n".join(map(stage, [measured, *records] if arguments.held_out else records)),
+        stages="\n".join(map(stage, [*stages_of(measured), *records] if arguments.held_out else records)),
         remark=about.remark,
         origins=origins(first, record),
     )
