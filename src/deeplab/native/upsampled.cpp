@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -41,12 +42,20 @@ inline int64_t read_between(int32_t tap, const int32_t* low, const float* far, i
 // to[0..PANEL] = begin + the sum of `count` terms, each `offset` further on
 inline __attribute__((always_inline)) void add_up(const Term* terms, int64_t count, int64_t offset, const float* begin,
                                                   float* to) {
-    Floats sums[VECTORS];
-    for (int vector = 0; vector < VECTORS; ++vector) sums[vector] = load(begin + vector * LANES, LANES);
-    for (int64_t term = 0; term < count; ++term)
-        for (int vector = 0; vector < VECTORS; ++vector)
-            sums[vector] += terms[term].factor * load(terms[term].from + offset + vector * LANES, LANES);
-    for (int vector = 0; vector < VECTORS; ++vector) store(sums[vector], to + vector * LANES, LANES);
+    const auto add = [&](auto number) __attribute__((always_inline)) {
+        Floats sums[VECTORS];
+        for (int vector = 0; vector < VECTORS; ++vector) sums[vector] = load(begin + vector * LANES, LANES);
+#pragma GCC unroll 6
+        for (int64_t term = 0; term < number; ++term)
+            for (int vector = 0; vector < VECTORS; ++vector)
+                sums[vector] += terms[term].factor * load(terms[term].from + offset + vector * LANES, LANES);
+        for (int vector = 0; vector < VECTORS; ++vector) store(sums[vector], to + vector * LANES, LANES);
+    };
+    // away from the border it is a constant
+    if (count == 2 * K)
+        add(std::integral_constant<int64_t, 2 * K>{});
+    else
+        add(count);
 }
 
 // The small map times the weights of every tap: [panel of outputs, tap, row, column, output], as many rows as there is room
@@ -162,7 +171,8 @@ void decode(const Shape& shape, const Tables& tables, const T* source, const Ups
                                 tables.rows[y * K + ky], small.row_low, small.row_far, small.height,
                                 [&](int64_t row) { return products.at(output / PANEL, ky * K + kx, row); }, terms + found);
                         for (int64_t x = low; x < high; ++x)
-                            add_up(terms, found, x * PANEL, products.zeros.data(), lines.data() + (kx * small.width + x) * PANEL);
+                            add_up(terms, found, x * PANEL, products.zeros.data(),
+                                   lines.data() + (kx * small.width + x) * PANEL);
                     }
                     for (int64_t x = begin; x < end; ++x) {
                         Term terms[2 * K];
