@@ -790,7 +790,7 @@ def test_a_runtime_that_ends_its_process_ends_no_other(
         ("os.abort()", "ended its process, with -6"),
         ("time.sleep(300)", "took too long and was ended"),
         ("os.kill(os.getpid(), 24)", "took too long and was ended"),
-        ("bytearray(3 << 30)", r"cannot run it \(MemoryError"),
+        ("bytearray(3 << 30)", r"cannot read it \(MemoryError"),
     ],
 )
 def test_a_file_has_little_time_and_memory_to_open(

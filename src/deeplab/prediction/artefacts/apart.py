@@ -236,7 +236,7 @@ def serve(runtime: str, path: str, extra: str, threads: str) -> None:
         _limit(SECONDS * int(threads), claims)
         opened = opener(imported, path, int(threads))
     except Exception as error:
-        told = f"{runtime} cannot run it ({_told(error)})"
+        told = f"{runtime} cannot read it ({_told(error)})"
         return _send(answers, {"error": told, "fix": "export it again", "of the file": True}, [])
     _send(answers, {"text": opened.text}, [])
     while True:
