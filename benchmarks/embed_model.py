@@ -1,7 +1,7 @@
 """Turn a finished training run into an embedded model, with a model card of measured numbers.
 
     python benchmarks/embed_model.py runs/animals --data DATA
-    python benchmarks/embed_model.py runs/street --held-out runs/drive --data OTHER_DRIVE
+    python benchmarks/embed_model.py runs/street-fine --held-out runs/drive-fine --data OTHER_DRIVE
 
 Stores the weights as float16, evaluates *those* on the recipe's validation split, and writes
 `src/deeplab/models/NAME/{model.safetensors,config.json,README.md}`. A model that has seen all labelled photos is
@@ -31,14 +31,18 @@ from deeplab.train.recipe import Recipe
 from deeplab.train.validation import photos_and_labels
 
 MODELS = Path(__file__).parent.parent / "src" / "deeplab" / "models"
-# trained at 16, run at 8 unless told otherwise: v3's and v3+'s own habit (v3 section 4.1)
-DEFAULT_STRIDE = 8
 # of docs/
 WIDTH = 128
 
 
 class About(NamedTuple):
-    """What a card says that no measurement gives."""
+    """What a card says that no measurement gives.
+
+    Attributes:
+        output_stride: at which it runs unless told otherwise, whatever it was trained at (v3 section 4.1).
+        scale: the size at which it looks at every photo.
+        scales: of the column with several.
+    """
 
     right_on: str
     wrong_on: str
@@ -46,6 +50,8 @@ class About(NamedTuple):
     commands: tuple[str, ...]
     remark: str
     terms: str
+    output_stride: int
+    scale: float
     scales: tuple[float, ...]
 
 
@@ -66,6 +72,8 @@ ABOUT = {
         "round, so the teacher has probably seen the list.",
         terms="PASCAL VOC 2012 with SBD's augmented masks, the photos that show animals. The photos come from "
         "Flickr and are for research use under Flickr's terms; none is contained here.",
+        output_stride=8,
+        scale=1.0,
         scales=(0.75, 1.0, 1.25),
     ),
     "street": About(
@@ -76,11 +84,15 @@ ABOUT = {
         "are of its test list, which is another one and was not looked at.",
         commands=(
             "deeplab train street data.root=OTHER_DRIVE seed=11 -o runs/drive    # val: the photos called 0006R0",
+            "deeplab train street-fine data.root=OTHER_DRIVE seed=13 start=runs/drive -o runs/drive-fine",
             "deeplab train street data.root=ALL -o runs/street                   # train: all, of train and val",
+            "deeplab train street-fine data.root=ALL -o runs/street-fine",
         ),
         remark="It was stopped and resumed several times.",
         terms="CamVid (Brostow, Fauqueur, Cipolla 2009), CC BY-NC 4.0: personal and research use. None of its "
         "photos is contained here; use these weights for the same purposes.",
+        output_stride=16,
+        scale=1.25,
         scales=(1.0, 1.5),
     ),
 }
@@ -97,7 +109,7 @@ It has seen {photos:,} photographs.
 
 {table}
 
-The model runs at output stride 8 by default; `--output-stride 16` is faster.
+{default}
 Measured on {machine}, Python {python}, torch {torch_version}.
 
 ## How it was made
@@ -127,25 +139,39 @@ def wrapped(card: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def restated(model: DeepLab, output_stride: int) -> DeepLab:
-    """The same network, with its config stated at another output stride."""
+def restated(model: DeepLab, about: About) -> DeepLab:
+    """The same network, with its config stated as it is to run."""
     config, context = model.config, model.config.context
-    rates = tuple(rate * config.output_stride // output_stride for rate in context.rates)
-    update = {"output_stride": output_stride, "context": context.model_copy(update={"rates": rates})}
+    rates = tuple(rate * config.output_stride // about.output_stride for rate in context.rates)
+    update = {
+        "output_stride": about.output_stride,
+        "context": context.model_copy(update={"rates": rates}),
+        "image_pyramid": (about.scale,),
+    }
     twin = DeepLab(config.model_copy(update=update), model.labels)
     twin.load_state_dict(model.state_dict())
     twin.provenance = model.provenance
     return twin.eval()
 
 
-def settings(scales: tuple[float, ...]) -> dict[str, dict]:
-    """What the card's columns are measured at."""
-    several = f"output stride 16, scales {' '.join(f'{scale:g}' for scale in scales)}, flip"
+def settings(about: About) -> dict[str, dict]:
+    """What the card's columns are measured at, the default first."""
+    several = f"output stride 16, scales {' '.join(f'{scale:g}' for scale in about.scales)}, flip"
+    strides = (8, 16) if about.output_stride == 8 else (16, 8)
     return {
-        "output stride 8": {"output_stride": 8},
-        "output stride 16": {"output_stride": 16},
-        several: {"output_stride": 16, "scales": scales, "flip": True},
+        **{f"output stride {stride}": {"output_stride": stride} for stride in strides},
+        several: {"output_stride": 16, "scales": about.scales, "flip": True},
     }
+
+
+def default(about: About) -> str:
+    """How it runs unless told otherwise."""
+    if about.output_stride == 8:
+        ours, other = "output stride 8", "`--output-stride 16` is faster"
+    else:
+        ours, other = "output stride 16", "`--output-stride 8` is denser and slower"
+    looks = "" if about.scale == 1.0 else f" It looks at every photo at {about.scale:g} times its size."
+    return f"The model runs at {ours} by default; {other}.{looks}"
 
 
 def scores(model: DeepLab, recipe: Recipe, options: dict) -> ConfusionMatrix:
@@ -246,19 +272,16 @@ def main() -> None:
     values = record["recipe"] | {"data": record["recipe"]["data"] | {"root": str(arguments.data)}}
     recipe = Recipe.model_validate(values)
     folder = MODELS / recipe.name
-    weights = save(restated(load(arguments.run), DEFAULT_STRIDE), folder, dtype=torch.float16)
+    about = ABOUT[recipe.name]
+    weights = save(restated(load(arguments.run), about), folder, dtype=torch.float16)
     model = load(folder).to(memory_format=torch.channels_last)
     if arguments.held_out:
         # rounded as the embedded one is
-        model = (
-            restated(load(arguments.held_out), DEFAULT_STRIDE)
-            .half()
-            .float()
-            .to(memory_format=torch.channels_last)
-        )
+        rounded = restated(load(arguments.held_out), about).half().float()
+        model = rounded.to(memory_format=torch.channels_last)
     records = stages_of(record)
-    first, about = records[0], ABOUT[recipe.name]
-    results = {name: scores(model, recipe, options) for name, options in settings(about.scales).items()}
+    first = records[0]
+    results = {name: scores(model, recipe, options) for name, options in settings(about).items()}
     val_photos = len(open_split(recipe.data, recipe.data.val))
     judged = f"Validation list `{recipe.data.val}` ({val_photos} photos)"
     if arguments.held_out:
@@ -276,15 +299,16 @@ def main() -> None:
         size=weights.stat().st_size / 1e6,
         photos=record["training photos"],
         judged=judged,
+        default=default(about),
         table=table(results, recipe.data.classes),
         machine=processor(),
         python=platform.python_version(),
         torch_version=torch.__version__,
         commands="\n".join(f"    {command}" for command in about.commands),
-        words=f"runs/{recipe.name} --held-out runs/drive --data OTHER_DRIVE"
+        words=f"runs/{recipe.name}-fine --held-out runs/drive-fine --data OTHER_DRIVE"
         if arguments.held_out
         else f"runs/{recipe.name} --data DATA",
-        stages="\n".join(map(stage, [measured, *records] if arguments.held_out else records)),
+        stages="\n".join(map(stage, [*stages_of(measured), *records] if arguments.held_out else records)),
         remark=about.remark,
         origins=origins(first, record),
     )

@@ -1,13 +1,15 @@
 """All four generations of DeepLab by one recipe family, as one table.
 
     python benchmarks/generations.py DATA [key=value ...] --runs runs/generations [--only v3-mobilenet ...]
+    python benchmarks/generations.py DATA --runs runs/generations --seeds 1 2 3
     python benchmarks/generations.py DATA --runs runs/generations --table
 
 Every row is `deeplab train street`, or --recipe, with the overrides in ROWS, so data, augmentation, number
 of steps and learning-rate policy are the same and the model is what differs; further key=value words go to every row
 (on a GPU: optimise.batch_size=16 optimise.steps=6000, and --device cuda). A run that is there is not repeated. The
-table is made from the runs' own records, and says where each row's weights started from; photos a second and the share
-of the time spent waiting for data are medians over the steps.
+table is made from the runs' own records, and says where each row's weights started from; photos a second are medians
+over the steps. With seeds, each is a run of its own, all rows of one seed before the next; the table gives their mean
+with the 95 % interval that Student's t makes of so few.
 """
 
 from __future__ import annotations
@@ -68,37 +70,53 @@ ROWS: dict[str, tuple[str, ...]] = {
 }
 
 
-def run(name: str, recipe: str, data: Path, folder: Path, *, device: str, further: list[str]) -> None:
+# Student's t, 97.5 %, by the number of runs
+STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}
+
+
+def run(name: str, arguments: argparse.Namespace, seed: int | None) -> None:
     """Train one row, or finish it."""
-    words = [f"name={name}", f"data.root={data}", *ROWS[name], *further]
-    command = [sys.executable, "-m", "deeplab", "train", recipe, *words]
-    command += ["--output", str(folder), "--device", device, *(["--resume"] if folder.exists() else [])]
+    folder = arguments.runs / (name if seed is None else f"{name}-{seed}")
+    if (folder / "run.json").is_file():
+        return
+    words = [f"name={name}", f"data.root={arguments.data}", *ROWS[name], *arguments.further]
+    words += [] if seed is None else [f"seed={seed}"]
+    command = [sys.executable, "-m", "deeplab", "train", arguments.recipe, *words]
+    command += [
+        "--output",
+        str(folder),
+        "--device",
+        arguments.device,
+        *(["--resume"] if folder.exists() else []),
+    ]
     subprocess.run(command, check=True)
 
 
 def table(runs: Path) -> str:
-    """Markdown: a line a finished run."""
+    """Markdown: a line for the finished runs of a row."""
     lines = [
-        "| row | starting weights | output stride | steps x batch | mean IoU | pixel accuracy "
-        "| photos/s | waiting for data |",
+        "| row | starting weights | output stride | steps x batch "
+        "| mean IoU | of each seed | pixel accuracy | photos/s |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name in ROWS:
-        path = runs / name / "run.json"
-        if not path.is_file():
+        paths = sorted(runs.glob(f"{name}*/run.json"))
+        if not paths:
             continue
-        record = json.loads(path.read_text())
-        recipe, result = record["recipe"], record["validation"]
-        settings = recipe["optimise"]
-        log = [json.loads(line) for line in (path.parent / "log.jsonl").read_text().splitlines()]
-        steps = [line for line in log if "images_per_second" in line]
-        speed = statistics.median(line["images_per_second"] for line in steps)
-        waited = statistics.median(line["data_wait"] for line in steps)
+        records = [json.loads(path.read_text()) for path in paths]
+        recipe, settings = records[0]["recipe"], records[0]["recipe"]["optimise"]
+        scores = [100 * record["validation"]["mean IoU"] for record in records]
+        right = [100 * record["validation"]["pixel accuracy"] for record in records]
+        log = [json.loads(line) for path in paths for line in (path.parent / "log.jsonl").open()]
+        speed = statistics.median(line["images_per_second"] for line in log if "images_per_second" in line)
+        mean = f"{statistics.mean(scores):.1f}"
+        if len(scores) in STUDENT:
+            mean += f" ± {STUDENT[len(scores)] * statistics.stdev(scores) / len(scores) ** 0.5:.1f}"
         lines.append(
             f"| {name} | {recipe['start'] or 'random'} | {recipe['model']['output_stride']} "
-            f"| {settings['steps']} x {settings['batch_size']} | {100 * result['mean IoU']:.1f} "
-            f"| {100 * result['pixel accuracy']:.1f} "
-            f"| {speed:.1f} | {100 * waited:.1f} % |"
+            f"| {settings['steps']} x {settings['batch_size']} | {mean} "
+            f"| {', '.join(f'{score:.1f}' for score in scores)} "
+            f"| {statistics.mean(right):.1f} | {speed:.1f} |"
         )
     return "\n".join(lines)
 
@@ -112,20 +130,14 @@ def main() -> None:
     parser.add_argument("--recipe", default="street", help="of v3+ on MobileNetV2")
     parser.add_argument("--runs", type=Path, default=Path("runs/generations"))
     parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[None], help="the recipe's own")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--table", action="store_true", help="print the table of finished runs and stop")
     arguments = parser.parse_args()
     if not arguments.table:
-        for name in arguments.only:
-            if not (arguments.runs / name / "run.json").is_file():
-                run(
-                    name,
-                    arguments.recipe,
-                    arguments.data,
-                    arguments.runs / name,
-                    device=arguments.device,
-                    further=arguments.further,
-                )
+        for seed in arguments.seeds:
+            for name in arguments.only:
+                run(name, arguments, seed)
     print(table(arguments.runs))
 
 

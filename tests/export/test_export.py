@@ -484,6 +484,14 @@ def test_a_full_disk_that_a_library_calls_otherwise_is_the_same_sentence(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_converter_without_words_is_quoted_by_its_line(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UserError, match=r"AssertionError: raise AssertionError \(test_export.py, line \d+\)"),
+        converting("ExecuTorch", tmp_path / "small.pte"),
+    ):
+        raise AssertionError
+
+
 @pytest.mark.parametrize("to", list(TARGETS))
 def test_an_absent_library_names_its_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, to: str) -> None:
     target = TARGETS[to]

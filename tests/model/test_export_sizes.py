@@ -83,7 +83,7 @@ def test_a_whole_model_with_a_crop_runs_at_other_sizes(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("rule", ["align_corners", "half_pixel"])
-@pytest.mark.parametrize("scales", [(0.5, 0.75, 1.0), (0.5, 1.75)], ids=str)
+@pytest.mark.parametrize("scales", [(0.5, 0.75, 1.0), (0.5, 1.75), (1.25,)], ids=str)
 def test_the_scales_of_a_pyramid_follow_the_photo(
     monkeypatch: pytest.MonkeyPatch, rule: str, scales: tuple[float, ...]
 ) -> None:

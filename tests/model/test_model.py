@@ -25,8 +25,10 @@ from deeplab.config import (
 from deeplab.config.labels import LabelSpec
 from deeplab.heads.dense_prediction_cell import CITYSCAPES_CELL
 from deeplab.layers.norm import BatchNorm2d
+from deeplab.layers.resize import resize_bilinear
 from deeplab.model.cost import cost
 from deeplab.model.network import DeepLab
+from deeplab.prediction.inference import predict
 from deeplab.train.loop import batch_loss
 
 torch.set_num_threads(1)
@@ -408,3 +410,14 @@ def test_folded_models_have_biases_and_no_norms() -> None:
     model = build("mobilenet_v2", "v3+", folded=True)
     assert not [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     assert model.backbone.stem.conv.bias is not None
+
+
+def test_scales_and_mirroring_take_a_photo_through_the_whole_pyramid() -> None:
+    """So that mirroring alone does not leave out what the model does by default."""
+    model = build("mobilenet_v2", "v2 MSC")
+    images = torch.randint(0, 256, (1, 3, 49, 65), dtype=torch.uint8, generator=torch.manual_seed(3))
+    with torch.inference_mode():
+        both = (model(images).softmax(1) + model(images.flip(-1)).flip(-1).softmax(1)) / 2
+        torch.testing.assert_close(predict(model, images, flip=True)["semantic"].probabilities, both)
+        larger = resize_bilinear(images.float(), (97, 129), model.config.resize)
+        torch.testing.assert_close(model.scaled_logits(images, 2.0), model.low_resolution_logits(larger))

@@ -103,7 +103,7 @@ def test_comment_on_top_names_its_source(name: str) -> None:
 
 
 def test_every_published_recipe_is_looked_at() -> None:
-    own = {"animals", "animals-int8", "street", "own-photos"}
+    own = {"animals", "animals-int8", "street", "street-fine", "own-photos"}
     assert {path.stem for path in PATHS} - own == set(PRESETS)
 
 

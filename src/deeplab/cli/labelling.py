@@ -54,7 +54,7 @@ class Passes:
     Parameters
     ----------
     scales:
-        Sizes to average over, such as 0.75 1 1.25.
+        Sizes to average over, such as 0.75 1 1.25. A model that looks at several itself does so at each.
     flip:
         Also average over the mirrored photo.
     window:

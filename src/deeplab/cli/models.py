@@ -126,5 +126,6 @@ def describe_head(config: DeepLabConfig) -> str:
     words += [f"cascade of {cascade}"] if cascade else []
     words += ["MSc"] if config.multi_scale_features else []
     words += [f"decoder at {','.join(map(str, config.decoder.strides))}"] if config.decoder else []
-    words += [f"{len(config.image_pyramid)} scales"] if len(config.image_pyramid) > 1 else []
+    if config.image_pyramid != (1.0,):
+        words += ["at " + ", ".join(f"{scale:g}" for scale in config.image_pyramid) + " of the photo"]
     return " ".join(word for word in words if word) or "1x1 classifier"

@@ -468,7 +468,8 @@ class Architecture(Strict):
     output_stride: the native one, at which all rates are stated; a model may run at any other.
     extra_outputs: further classifiers on the same trunk, name -> classes.
     classifier_kernel / classifier_rates: one convolution per rate, summed (v2 ResNet: 3 and 6, 12, 18, 24).
-    image_pyramid: scales whose logits are merged in every forward pass (v2's MSC), by max or mean.
+    image_pyramid: scales whose logits are merged in every forward pass (v2's MSC), by max or mean; a single one is the
+    size at which the model looks at every photo.
     resize: rule of every bilinear resize; 'half_pixel' also scales sizes without keeping corners.
     depthwise_norm: whether norm and activation stand between the two steps of the heads' separable
     convolutions. folded: norms are folded into biases, as in mobile files.

@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import shutil
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -109,7 +110,11 @@ def converting(to: str, path: Path, *, fix: str = "") -> Iterator[None]:
     except Exception as error:
         if shutil.disk_usage(path.parent).free < NEARLY_FULL:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
-        told = str(error).strip().splitlines()[-1:] or [""]
+        told = str(error).strip().splitlines()[-1:]
+        if not told:
+            # a bare assertion says by its own line what it wanted
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            told = [f"{place.line} ({Path(place.filename).name}, line {place.lineno})"]
         raise UserError(
             f"this model cannot be converted to {to} ({type(error).__name__}: {told[0][:200]})", fix=fix
         ) from error

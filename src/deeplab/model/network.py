@@ -145,10 +145,7 @@ class DeepLab(nn.Module):
 
         float [N, classes, h, w], h = ceil(H / s) with s the decoder's last stride or the output stride.
         """
-        pyramid = self.pyramid_logits(images)
-        if len(pyramid) == 1:
-            return pyramid[0]
-        return {name: self._merge([scale[name] for scale in pyramid]) for name in pyramid[0]}
+        return self._merged(self.pyramid_logits(images))
 
     def resize_logits(self, logits: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
         """Logits [N, classes, h, w] at another size, by the model's resize rule and in its arithmetic."""
@@ -161,8 +158,8 @@ class DeepLab(nn.Module):
         """Logits of each scale of `config.image_pyramid`, all at the finest scale's size (fact 3.7)."""
         scales = self.config.image_pyramid
         if scales == (1.0,):
-            return [self._on_grid(self.scaled_logits(images, 1.0), images.shape[-2:])]
-        outputs = [self.scaled_logits(images, scale) for scale in scales]
+            return [self._on_grid(self._single_scale(images, 1.0), images.shape[-2:])]
+        outputs = [self._single_scale(images, scale) for scale in scales]
         size: Sequence[int] = images.shape[-2:]
         if self.config.resize == "half_pixel":
             size = outputs[scales.index(max(scales))]["semantic"].shape[-2:]
@@ -174,12 +171,18 @@ class DeepLab(nn.Module):
         ]
 
     def scaled_logits(self, images: torch.Tensor, scale: float) -> Logits:
-        """One pass over the images resized by `scale`; logits at that pass's own size, by output name."""
+        """Logits of the images resized by `scale`, at that pass's own size, by output name."""
+        if self.config.image_pyramid == (1.0,):
+            return self._single_scale(images, scale)
+        return self.low_resolution_logits(self._resized(images, scale))
+
+    def _resized(self, images: torch.Tensor, scale: float) -> torch.Tensor:
         pixels = images if images.is_floating_point() else images.float()
-        if scale != 1.0:
-            size = scale_sides(images.shape[-2:], scale, self.config.resize)
-            pixels = resize_bilinear(pixels, size, self.config.resize)
-        return self._single_scale(self._normalise(pixels), scale)
+        if scale == 1.0:
+            return pixels
+        return resize_bilinear(
+            pixels, scale_sides(images.shape[-2:], scale, self.config.resize), self.config.resize
+        )
 
     @property
     def logits_stride(self) -> int:
@@ -190,7 +193,8 @@ class DeepLab(nn.Module):
         active = self._eight_bit and not self.training and not torch.compiler.is_exporting()
         return self.eight_bit_tables if active else None
 
-    def _single_scale(self, x: torch.Tensor, scale: float) -> Logits:
+    def _single_scale(self, images: torch.Tensor, scale: float) -> Logits:
+        x = self._normalise(self._resized(images, scale))
         tables = self._active_tables()
         if tables is not None:
             return {"semantic": tables.logits(self, x)}
@@ -221,9 +225,14 @@ class DeepLab(nn.Module):
         weight = next(self.parameters())
         return normalise(pixels, self.pixel_mean, self.pixel_std).to(weight.dtype)
 
-    def _merge(self, logits: list[torch.Tensor]) -> torch.Tensor:
-        stacked = torch.stack(logits)
-        return stacked.amax(0) if self.config.pyramid_merge == "max" else stacked.mean(0)
+    def _merged(self, pyramid: list[Logits]) -> Logits:
+        if len(pyramid) == 1:
+            return pyramid[0]
+        found = {}
+        for name in pyramid[0]:
+            stacked = torch.stack([scale[name] for scale in pyramid])
+            found[name] = stacked.amax(0) if self.config.pyramid_merge == "max" else stacked.mean(0)
+        return found
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
         """Write `model.safetensors` and `config.json`; see `deeplab.model.checkpoint.save`."""

@@ -73,7 +73,7 @@ def reach_of(config: DeepLabConfig, output_stride: int) -> Reach:
 def _followed(described: str, output_stride: int) -> Reach:
     config = DeepLabConfig.model_validate_json(described)
     if config.image_pyramid != (1.0,):
-        raise _unknown("it runs images at several sizes")
+        raise _unknown("it runs images at other sizes than their own")
     with torch.device("meta"):
         model = DeepLab(config).eval()
         model.output_stride = output_stride

@@ -22,7 +22,8 @@ class Labelling:
     """From a photo to labels: passes, windows, the CRF, and what computes the network.
 
     Attributes:
-        scales: the photo is run at each of these sizes and probabilities averaged.
+        scales: the photo is run at each of these sizes and probabilities averaged; a model with an image pyramid takes
+            the photo at each size through all of that.
         flip: also run each size mirrored left to right.
         window: label the photo in windows of this size, see `deeplab.prediction.sliding`; None takes it whole.
         seams: of windows. "blend": each is labelled as a photo of its own, and probabilities are averaged where they
@@ -119,7 +120,7 @@ class Labelling:
 
     @property
     def one_pass(self) -> bool:
-        """Whether the network sees the photo at its own size only, and not mirrored."""
+        """Whether the network is given the photo at its own size only, and not mirrored."""
         return self.scales == (1.0,) and not self.flip
 
 

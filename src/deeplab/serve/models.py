@@ -35,6 +35,7 @@ class Offered:
         ready: what labels photos by it in some way; raises UserError where it cannot.
         labels: its classes.
         output_stride: its own.
+        largest_scale: of its image pyramid; 1 of an exported model, whose file does not say.
         parameters: how many it has; None of an exported model, whose file does not say.
         example: height and width of a photo that it takes.
         version: twelve digits that change with its weights or its description.
@@ -45,6 +46,7 @@ class Offered:
     ready: Callable[[Labelling], Predictor]
     labels: LabelSpec
     output_stride: int
+    largest_scale: float
     parameters: int | None
     example: tuple[int, int]
     version: str
@@ -106,7 +108,7 @@ class Models:
     def weight(self, offered: Offered, how: Labelling) -> float:
         """How many pixels one of a photo counts as, see `Limits.pixels`."""
         denser = 1.0 if how.output_stride is None else offered.output_stride / how.output_stride
-        return max(1.0, *how.scales) ** 2 * max(1.0, denser) ** 2
+        return (offered.largest_scale * max(1.0, *how.scales) * max(1.0, denser)) ** 2
 
     def describe(self) -> list[dict[str, Any]]:
         """All that one can know of each model, as JSON values."""
@@ -159,6 +161,7 @@ def _offered(source: str) -> Offered:
             partial(predictor_of, artefact, file),
             about.labels,
             about.output_stride,
+            1.0,
             None,
             about.input.nearest(EXAMPLE),
             _version_of_file(file),
@@ -176,6 +179,7 @@ def _offered(source: str) -> Offered:
         partial(Predictor.of, network),
         network.labels,
         network.output_stride,
+        max(1.0, *network.config.image_pyramid),
         parameters,
         EXAMPLE,
         _version(network),

@@ -47,11 +47,7 @@ class RuntimeNetwork:
     def __init__(self, run: Run, model: DeepLab, *, one_pass: bool) -> None:
         context = model.config.context
         window = isinstance(context, ASPPConfig | DensePredictionCellConfig) and context.image_pooling_crop
-        alike = (
-            model.config.image_pyramid == (1.0,)
-            and not window
-            and (model.backbone.on_grid or model.decoder is not None)
-        )
+        alike = not window and (model.backbone.on_grid or model.decoder is not None)
         if not one_pass and not alike:
             raise UserError(
                 "only PyTorch runs this model in several passes, as its network is not the same at each",
