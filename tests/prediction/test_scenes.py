@@ -402,6 +402,13 @@ def test_what_a_model_cannot_take_is_named(
     assert [each.name for each in (tmp_path / "out").iterdir()] == ["predictions.json"]
 
 
+def test_a_scene_without_any_data_says_so(deeplab, squares_model, tmp_path: Path) -> None:
+    path = write(tmp_path / "scene.tif", np.zeros_like(values()), nodata=0, **GROUND)
+    code, out, err = deeplab("predict", path, "-m", squares_model, "-o", tmp_path / "out")
+    assert code == 0 and "scene.tif: no pixel of it has data" in out + err
+    assert (labelled(tmp_path / "out" / "scene_labels.tif") == 255).all()
+
+
 def test_a_fourth_band_is_no_transparency(deeplab, squares_model, tmp_path: Path) -> None:
     """Whatever it holds: here what would be opaque."""
     stored = values(4)
