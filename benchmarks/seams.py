@@ -4,9 +4,9 @@
 
 Labelled pictures larger than a window are made of a data set's photos, so many across and down, each picture of others;
 a street's photos make a row of streets, and photos of animals a meadow. Each way of labelling is measured on the same
-pictures: mean IoU, the share of labels that differ from the whole picture's, and seconds a megapixel. With
-`--exact-side`, one picture of that side is labelled whole and by `--seams exact`, which takes its memory whole: about
-half a gigabyte a megapixel. Prints Markdown.
+pictures: mean IoU, the share of labels that differ from the whole picture's, and seconds a megapixel; ways that refuse
+the model are left out. With `--exact-side`, one picture of that side is labelled whole and by `--seams exact`, which
+takes its memory whole: about half a gigabyte a megapixel. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from harness.machine import machine
 
 from deeplab.cli.evaluate import open_labelled
 from deeplab.cli.stored_data import RECOGNISED
+from deeplab.errors import UserError
 from deeplab.evaluation.metrics import ConfusionMatrix
 from deeplab.model.checkpoint import load
 from deeplab.native.upsample_argmax import axis, interpolated
 from deeplab.prediction.labelling import Labelling
 from deeplab.prediction.predictor import Predictor
+from deeplab.prediction.sliding import slide
 from deeplab.prediction.strips import labelled_along
 from deeplab.prediction.tiles import Tiles
 from deeplab.prediction.windows import Seams, Window, assembled
@@ -91,7 +93,13 @@ def ways(predictor: Predictor, dataset: object, *, across: int, pictures: int, s
     """A table; each way is said on the error stream as it is done."""
     all_ways: dict[str, tuple[Seams, Window | None]] = {"whole": ("blend", None)}
     for side, overlap, seams in product(sides, OVERLAPS, SEAMS):
-        all_ways[f"{seams}, {side}, overlap {overlap:g}"] = seams, Window(side, side, overlap=overlap)
+        window = Window(side, side, overlap=overlap)
+        try:
+            slide(predictor.network, (4 * side, 4 * side), window=window, seams=seams)
+        except UserError as error:
+            print(f"{seams}, {side}: refused: {error}", file=sys.stderr)
+            continue
+        all_ways[f"{seams}, {side}, overlap {overlap:g}"] = seams, window
     classes, ignored = predictor.network.config.num_classes, predictor.labels.ignore_label
     found = {way: Measured(ConfusionMatrix(classes, ignore_label=ignored)) for way in all_ways}
     sizes = []

@@ -343,10 +343,35 @@ def test_what_a_scene_is(tmp_path: Path, monkeypatch) -> None:
     assert is_scene(tmp_path / "slide.svs")
 
 
+def cache_of(path: Path) -> int:
+    with open_scene(path):
+        return rasterio.env.getenv()["GDAL_CACHEMAX"]
+
+
 def test_blocks_of_a_window_are_kept_between_its_bands_its_mask_and_the_next_window(tmp_path: Path) -> None:
     held = 4 * 3 * 1280 * 1280
-    with open_scene(write(tmp_path / "scene.tif", values(), **GROUND)):
-        assert rasterio.env.getenv()["GDAL_CACHEMAX"] >= held
+    assert cache_of(write(tmp_path / "scene.tif", values(), **GROUND)) >= held
+    many = {"driver": "GTiff", "width": 5000, "height": 5000, "count": 4, "dtype": "uint16", "tiled": True}
+    with rasterio.open(tmp_path / "many.tif", "w", **many, blockxsize=512, blockysize=512, sparse_ok=True):
+        pass
+    # 1280 pixels may touch four tiles of 512
+    assert cache_of(tmp_path / "many.tif") == 2 * 4 * 2048 * 2048
+
+
+def test_an_overview_of_more_tiles_than_are_kept_is_that_of_one_read(tmp_path: Path, monkeypatch) -> None:
+    tiled = {"tiled": True, "blockxsize": 16, "blockysize": 16}
+    stored = np.tile(values(), (1, 3, 1))[:40, :333]
+    path = write(tmp_path / "wide.tif", stored, height=40, width=333, **GROUND, **tiled)
+    with open_scene(path) as scene:
+        expected = scene.preview(100)
+    monkeypatch.setattr("deeplab.imaging.scenes.CACHE_BYTES", 3 * 16 * 64)
+    with open_scene(path) as scene:
+        reads = []
+        monkeypatch.setattr(
+            scene, "_values", lambda *, read=scene._values, **which: reads.append(which) or read(**which)
+        )
+        assert (scene.preview(100) == expected).all()
+    assert len(reads) == 11
 
 
 def test_strips_are_warned_of_and_tiles_are_not(tmp_path: Path, monkeypatch, recwarn) -> None:
@@ -375,6 +400,13 @@ def test_what_a_model_cannot_take_is_named(
     code, _, err = deeplab("predict", path, "-m", squares_model, "-o", tmp_path / "out", *options)
     assert code == 1 and message in err and str(path) in err
     assert [each.name for each in (tmp_path / "out").iterdir()] == ["predictions.json"]
+
+
+def test_a_scene_without_any_data_says_so(deeplab, squares_model, tmp_path: Path) -> None:
+    path = write(tmp_path / "scene.tif", np.zeros_like(values()), nodata=0, **GROUND)
+    code, out, err = deeplab("predict", path, "-m", squares_model, "-o", tmp_path / "out")
+    assert code == 0 and "scene.tif: no pixel of it has data" in out + err
+    assert (labelled(tmp_path / "out" / "scene_labels.tif") == 255).all()
 
 
 def test_a_fourth_band_is_no_transparency(deeplab, squares_model, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +14,9 @@ from deeplab.config import ASPPConfig, DecoderConfig, backbone_config
 from deeplab.errors import UserError
 from deeplab.model.reach import reach_of
 from deeplab.prediction.fold import for_inference
+from deeplab.prediction.inference import predict
 from deeplab.prediction.labelling import Labelling
-from deeplab.prediction.sliding import predict_in_windows
+from deeplab.prediction.sliding import predict_in_windows, slide
 from deeplab.prediction.strips import predict_whole
 from deeplab.prediction.tiles import Gathered, Tiles
 from deeplab.prediction.windows import Block, Place, Window, assembled
@@ -141,10 +143,39 @@ def test_panels_change_no_label(monkeypatch) -> None:
     assert torch.equal(one.labels, many.labels) and torch.equal(one.confidence, many.confidence)
 
 
+def test_while_a_window_is_labelled_no_more_is_held_than_what_others_add_to(monkeypatch) -> None:
+    """Else the heap of a long run grows by a window or two."""
+    network, image = ready("mobilenet_v2", context=LIGHT), picture(140, 520)
+    window, classes = Window(80, 80, overlap=0.25), network.config.num_classes
+    # some weights are packed in the first pass
+    predict(network, image[..., :80, :80])
+    before = {id(each): each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)}
+    most = 0
+
+    def counting(*arguments: object, **options: object) -> object:
+        nonlocal most
+        tensors = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
+        storages = [
+            each.untyped_storage()
+            for each in tensors
+            if id(each) not in before and each.layout == torch.strided and each.dtype == torch.float32
+        ]
+        held = {storage.data_ptr(): storage.nbytes() for storage in storages}
+        most = max(most, sum(held.values()))
+        return predict(*arguments, **options)
+
+    monkeypatch.setattr("deeplab.prediction.blended.predict", counting)
+    way = slide(network, (140, 520), window=window)
+    for _ in way.blocks(
+        lambda place: image[..., place.top :, place.left :][..., : place.height, : place.width]
+    ):
+        pass
+    # 20 rows of the windows above, 25 columns at most of the one before, and weights
+    assert 0 < most <= 4 * (classes * (20 * 520 + 80 * 25) + 80 * 20 + 80)
+
+
 @pytest.mark.parametrize("seams", ["blend", "shared", "exact"])
 def test_what_nothing_is_read_of_is_not_computed(seams: str) -> None:
-    from deeplab.prediction.sliding import slide
-
     network = ready("mobilenet_v2", context=LIGHT)
     reach = reach_of(network.config, 16).pixels
     window = Window(2 * reach + 120, 64) if seams == "exact" else Window(96, 64)

@@ -195,6 +195,7 @@ def test_clips_that_are_none(predict, tmp_path: Path) -> None:
     for name in ("empty.mp4", "text.mp4", "list.mp4"):
         code, err, _ = predict(tmp_path / name)
         assert code == 1 and name in err and "cannot be opened as a video" in err
+        assert "get it again" in err and "Errno" not in err
     with av.open(str(tmp_path / "sound.mkv"), "w") as container:
         voice = container.add_stream("pcm_s16le", rate=8000, layout="mono")
         part = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")

@@ -83,4 +83,5 @@ def predict_scene(
         background = [index for index, each in enumerate(spec.classes) if each == "background"]
         write_polygons(target, polygons, classes=spec.classes, untinted=background)
         entry["polygons"] = polygons.name
-    return entry, ", ".join(f"{each} {share:.1%}" for each, share in shares.items() if share >= 0.0005)
+    words = ", ".join(f"{each} {share:.1%}" for each, share in shares.items() if share >= 0.0005)
+    return entry, words or "no pixel of it has data"

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -40,8 +41,9 @@ SLIDE_SUFFIXES = frozenset(
 )
 # wider ones make reading take as long as labelling
 WIDEST_STRIP = 8000
-# of GDAL's blocks; rasterio counts bytes, where GDAL itself would take so small a number for megabytes
-CACHE_BYTES = 64 << 20
+# of GDAL's blocks, which lie scattered in the heap and make it grow: a window's, of which a wide row is more; rasterio
+# counts bytes, where GDAL itself would take so small a number for megabytes
+CACHE_BYTES, MOST_CACHE_BYTES, USUAL_WINDOW = 24 << 20, 64 << 20, 1280
 BESIDE = (".ovr", ".msk")
 
 
@@ -144,6 +146,7 @@ def open_scene(path: Path, *, bands: Sequence[int] = (), level: int = 0) -> Iter
             # other drivers follow what a file says of files elsewhere
             driver = "JP2OpenJPEG" if path.suffix.lower() == JP2_SUFFIX else "GTiff"
             with rasterio.open(path, driver=driver) as source:
+                rasterio.env.setenv(GDAL_CACHEMAX=_cache_of(source))
                 yield _Raster(path, source, bands)
         except UnicodeEncodeError as error:
             raise UserError("its name is no UTF-8, as GDAL wants it", fix="rename it", file=path) from error
@@ -169,6 +172,18 @@ def rasterio_alone() -> Iterator[Any]:
         for usual in (rasterio.errors.NotGeoreferencedWarning, rasterio.errors.NodataShadowWarning):
             warnings.simplefilter("ignore", usual)
         yield rasterio
+
+
+def _pixel_bytes(source: Any) -> int:
+    """Of all bands: a tile is decoded with all of them, whichever are wanted."""
+    return int(source.count * np.dtype(source.dtypes[0]).itemsize)
+
+
+def _cache_of(source: Any) -> int:
+    """Bytes of the blocks that a window touches: its bands, its mask and the next window read them again."""
+    tall, wide = ((USUAL_WINDOW // side + 2) * side for side in source.block_shapes[0])
+    needed = _pixel_bytes(source) * tall * min(wide, source.width)
+    return min(MOST_CACHE_BYTES, max(CACHE_BYTES, needed))
 
 
 def _refuse_pointers(path: Path) -> None:
@@ -226,7 +241,18 @@ class _Raster:
         return mask
 
     def preview(self, longest: int) -> np.ndarray:
-        return self._values(out_shape=(len(self._bands), *shrunk(self.size, longest)))
+        height, width = shrunk(self.size, longest)
+        tall, wide = self._source.block_shapes[0]
+        row = _pixel_bytes(self._source) * tall * self.size[1]
+        # a row of tiles that the cache does not hold whole would be decoded anew for each line of the preview
+        panels = 1 if wide >= self.size[1] else min(width, -(-2 * row // CACHE_BYTES))
+        ends = [width * panel // panels for panel in range(panels + 1)]
+        parts = []
+        for left, right in pairwise(ends):
+            columns = left * self.size[1] / width, right * self.size[1] / width
+            shape = len(self._bands), height, right - left
+            parts.append(self._values(window=((0, self.size[0]), columns), out_shape=shape))
+        return np.concatenate(parts, axis=1)
 
     def _values(self, **which: Any) -> np.ndarray:
         found = self._source.read(self._bands, **which)

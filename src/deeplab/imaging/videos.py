@@ -179,8 +179,11 @@ def open_clip(name: str) -> Iterator[Clip]:
     except (av.error.FFmpegError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        kind = "camera" if is_camera(name) else "video"
-        raise UserError(f"cannot be opened as a {kind} ({error})", file=name) from error
+        reason = getattr(error, "strerror", None) or error
+        if is_camera(name):
+            raise UserError(f"cannot be opened as a camera ({reason})", file=name) from error
+        again = "it is no clip, is damaged or was cut off where it was copied: get it again"
+        raise UserError(f"cannot be opened as a video ({reason})", fix=again, file=name) from error
 
 
 class ClipWriter:

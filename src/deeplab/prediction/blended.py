@@ -20,7 +20,7 @@ from deeplab.prediction.strips import confidence_of
 from deeplab.prediction.windows import Block, Place, Read, Window
 
 # of the rows that wait for the windows below, and of the labels above them
-OPEN_BYTES = 96 << 20
+OPEN_BYTES = 64 << 20
 
 
 def window_starts(side: int, window: int, *, overlap: float) -> list[int]:
@@ -89,11 +89,13 @@ class BlendedWindows:
     @torch.inference_mode()
     def blocks(self, read: Read, *, first: int = 0) -> Iterator[Block]:
         """See `Sliding.blocks`."""
-        count = len(self._tops)
+        count, classes = len(self._tops), self._network.config.num_classes
+        # one for all panels: what lives as long as this, in the midst of what a window takes, makes a heap grow
+        waiting = torch.zeros(classes, self._shared, max(end - begin for begin, end in self._panels))
         for panel in range(first // count, len(self._panels)):
-            yield from self._panel(read, panel, first=max(0, first - panel * count))
+            yield from self._panel(read, panel, waiting, first=max(0, first - panel * count))
 
-    def _panel(self, read: Read, panel: int, *, first: int) -> Iterator[Block]:
+    def _panel(self, read: Read, panel: int, waiting: torch.Tensor, *, first: int) -> Iterator[Block]:
         begin, end = self._panels[panel]
         windows = [
             (left, falling)
@@ -101,38 +103,47 @@ class BlendedWindows:
             if left < end and left + self._wide > begin
         ]
         starts = [max(begin, left) for left, _ in windows]
-        classes, dtype = self._network.config.num_classes, label_dtype(self._network.config.num_classes)
-        shared, waiting = 0, torch.zeros(classes, self._shared, end - begin)
+        dtype, shared = label_dtype(self._network.config.num_classes), 0
         for row, top in enumerate(self._tops):
             if top + self._tall <= self._tops[first]:
                 continue
             place = self.places[panel * len(self._tops) + row]
             labels = torch.empty(place.height, end - begin, dtype=dtype)
             sure = torch.empty(place.height, end - begin) if self._confidence else None
-            opened, reached = torch.zeros(classes, self._tall, 0), begin
+            opened = torch.zeros(len(waiting), self._tall, 0)
             for (left, falling), (start, following) in zip(windows, pairwise([*starts, end]), strict=True):
-                stop = min(end, left + self._wide)
-                more = opened.new_zeros(classes, self._tall, stop - reached)
-                more[:, :shared] = waiting[:, :shared, reached - begin : stop - begin]
-                opened, reached = torch.cat([opened, more], dim=2), stop
-                part = read(Place(top, left, self._tall, self._wide))
-                if part is not None:
-                    found = predict(self._network, part, scales=self._scales, flip=self._flip)["semantic"]
-                    inside = slice(start - left, stop - left)
-                    weights = self._down[row][:, None] * falling[inside]
-                    shares = found.probabilities[0].float()
-                    opened = opened.to(shares.device)
-                    opened += shares[..., inside] * weights.to(shares.device)
-                done, opened = opened.split([following - start, reached - following], dim=2)
+                reached, stop = start + opened.shape[2], min(end, left + self._wide)
+                inside = slice(start - left, stop - left)
+                sums = self._weighed(read, Place(top, left, self._tall, self._wide), row, falling, inside)
+                sums[..., : reached - start] += opened.to(sums.device)
+                sums[:, :shared, reached - start :] += waiting[:, :shared, reached - begin : stop - begin].to(
+                    sums.device
+                )
+                done, rest = sums.split([following - start, stop - following], dim=2)
                 at = slice(start - begin, following - begin)
                 likely = done[:, : place.height].argmax(0)
                 labels[:, at] = likely
                 if sure is not None:
                     sure[:, at] = confidence_of(done[:, : place.height], likely)
                 waiting[:, : self._tall - place.height, at] = done[:, place.height :]
+                opened = rest.clone()
+                # else it is held while the network labels the next window
+                del sums, done, rest, likely
             shared = self._tall - place.height
             if row >= first:
                 yield Block(place, labels, sure)
+
+    def _weighed(
+        self, read: Read, place: Place, row: int, falling: torch.Tensor, inside: slice
+    ) -> torch.Tensor:
+        """float32 [C, H, columns inside]: probabilities of one window by its weights; zeros if there is nothing."""
+        image = read(place)
+        if image is None:
+            return torch.zeros(self._network.config.num_classes, place.height, inside.stop - inside.start)
+        found = predict(self._network, image, scales=self._scales, flip=self._flip)["semantic"]
+        sums = found.probabilities[0].float()[..., inside]
+        weights = self._down[row][:, None] * falling[inside]
+        return sums.mul_(weights.to(sums.device))
 
 
 def _shares(side: int, window: int, starts: list[int]) -> torch.Tensor:
