@@ -231,7 +231,10 @@ def serve(runtime: str, path: str, extra: str, threads: str) -> None:
     except UserError as error:
         return _send(answers, {"error": error.what, "fix": error.fix, "of the file": False}, [])
     _send(answers, {}, [])
-    claims = os.path.getsize(path) * MEMORY_A_BYTE + int(threads) * MEMORY_A_THREAD
+    # OpenVINO's weights lie beside the file
+    parts = {Path(path), Path(path).with_suffix(".bin")}
+    size = sum(part.stat().st_size for part in parts if part.is_file())
+    claims = size * MEMORY_A_BYTE + int(threads) * MEMORY_A_THREAD
     try:
         _limit(SECONDS * int(threads), claims)
         opened = opener(imported, path, int(threads))
