@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 DEMO_PHOTOS = $$($(BIN)/python -c "from pathlib import Path; import skimage; folder = Path(skimage.__file__).parent / 'data'; print(*(folder / name for name in ('astronaut.png', 'chelsea.png', 'coffee.png')))")
 
-.PHONY: demo test test-page fuzz soak disks audit test-oldest peers bench bench-full exports wheel extras lint clean
+.PHONY: demo test test-page fuzz soak disks audit hashes test-oldest peers bench bench-full exports wheel extras lint clean
 
 demo: $(VENV)/demo.done
 	$(BIN)/deeplab predict $(DEMO_PHOTOS) --output demo
@@ -28,6 +28,10 @@ disks: $(VENV)/test.done
 # known holes in what constraints.txt pins, and dist/sbom.json
 audit: $(VENV)/test.done .venv-audit/done
 	.venv-audit/bin/python benchmarks/audit.py
+
+# constraints-hashes.txt anew, whenever constraints.txt changes
+hashes: .venv-audit/done
+	grep -v '^torch==' constraints.txt | .venv-audit/bin/uv pip compile --quiet --universal --python-version 3.11 --no-deps --generate-hashes --no-header --no-annotate --output-file constraints-hashes.txt -
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .
@@ -77,7 +81,9 @@ $(VENV)/demo.done: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[demo]'
 	touch $@
 
-$(VENV)/test.done: $(BIN)/python pyproject.toml constraints.txt
+# by their hashes, all but torch, which is another file wherever it comes from
+$(VENV)/test.done: $(BIN)/python pyproject.toml constraints.txt constraints-hashes.txt
+	$(PIP) install --quiet --require-hashes --no-deps --requirement constraints-hashes.txt
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@
 
@@ -114,7 +120,7 @@ $(VENV)/test.done: $(BIN)/python pyproject.toml constraints.txt
 
 .venv-audit/done: Makefile
 	$(PYTHON) -m venv .venv-audit
-	.venv-audit/bin/pip --disable-pip-version-check install --quiet pip-audit==2.10.1 cyclonedx-bom==7.5.0
+	.venv-audit/bin/pip --disable-pip-version-check install --quiet pip-audit==2.10.1 cyclonedx-bom==7.5.0 uv==0.13.9
 	touch $@
 
 .venv-exports/done: pyproject.toml constraints-bench.txt

@@ -49,6 +49,7 @@ from deeplab.importers.tensorflow.resolve import _option
 from deeplab.model.checkpoint import load
 from deeplab.model.network import DeepLab
 from deeplab.prediction.artefacts import REPORT_NAME, open_predictor
+from deeplab.prediction.artefacts.apart import KEY
 from deeplab.prediction.labelling import Labelling
 from deeplab.prediction.scenes import Ledger
 from deeplab.prediction.tiles import Gathered
@@ -449,6 +450,26 @@ def exported_alone(to: str, ending: str) -> Target:
     return Target(make, label_by)
 
 
+def exported_part(member: str) -> Target:
+    """An exported .pt2 of which one part is mutated."""
+    return Target(
+        lambda folder, mutate: rezipped(exported("torch-export")["m.pt2"], member, "m.pt2")(folder, mutate),
+        label_by,
+    )
+
+
+def onnx_description(folder: Path, mutate: Callable[[bytes], bytes]) -> Path:
+    """An exported .onnx with a mutated description; protobuf takes text in UTF-8 alone."""
+    import onnx
+
+    model = onnx.load_from_string(exported("onnx")["m.onnx"])
+    for entry in model.metadata_props:
+        if entry.key == KEY:
+            entry.value = mutate(entry.value.encode()).decode(errors="replace")
+    (folder / "m.onnx").write_bytes(model.SerializeToString())
+    return folder / "m.onnx"
+
+
 def exported_report(folder: Path, mutate: Callable[[bytes], bytes]) -> Path:
     for name, content in exported("torch-export").items():
         (folder / name).write_bytes(mutate(content) if name == REPORT_NAME else content)
@@ -542,6 +563,7 @@ EXTRAS: dict[str, tuple[str, Callable[[], Target]]] = {
     "keras, its config": ("h5py", lambda: Target(rezipped(keras_zip(), "config.json", "w.keras"), import_weights)),
     "keras, its weights": ("h5py", lambda: Target(rezipped(keras_zip(), "weights.h5", "w.keras"), import_weights)),
     "exported .onnx": ("onnxruntime", lambda: exported_alone("onnx", ".onnx")),
+    "exported .onnx, its description": ("onnxruntime", lambda: Target(onnx_description, label_by)),
     "exported .xml": ("openvino", lambda: exported_alone("openvino", ".xml")),
     "exported .bin": ("openvino", lambda: exported_alone("openvino", ".bin")),
     "exported .tflite": ("litert_torch", lambda: exported_alone("litert", ".tflite")),
@@ -575,12 +597,15 @@ TARGETS: dict[str, Target] = {
     "panoptic results": Target(whole("p.json", panoptic), lambda path: read_files(path, path.parent)),
     "a scene's work": Target(scene_left, read_left),
     "exported .pt2": exported_alone("torch-export", ".pt2"),
+    "exported .pt2, its program": exported_part("models/model.json"),
+    "exported .pt2, its description": exported_part(f"extra/{KEY}"),
     "export.json": Target(exported_report, label_by),
     **{name: make() for name, (_, make) in EXTRAS.items() if name not in ABSENT},
 }  # fmt: skip
 TEXTUAL = {
     "own config.json", "own model", "recipe", "crf parameters", "cell", "keras, its config", "safetensors, its header",
-    "panoptic results", "export.json",
+    "panoptic results", "export.json", "exported .xml", "exported .onnx, its description",
+    "exported .pt2, its program", "exported .pt2, its description",
     *(name for name, (_, _, textual) in hostile_data.TARGETS.items() if textual),
 }  # fmt: skip
 

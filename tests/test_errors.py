@@ -36,6 +36,38 @@ def test_a_file_is_named_once_and_the_innermost_is() -> None:
     assert type(TooManyPixels("a bomb").within("a.png")) is TooManyPixels
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        repr("k" * 5000),
+        repr("a class " * 700),
+        repr("it's " * 1000 + '"'),
+        "9" * 5000,
+        str([1] * 5000),
+        "a line " * 5000,
+    ],
+)
+def test_of_long_values_the_middle_is_left_out_wherever_they_stand(value: str) -> None:
+    error = UserError(f"key {value} = {value}: no such\nthe model's 'x'", fix=f"not {value}", file="r.yaml")
+    said = str(error)
+    assert len(said) < 4200 and len(error.fix) < 2100
+    assert said.startswith(f"r.yaml: key {value[:50]}") and said.endswith(value[-50:])
+    assert "..." in said and "no such\nthe model's 'x'" in said
+
+
+def test_paths_are_whole_where_such_a_file_can_be(tmp_path: Path) -> None:
+    path = tmp_path.joinpath(*["f" * 200] * 15, "a.png")
+    assert str(UserError("wrong", file=path)) == f"{path}: wrong"
+    assert len(str(UserError("no such file", file=tmp_path / ("f" * 5000)))) < 300
+
+
+def test_short_values_beside_each_other_are_no_long_one() -> None:
+    what = (
+        f"known: {', '.join(map(repr, range(1000, 1100)))}, {', '.join(repr(f'name {n}') for n in range(40))}"
+    )
+    assert str(UserError(what)) == what
+
+
 class Wrong(torch.utils.data.Dataset):
     def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
         raise FULL

@@ -5,17 +5,28 @@ from __future__ import annotations
 import copy
 import importlib
 import os
+import re
 from types import ModuleType
 
 DISTRIBUTION = "deeplab-segmentation"
 # workers of whatever kind, each with memory of its own
 MOST_PROCESSES = 256
+# characters: of a line of a sentence, of a value in it, and what is left of a longer value at either end
+LONGEST_LINE, LONGEST_VALUE, END = 2000, 400, 100
+# that a system takes; an index may claim others
+LONGEST_PATH = 4096
+# without blanks, as numbers are, and between quotes as Python writes them
+VALUES = (
+    re.compile(rf"\S{{{LONGEST_VALUE},}}"),
+    re.compile(rf"(?<!\w)(['\"])(?:(?!\1(?!\w)).){{{LONGEST_VALUE},}}+\1"),
+)
 
 
 class UserError(ValueError):
     """A mistake in the input, in parts that code may read; as text it is one sentence of them.
 
-    The command line prints it without a traceback and exits with code 2.
+    The command line prints it without a traceback and exits with code 2. Of values of thousands of characters the
+    middle is left out, wherever they were found: keys, numbers, names of classes, of files that cannot be.
 
     Attributes:
         what: what is wrong, with the value found; simple cases say all of it here.
@@ -28,11 +39,12 @@ class UserError(ValueError):
         self, what: str, *, allowed: str = "", fix: str = "", file: str | os.PathLike[str] | None = None
     ) -> None:
         super().__init__(what)
-        self.what, self.allowed, self.fix = what, allowed, fix
+        self.what, self.allowed, self.fix = map(_without_middles, (what, allowed, fix))
         self.file = None if file is None else os.fspath(file)
 
     def __str__(self) -> str:
-        parts = [self.what if self.file is None else f"{self.file}: {self.what}"]
+        file = self.file and (self.file if len(self.file) <= LONGEST_PATH else _ends(self.file, END))
+        parts = [self.what if file is None else f"{file}: {self.what}"]
         parts += [f"allowed: {self.allowed}"] if self.allowed else []
         return ("\n" if "\n" in self.what else "; ").join(parts + ([f"fix: {self.fix}"] if self.fix else []))
 
@@ -41,6 +53,21 @@ class UserError(ValueError):
         named = copy.copy(self)
         named.file = os.fspath(file) if self.file is None else self.file
         return named
+
+
+def _without_middles(text: str) -> str:
+    if len(text) <= LONGEST_VALUE:
+        return text
+    lines = text.split("\n")
+    for pattern in VALUES:
+        # a line of megabytes is not searched for quotes
+        lines = [_ends(line, LONGEST_LINE) for line in lines]
+        lines = [pattern.sub(lambda found: _ends(found[0], END), line) for line in lines]
+    return "\n".join(_ends(line, LONGEST_LINE // 2) for line in lines)
+
+
+def _ends(text: str, length: int) -> str:
+    return text if len(text) <= 2 * length else f"{text[:length]}...{text[-length:]}"
 
 
 def refuse_outside(lowest: float, highest: float, **settings: float) -> None:

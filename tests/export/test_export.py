@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -31,7 +32,14 @@ from deeplab.export.gate import GateError, compare, drawn_photo, fitted, gate_ph
 from deeplab.export.run import TARGETS, export_model
 from deeplab.export.target import Job, converting
 from deeplab.model.network import DeepLab
-from deeplab.prediction.artefacts import artefact_path, open_artefact, open_predictor
+from deeplab.prediction.artefacts import (
+    Artefact,
+    apart,
+    artefact_path,
+    open_artefact,
+    open_predictor,
+    predictor_of,
+)
 from deeplab.prediction.artefacts.apart import Apart
 from deeplab.prediction.artefacts.description import Description, PhotoInput
 from deeplab.prediction.labelling import Labelling
@@ -615,14 +623,119 @@ def test_what_pytorch_would_run_while_it_opens_a_file_is_refused(exported: Expor
     assert not proof.exists()
 
 
+def test_sizes_that_are_reckoned_for_ever_are_refused(exported: Export, tmp_path: Path) -> None:
+    made = exported("torch-export") / "small.pt2"
+    for bomb in (
+        "Pow(Integer(9), Pow(Integer(9), Integer(9)))",
+        "Integer(9)**Integer(9)",
+        f"Integer({'9' * 50})",
+        "Pow(" * 9 + "Integer(2)" + ", Integer(4))" * 9,
+        "Add(" + "Integer(1), " * 9000 + "Integer(1))",
+        "Add(" * 3000 + ")" * 3000,
+    ):
+
+        def change(name: str, data: bytes, bomb: str = bomb) -> tuple[str, bytes]:
+            return name, data.replace(b"Integer(-1)", bomb.encode(), 1) if name.endswith(
+                "model.json"
+            ) else data
+
+        with pytest.raises(UserError, match=r"trap\.pt2: (holds the size|PyTorch cannot read it)"):
+            open_artefact(rewritten(made, tmp_path / "trap.pt2", change))
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "said"),
+    [
+        (("labels", "classes"), ["a", "b"], "2 classes need as many colours; found 4"),
+        (("architecture", "num_classes"), 300, "labels.classes: 4 of them, and the architecture has 300"),
+        (("output", "names"), [], "output.names: 0 of them, and the architecture has 1"),
+        (("input", "channels"), 1, "input.channels: 1 of them, and the architecture has 3"),
+        (("input", "sizes"), [[-1, -1]], "greater than 0"),
+        (("input", "sizes"), [[1, 1]] * 65, "at most 64"),
+        (("output_stride",), 0, "greater than 0"),
+        (("format",), "f" * 5000, r"has format 'f+\.\.\."),
+    ],
+)
+def test_a_description_that_contradicts_itself_is_refused(
+    exported: Export, tmp_path: Path, keys: tuple[str, ...], value: object, said: str
+) -> None:
+    def change(name: str, data: bytes) -> tuple[str, bytes]:
+        if not name.endswith("extra/deeplab"):
+            return name, data
+        about = json.loads(data)
+        within = about
+        for key in keys[:-1]:
+            within = within[key]
+        within[keys[-1]] = value
+        return name, json.dumps(about).encode()
+
+    with pytest.raises(UserError, match=rf"odd\.pt2: .*{said}") as caught:
+        open_artefact(rewritten(exported("torch-export") / "small.pt2", tmp_path / "odd.pt2", change))
+    assert len(str(caught.value)) < 1000
+
+
+class RuntimesOwn(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("result", "said"),
+    [
+        (
+            np.full((1, 17, 18), np.nan, np.float32),
+            r"gives semantic of float32 \(1, 17, 18\).*; allowed: uint8",
+        ),
+        (np.ones((1, 17, 18), bool), "gives semantic of bool"),
+        (np.zeros((1, 18, 17), np.uint8), r"gives semantic of uint8 \(1, 18, 17\)"),
+        (np.full((1, 17, 18), 4, np.uint8), "this exported model gives labels 4 to 4; allowed: 0 to 3"),
+        (RuntimesOwn("no such output"), r"its runtime fails \(no such output\)"),
+    ],
+)
+def test_what_a_runtime_gives_is_looked_at(exported: Export, result: object, said: str) -> None:
+    path = artefact_path(exported("torch-export"))
+    assert path is not None
+
+    def run(photos: np.ndarray) -> list[np.ndarray]:
+        if isinstance(result, Exception):
+            raise result
+        return [result]
+
+    predictor = predictor_of(Artefact(open_artefact(path).description, run), path, Labelling(device="cpu"))
+    with pytest.raises(UserError, match=rf"small\.pt2: {said}"):
+        predictor.label(np.zeros((17, 18, 3), np.uint8))
+
+
+@pytest.mark.parametrize("to", ["onnx", "openvino"])
+def test_a_file_that_nothing_vouches_for_runs_apart_and_labels_as_well(
+    exported: Export, to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, photo = exported(to), picture((65, 97))
+    for each in folder.glob("small.*"):
+        shutil.copy(each, tmp_path)
+    expected = Segmenter(folder)(photo).labels
+    started: list[str] = []
+    begin = Apart.__init__
+    monkeypatch.setattr(
+        Apart,
+        "__init__",
+        lambda self, runtime, *rest, **more: started.append(runtime) or begin(self, runtime, *rest, **more),
+    )
+    Segmenter(folder)
+    assert not started
+    np.testing.assert_array_equal(
+        Segmenter(artefact_path(tmp_path / f"small.{'onnx' if to == 'onnx' else 'xml'}"))(photo).labels,
+        expected,
+    )
+    assert len(started) == 1
+
+
 # of what LiteRT's has; a photo's first number says what becomes of it
 INTERPRETER = """
 import os, time
 
 class Interpreter:
     def __init__(self, model_path, num_threads):
-        if open(model_path).read() == "damaged":
-            os.abort()
+        exec(open(model_path).read())
 
     def allocate_tensors(self):
         print("a line of its own", flush=True)
@@ -639,7 +752,7 @@ class Interpreter:
         {1: lambda: 1 / 0, 2: os.abort, 3: lambda: time.sleep(300)}.get(self.value.flat[0], int)()
 
     def get_tensor(self, index):
-        return self.value[..., 0]
+        return {4: self.value.astype(object), 7: self.value[:0]}.get(self.value.flat[0], self.value[..., 0])
 """
 
 
@@ -650,7 +763,7 @@ def interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     place.write_text(INTERPRETER)
     (place.parent / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "m.tflite").write_text("a model")
+    (tmp_path / "m.tflite").write_text("pass")
     return place
 
 
@@ -662,23 +775,54 @@ def test_a_runtime_that_ends_its_process_ends_no_other(
     def opened() -> Apart:
         return Apart("LiteRT", tmp_path / "m.tflite", extra="litert", threads=1)
 
-    apart = opened()
+    running = opened()
+    assert running.run(np.full_like(photo, 7))[0].shape == (0, 2, 4, 3)
+    with pytest.raises(RuntimeError, match=r"gives no arrays \(object is no number"):
+        running.run(np.full_like(photo, 4))
+    running = opened()
     for wrong, said in ((1, "ZeroDivisionError"), (2, "LiteRT ended its process, with -6")):
-        np.testing.assert_array_equal(apart.run(photo)[0], photo[..., 0])
+        np.testing.assert_array_equal(running.run(photo)[0], photo[..., 0])
         with pytest.raises(RuntimeError, match=said):
-            apart.run(np.full_like(photo, wrong))
+            running.run(np.full_like(photo, wrong))
     with pytest.raises(RuntimeError, match="with -6"):
-        apart.run(photo)
-    apart = opened()
-    monkeypatch.setattr("deeplab.prediction.artefacts.apart.PATIENCE", 0.2)
-    with pytest.raises(RuntimeError, match="with -9"):
-        apart.run(np.full_like(photo, 3))
+        running.run(photo)
+    running = opened()
+    monkeypatch.setattr("deeplab.prediction.artefacts.apart.CLOCK", 0.02)
+    with pytest.raises(RuntimeError, match="LiteRT took too long"):
+        running.run(np.full_like(photo, 3))
+
+
+@pytest.mark.parametrize(
+    ("what_opening_does", "said"),
+    [
+        ("os.abort()", "ended its process, with -6"),
+        ("time.sleep(300)", "took too long and was ended"),
+        ("os.kill(os.getpid(), 24)", "took too long and was ended"),
+        ("bytearray(3 << 30)", r"cannot read it \(MemoryError"),
+    ],
+)
+def test_a_file_has_little_time_and_memory_to_open(
+    interpreter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what_opening_does: str, said: str
+) -> None:
+    (tmp_path / "m.tflite").write_text(what_opening_does)
+    if "sleep" in what_opening_does:
+        monkeypatch.setattr("deeplab.prediction.artefacts.apart.CLOCK", 0.1)
+    with pytest.raises(UserError, match=rf"m\.tflite: LiteRT {said}.*; fix: "):
+        Apart("LiteRT", tmp_path / "m.tflite", extra="litert", threads=1)
+
+
+def test_whoever_computes_on_and_on_is_ended() -> None:
+    limited = f"import runpy; runpy.run_path({apart.__file__!r})['_limit'](0, 0)\nwhile True: pass"
+    ended = subprocess.run([sys.executable, "-c", limited], timeout=300).returncode
+    assert ended == -signal.SIGXCPU
+
+
+def test_a_photo_may_take_as_long_as_it_is_large() -> None:
+    small, large = (np.zeros((1, side, side, 3), np.uint8) for side in (16, 2048))
+    assert apart._seconds(small) < 11 and apart._seconds(large) > 3600
 
 
 def test_a_runtime_that_opens_nothing_says_so(interpreter: Path, tmp_path: Path) -> None:
-    (tmp_path / "m.tflite").write_text("damaged")
-    with pytest.raises(UserError, match=r"m\.tflite: LiteRT ended its process, with -6; fix: "):
-        Apart("LiteRT", tmp_path / "m.tflite", extra="litert", threads=1)
     interpreter.write_text("1 / 0")
     with pytest.raises(UserError, match=r"module 'ai_edge_litert.interpreter', .*segmentation\[litert\]"):
         Apart("LiteRT", tmp_path / "m.tflite", extra="litert", threads=1)

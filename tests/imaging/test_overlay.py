@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from deeplab.errors import UserError
+from deeplab.imaging import legend
 from deeplab.imaging.legend import PANEL
 from deeplab.imaging.overlay import class_shares, draw_overlay
 from deeplab.imaging.palettes import CITYSCAPES, CITYSCAPES_CLASSES, distinct
@@ -210,6 +211,21 @@ def test_long_names_do_not_push_the_share_out_of_the_panel() -> None:
     )
     right_margin = np.array(image)[100:, -12:]
     assert (right_margin == PANEL).all()
+
+
+def test_of_a_name_no_more_is_measured_than_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[int] = []
+    begin = legend.replace
+    monkeypatch.setattr(
+        legend, "replace", lambda line, *, name: measured.append(len(name)) or begin(line, name=name)
+    )
+    draw_overlay(
+        np.zeros((100, 200, 3), np.uint8),
+        np.ones((100, 200), np.uint8),
+        class_names=("a", "w" * 9000),
+        palette=PALETTE,
+    )
+    assert 0 < len(measured) <= 200 and max(measured) <= 203
 
 
 def test_all_ignored_gets_a_legend_that_says_so() -> None:

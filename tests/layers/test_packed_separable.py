@@ -9,13 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from deeplab.config import DecoderConfig
+from deeplab.config import ASPPConfig, DecoderConfig
 from deeplab.heads import packed_decoder
+from deeplab.heads.aspp import ASPP
 from deeplab.heads.decoder import DecoderStage
 from deeplab.layers import packed_separable
-from deeplab.layers.conv import SeparableConv
+from deeplab.layers.conv import AtrousConv2d, SeparableConv
 from deeplab.layers.inverted_residual import InvertedResidual
-from deeplab.native import dense_conv, separable
+from deeplab.layers.packed_conv import PackedConv
+from deeplab.native import dense_conv, separable, upsampled
 from deeplab.prediction.fold import ONE_PASS, _pack
 
 torch.set_num_threads(1)
@@ -185,6 +187,138 @@ def test_decoders_have_the_values_of_float64(
     # positions are float32 on both sides, those of a rule in float64 differ
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=3e-5 * expected.abs().max().item())
     assert passes == [True, True]
+
+
+# x, the large map, and channels: more rows than are kept, one row, columns in several pieces, outputs of more than
+# a panel and of a part of a vector
+UPSAMPLED = {
+    "many rows": ((41, 33), (164, 132), 20, 12, 40),
+    "one row": ((1, 60), (9, 300), 600, 6, 70),
+    "few places": ((2, 2), (8, 7), 16, 48, 21),
+}
+
+
+@pytest.mark.parametrize("rule", ["align_corners", "half_pixel", "legacy"])
+@pytest.mark.parametrize("rate", [1, 3])
+@pytest.mark.parametrize("case", UPSAMPLED)
+@torch.no_grad()
+def test_projected_before_it_is_upsampled_it_has_the_values_of_float64(
+    case: str, rate: int, rule: str, upsampled_calls: list[int]
+) -> None:
+    stage, classifier, x, low_level, size = _upsampling(case, rule)
+    stage.convs[0].set_atrous(1, rate)
+    expected = stage.double()(x.double(), low_level.double(), size)
+    packed = _packed(stage.float())
+    found = packed(x, low_level, size)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=3e-5 * expected.abs().max().item())
+    # by a model's own classifier, at the end of the same pass
+    assert packed.convs[0].joins(PackedConv.of(classifier, nn.Identity()))
+    logits, expected = packed(x, low_level, size), copy.deepcopy(classifier).double()(expected)
+    torch.testing.assert_close(logits.double(), expected, rtol=0, atol=3e-5 * expected.abs().max().item())
+    assert upsampled_calls == [0, 5]
+
+
+@pytest.mark.parametrize("case", UPSAMPLED)
+@pytest.mark.usefixtures("bfloat16")
+@torch.no_grad()
+def test_projected_before_it_is_upsampled_it_is_as_near_in_bfloat16(
+    case: str, upsampled_calls: list[int]
+) -> None:
+    stage, _, x, low_level, size = _upsampling(case, "half_pixel")
+    _assert_near_float64_in_bfloat16(stage, x, low_level, size)
+    assert upsampled_calls == [0]
+
+
+@torch.no_grad()
+def test_what_is_projected_first_follows_weights_sizes_and_threads(upsampled_calls: list[int]) -> None:
+    stage, classifier, x, low_level, size = _upsampling("many rows", "half_pixel")
+    packed = _packed(stage)
+    alone = packed(x, low_level, size)
+    torch.set_num_threads(3)
+    try:
+        assert torch.equal(alone, packed(x, low_level, size))
+    finally:
+        torch.set_num_threads(1)
+    for weights in (stage, packed):
+        weights.convs[0].depthwise.bias.add_(1)
+        weights.convs[0].pointwise.conv.weight.mul_(2)
+    found = packed(x, low_level, size)
+    torch.testing.assert_close(found, stage(x, low_level, size), rtol=1e-4, atol=1e-3)
+    assert not torch.allclose(found, alone) and len(upsampled_calls) == 3
+    # of nearly the same size there are no products to save: the classifier comes behind that way, too
+    expected = classifier(stage(x, low_level[:, :, :50, :50], (50, 50)))
+    assert packed.convs[0].joins(PackedConv.of(classifier, nn.Identity()))
+    found = packed(x, low_level[:, :, :50, :50], (50, 50))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+    with torch.enable_grad():
+        torch.testing.assert_close(
+            packed(x, low_level[:, :, :50, :50], (50, 50)), expected, rtol=1e-4, atol=1e-3
+        )
+    assert len(upsampled_calls) == 3
+
+
+@pytest.fixture
+def upsampled_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Of each call of `native.upsampled` the outputs of the convolution behind, 0 where there is none."""
+    seen, real = [], upsampled.upsampled_conv
+
+    def called(*arguments: object) -> torch.Tensor:
+        seen.append(0 if arguments[6] is None else arguments[6].outputs)
+        return real(*arguments)
+
+    monkeypatch.setattr(upsampled, "upsampled_conv", called)
+    return seen
+
+
+def _upsampling(case: str, rule: str) -> tuple:
+    """A stage of one convolution with biases, a classifier, and what the stage is asked for."""
+    torch.manual_seed(0)
+    small, size, channels, behind, outputs = UPSAMPLED[case]
+    stage = DecoderStage(
+        channels,
+        24,
+        config=DecoderConfig(channels=outputs, low_level_channels=behind, convs=1),
+        norm=None,
+        activation="relu",
+        resize=rule,
+        depthwise_norm=False,
+    ).eval()
+    conv = stage.convs[0].depthwise
+    conv.bias = nn.Parameter(torch.randn(channels + behind))
+    classifier = AtrousConv2d(outputs, 5, kernel=1, bias=True)
+    return stage, classifier, _image(channels, *small), _image(24, *size), size
+
+
+@pytest.mark.parametrize("case", ["one image", "two images", "windows of it", "gate"])
+@torch.no_grad()
+def test_the_image_level_feature_of_one_image_is_a_bias(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    options = {"windows of it": {"image_pooling_crop": (96, 96)}, "gate": {"gate": "sigmoid", "rates": ()}}
+    config = ASPPConfig(**{"channels": 40, "rates": (2, 3)} | options.get(case, {}))
+    aspp = ASPP(
+        32,
+        config=config,
+        native_stride=16,
+        norm=None,
+        resize="half_pixel",
+        activation="relu",
+        depthwise_norm=False,
+    ).eval()
+    x, size = _image(32, 12, 13)[: 2 if case == "two images" else 1], (192, 208)
+    expected = copy.deepcopy(aspp).double()(x.double(), size)
+    packed, seen = _packed(aspp), []
+    real = PackedConv.behind_constant
+    monkeypatch.setattr(
+        PackedConv, "behind_constant", lambda *of: seen.append(real(*of) is not None) or real(*of)
+    )
+    found = packed(x, size)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+    assert seen == {"one image": [True], "two images": [False]}.get(case, [])
+    # it follows its weights
+    for each in (aspp, packed):
+        each.projection.conv.weight.mul_(-1)
+    torch.testing.assert_close(packed(x, size), aspp(x, size), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(packed(x, size), found)
 
 
 @pytest.mark.parametrize("rule", ["same", "block"])

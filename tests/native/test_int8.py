@@ -13,9 +13,9 @@ from torch import nn
 
 from deeplab.config import ASPPConfig, DecoderConfig, DeepLabConfig, backbone_config
 from deeplab.layers.conv import AtrousConv2d, ConvNormAct, SeparableConv
-from deeplab.layers.int8_conv import Int8Conv, PassedConv
+from deeplab.layers.int8_conv import Int8Conv
 from deeplab.layers.inverted_residual import InvertedResidual
-from deeplab.layers.packed_conv import PackedConv
+from deeplab.layers.packed_conv import PackedConv, PassedConv
 from deeplab.model.network import DeepLab
 from deeplab.native import int8, separable
 from deeplab.native.dense_conv import Place

@@ -298,7 +298,7 @@ def test_a_level_that_was_not_shipped_is_said(kernel: Kernel, monkeypatch: pytes
         assert not kernel.ready()
 
 
-PREDICTION = ("dense_conv", "depthwise", "separable", "upsample_argmax", "winograd")
+PREDICTION = ("dense_conv", "depthwise", "separable", "upsample_argmax", "upsampled", "winograd")
 PREDICT = """
 import sys
 from importlib import import_module

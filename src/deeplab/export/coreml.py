@@ -19,7 +19,8 @@ from torch import nn
 from deeplab.errors import UserError, require
 from deeplab.export.program import PhotoProgram
 from deeplab.export.target import Job, Target, converting
-from deeplab.prediction.artefacts.description import KEY, PHOTO, Description, Side
+from deeplab.prediction.artefacts.apart import KEY
+from deeplab.prediction.artefacts.description import PHOTO, Description, Side
 
 EXTRA = "coreml"
 # what Xcode shows a segmentation with

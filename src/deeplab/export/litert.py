@@ -15,7 +15,8 @@ from deeplab.errors import require
 from deeplab.export.gate import resized
 from deeplab.export.program import PhotoProgram, traced
 from deeplab.export.target import Job, Target, converting
-from deeplab.prediction.artefacts.description import KEY, Description
+from deeplab.prediction.artefacts.apart import KEY
+from deeplab.prediction.artefacts.description import Description
 from deeplab.prediction.artefacts.litert import EXTRA
 
 

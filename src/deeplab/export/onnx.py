@@ -14,7 +14,8 @@ import torch
 from deeplab.errors import UserError, require
 from deeplab.export.program import EXAMPLE, PhotoProgram
 from deeplab.export.target import Job, Target
-from deeplab.prediction.artefacts.description import KEY, PHOTO, Description
+from deeplab.prediction.artefacts.apart import KEY
+from deeplab.prediction.artefacts.description import PHOTO, Description
 from deeplab.prediction.runtimes.onnxruntime import to_onnx
 
 OPSETS = (18, 23)

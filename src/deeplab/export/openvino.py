@@ -9,7 +9,8 @@ from typing import Any
 from deeplab.errors import require
 from deeplab.export.onnx import converted
 from deeplab.export.target import Job, Target, converting
-from deeplab.prediction.artefacts.description import KEY, Description
+from deeplab.prediction.artefacts.apart import KEY
+from deeplab.prediction.artefacts.description import Description
 from deeplab.prediction.runtimes.int8 import write_int8
 
 

@@ -9,7 +9,8 @@ import torch
 
 from deeplab.export.program import traced
 from deeplab.export.target import Job, Target, converting
-from deeplab.prediction.artefacts.description import KEY, PHOTO, Description
+from deeplab.prediction.artefacts.apart import KEY
+from deeplab.prediction.artefacts.description import PHOTO, Description
 
 
 def write_torch_export(job: Job, path: Path) -> Description:

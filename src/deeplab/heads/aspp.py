@@ -148,13 +148,18 @@ class ASPP(ContextHead):
         branches = [self.pointwise(features), *(branch(features) for branch in self.atrous)]
         if pooled is not None and not self.gated:
             branches.insert(0, pooled)
-        out = branches[0] if len(branches) == 1 else _concatenated(branches)
+        out = self.projected(branches)
         if self.projection is not None:
-            out = self.refine(self.dropout(self.projection(out)))
+            out = self.refine(self.dropout(out))
         return out * pooled if pooled is not None and self.gated else out
 
+    def projected(self, branches: list[torch.Tensor]) -> torch.Tensor:
+        """The branches side by side, [N, C, h, w] each, and the projection of that where there is one."""
+        out = branches[0] if len(branches) == 1 else concatenated(branches)
+        return out if self.projection is None else self.projection(out)
 
-def _concatenated(branches: list[torch.Tensor]) -> torch.Tensor:
+
+def concatenated(branches: list[torch.Tensor]) -> torch.Tensor:
     """Along channels, in the memory order of the last one; torch alone rearranges all where one is a value repeated."""
     last = branches[-1]
     if torch.compiler.is_compiling() or not last.is_contiguous(memory_format=torch.channels_last):

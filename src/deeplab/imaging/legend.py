@@ -85,7 +85,8 @@ class _Line:
 
 def _line(entry: Entry, size: int, *, room: int) -> _Line:
     """The line for an entry; a name too long for `room` pixels is cut with dots."""
-    name = " ".join(entry.name.split())
+    # no letter is narrower than a pixel: more of them are not even measured
+    name = " ".join(entry.name.split())[: max(room, 1)]
     font = font_for(name, size)
     name = in_letters_of(font, name)
     line = _Line(name, _percent(entry.share), entry.colour, font)

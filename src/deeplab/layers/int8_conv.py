@@ -47,10 +47,3 @@ class Int8Conv(PackedConv):
         if ending is None:
             return activation(int8.int8_conv(x, packed, place, added=other))
         return int8.int8_conv(x, packed, place, ending, other)
-
-
-class PassedConv(Int8Conv):
-    """In the place of a convolution that another layer has taken for its own end: what comes in goes out."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x

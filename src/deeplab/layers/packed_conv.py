@@ -96,6 +96,33 @@ class PackedConv(AtrousConv2d):
             return self._by_own_kernel(x, activation, other)
         return self._by_onednn(x, activation, other)
 
+    def behind_constant(self, constant: torch.Tensor, x: torch.Tensor) -> torch.Tensor | None:
+        """The convolution of x [1, C, H, W] behind channels [1, D, 1, 1] that are the same everywhere.
+
+        None where it is not a 1x1 convolution, or our own kernel does not win.
+        """
+        count, ending = constant.shape[1], ENDINGS.get(type(self.activation))
+        rest = self.weight[:, count:]
+        fits = (
+            self.can_run(x)
+            and len(x) == 1
+            and self.groups == 1
+            and self.kernel_size == (1, 1)
+            and ending is not None
+            and x.is_contiguous(memory_format=torch.channels_last)
+            and dense_conv.wins_packed(x, rest, stride=self.stride, rate=self.dilation)
+        )
+        if not fits or ending is None:
+            return None
+        front, packed = self.laid_out(
+            (dense_conv, count),
+            lambda: (self.weight[:, :count, 0, 0].detach().float(), dense_conv.pack(rest, self.bias)),
+        )
+        biases = packed.bias.clone()
+        # not a matrix product, whose sums depend on the number of threads
+        biases[: packed.outputs] += (front * constant[0, :, 0, 0].float()).sum(1)
+        return dense_conv.packed_conv(x, packed._replace(bias=biases), self.place_of(x), ending)
+
     def _by_own_kernel(
         self, x: torch.Tensor, activation: nn.Module, other: torch.Tensor | None = None
     ) -> torch.Tensor:
@@ -131,15 +158,18 @@ class PackedConv(AtrousConv2d):
 
     def laid_out(self, place: tuple[object, ...], lay_out: Callable[[], T]) -> T:
         """What `lay_out` makes of the weights as they are now, kept for a place."""
-        weight, bias = self.weight, self.bias
-        key = (*place, weight.dtype, weight.data_ptr(), weight._version)
-        if bias is not None:
-            key += (bias.data_ptr(), bias._version)
+        key = (*place, *self.state())
         # one look at what is kept: another thread may put its own there at any time
         kept = self._packed
         if kept is None or kept[0] != key:
             kept = self._packed = (key, lay_out())
         return kept[1]
+
+    def state(self) -> tuple[object, ...]:
+        """What changes whenever the weights do."""
+        weight, bias = self.weight, self.bias
+        key = (weight.dtype, weight.data_ptr(), weight._version)
+        return key if bias is None else (*key, bias.data_ptr(), bias._version)
 
     def can_run(self, x: torch.Tensor) -> bool:
         """Whether packed weights may be used for x at all."""
@@ -162,6 +192,13 @@ class PackedConv(AtrousConv2d):
     def __getstate__(self) -> dict[str, object]:
         # weights in oneDNN's layout can neither be copied nor stored
         return {**vars(self), "_packed": None}
+
+
+class PassedConv(PackedConv):
+    """In the place of a convolution that another layer has taken for its own end: what comes in goes out."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
 
 
 @cache

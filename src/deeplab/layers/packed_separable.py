@@ -17,7 +17,7 @@ from deeplab.layers.conv import ConvNormAct, SeparableConv
 from deeplab.layers.int8_conv import Int8Conv
 from deeplab.layers.inverted_residual import InvertedResidual
 from deeplab.layers.packed_conv import ENDINGS, PackedConv
-from deeplab.native import dense_conv, depthwise, int8, separable
+from deeplab.native import dense_conv, depthwise, int8, separable, upsampled
 from deeplab.native.winograd import Ending
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -30,8 +30,8 @@ class Chain(NamedTuple):
     filtering: PackedConv
     project: PackedConv | None
     endings: tuple[Ending, Ending, Ending]
-    # one more 1x1 convolution behind them, of those in 8 bits
-    last: Int8Conv | None = None
+    # one more 1x1 convolution behind them
+    last: PackedConv | None = None
 
 
 class PackedSeparableConv(SeparableConv):
@@ -53,10 +53,11 @@ class PackedSeparableConv(SeparableConv):
         found = super().forward(x)
         return found if self.chain is None or self.chain.last is None else self.chain.last(found)
 
-    def joins(self, last: Int8Conv) -> bool:
+    def joins(self, last: PackedConv) -> bool:
         """Whether it has taken this convolution, which alone reads its outputs, for its own end."""
-        in_bytes = self.chain is not None and isinstance(self.chain.project, Int8Conv)
-        if self.chain is None or not in_bytes or last.kernel_size != (1, 1):
+        if self.chain is None or last.kernel_size != (1, 1):
+            return False
+        if isinstance(self.chain.project, Int8Conv) != isinstance(last, Int8Conv):
             return False
         self.chain = self.chain._replace(last=last)
         return True
@@ -92,7 +93,7 @@ class PackedInvertedResidual(InvertedResidual):
 def chain_of(expand: nn.Module | None, filtering: nn.Module, project: nn.Module | None) -> Chain | None:
     """The packed convolutions of three layers, if they do all that the layers do and `native.separable` knows them."""
     layers = [layer for layer in (expand, filtering, project) if layer is not None]
-    given = [packed for packed in map(_packed, layers) if packed and type(packed.activation) in ENDINGS]
+    given = [packed for packed in map(packed_part, layers) if packed and type(packed.activation) in ENDINGS]
     if len(given) < len(layers):
         return None
     middle = given[expand is not None]
@@ -114,16 +115,19 @@ def in_one_pass(
     other: torch.Tensor | None = None,
     behind: tuple[torch.Tensor, ResizeRule] | None = None,
 ) -> torch.Tensor | None:
-    """`project(filtering(expand(x)))`, plus `other`, by `native.separable` or `native.int8`; None where that cannot be.
+    """`project(filtering(expand(x)))`, plus `other`, in one pass, and the chain's `last`; None where that cannot be.
 
-    x's channels may come `behind` those of a map that is resized to x's size by a rule.
+    By `native.separable`, `native.upsampled` or `native.int8`. x's channels may come `behind` those of a map that is
+    resized to x's size by a rule.
     """
     if chain is not None and any(isinstance(each, Int8Conv) for each in (chain.expand, chain.project)):
         return _in_bytes(x, chain, other, behind)
     if chain is None or not _can_run(x, chain, other, None if behind is None else behind[0]):
         return None
+    if behind is not None and _is_upsampled(x, chain, behind[0]):
+        return _upsampled(x, chain, *behind)
     middle = chain.filtering
-    return separable.separable_conv(
+    found = separable.separable_conv(
         x,
         _weights(chain.expand),
         middle.laid_out((separable,), lambda: separable.by_tap(middle.weight, middle.bias)),
@@ -132,6 +136,33 @@ def in_one_pass(
         endings=chain.endings,
         added=other,
         behind=behind,
+    )
+    return found if chain.last is None else chain.last(found)
+
+
+def _is_upsampled(x: torch.Tensor, chain: Chain, small: torch.Tensor) -> bool:
+    """Whether the projection is computed before its input is upsampled, where `_can_run` says that one pass can be."""
+    middle = chain.filtering
+    return (
+        chain.project is not None
+        and chain.endings[1] == Ending()
+        and middle.kernel_size == (3, 3)
+        and middle.stride == (1, 1)
+        and (x.dtype == torch.float32 or small.shape[1] % 2 == 0)
+        and upsampled.saves_products(small, (x.shape[2], x.shape[3]))
+        and upsampled.KERNEL.ready()
+    )
+
+
+def _upsampled(x: torch.Tensor, chain: Chain, small: torch.Tensor, rule: ResizeRule) -> torch.Tensor:
+    middle, project = chain.filtering, chain.project
+    assert project is not None
+    packed = project.laid_out(
+        (upsampled, small.shape[1], *middle.state()),
+        lambda: upsampled.pack(middle.weight, middle.bias, project.weight, project.bias, small.shape[1]),
+    )
+    return upsampled.upsampled_conv(
+        small, rule, x, packed, middle.place_of(x), chain.endings[2], _weights(chain.last)
     )
 
 
@@ -146,6 +177,7 @@ def _in_bytes(
         return None
     if not (project is None or isinstance(project, Int8Conv)):
         return None
+    last = chain.last
     if x.dtype != torch.float32 or not _fits(x, chain, other, None if behind is None else behind[0]):
         return None
     return int8.int8_separable(
@@ -157,7 +189,7 @@ def _in_bytes(
         endings=chain.endings,
         added=other,
         behind=behind,
-        last=None if chain.last is None else chain.last.in_bytes(),
+        last=last.in_bytes() if isinstance(last, Int8Conv) else None,
     )
 
 
@@ -171,11 +203,11 @@ def _ending(layer: PackedConv | None) -> Ending:
     return Ending() if layer is None else ENDINGS[type(layer.activation)]
 
 
-def _packed(layer: nn.Module) -> PackedConv | None:
+def packed_part(layer: nn.Module) -> PackedConv | None:
     """The packed convolution that does all the layer's work, if it is one."""
     if isinstance(layer, ConvNormAct):
         whole = isinstance(layer.norm, nn.Identity) and isinstance(layer.activation, nn.Identity)
-        return _packed(layer.conv) if whole else None
+        return packed_part(layer.conv) if whole else None
     return layer if isinstance(layer, PackedConv) else None
 
 

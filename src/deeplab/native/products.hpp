@@ -205,6 +205,46 @@ void add_part(const Part& part, const Rows<Number>& rows, int64_t count, const N
     if (place < count) add_part<1, WIDE>(part, rows, panel, ending, target, last, place, count);
 }
 
+// A 1x1 convolution of packed weights, for channels of T.
+template <typename T>
+struct Pointwise {
+    const Word<T>* weight;
+    Ending ending;
+    int64_t words, outputs;
+    std::vector<Part> parts;
+
+    // of as many channels as words have
+    Pointwise(const float* const* packed, const Ending& ending, int64_t channels, int64_t outputs)
+        : weight(reinterpret_cast<const Word<T>*>(packed[0])), ending(ending), words(channels / IN_WORD<T>),
+          outputs(outputs), parts(::parts(1, words)) {}
+
+    // target[place] = its values for `count` places, `outputs` apart; `sums` is room for PANEL a place
+    template <typename To>
+    void run(const Word<T>* const* places, int64_t count, float* sums, const To* added, To* target) const {
+        for (int64_t output = 0; output < outputs; output += PANEL)
+            for (const Part& part : parts) panel(part, places, count, sums, output, added, target);
+    }
+
+    // the same for one panel of outputs, of sums that have begun before
+    template <typename To>
+    void go_on(const Word<T>* const* places, int64_t count, float* sums, int64_t output, To* target) const {
+        for (Part part : parts) {
+            part.begins = false;
+            panel(part, places, count, sums, output, static_cast<const To*>(nullptr), target);
+        }
+    }
+
+   private:
+    template <typename To>
+    void panel(const Part& part, const Word<T>* const* places, int64_t count, float* sums, int64_t output, const To* added,
+               To* target) const {
+        add_part(part, Rows<Word<T>>{places, nullptr}, count, weight + output * words + part.from * PANEL,
+                 {ending.bias + output, ending.least, ending.most, ending.swish},
+                 Target<To>{sums, target + output, outputs, added ? added + output : nullptr},
+                 std::min<int64_t>(PANEL, outputs - output));
+    }
+};
+
 // body(to, stride, whole vectors) for `rows` rows of `width` sums at `to`, `stride` apart, by way of a copy where they are
 // not TILE rows of whole vectors
 template <int WIDE = VECTORS, class Body>

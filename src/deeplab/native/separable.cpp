@@ -22,31 +22,6 @@ constexpr int64_t BETWEEN = 80 << 10;
 // that are projected together, where rows are short
 constexpr int64_t PLACES = 16 * TILE;
 
-// A 1x1 convolution of packed weights, for channels of T.
-template <typename T>
-struct Pointwise {
-    const Word<T>* weight;
-    Ending ending;
-    int64_t words, outputs;
-    std::vector<Part> parts;
-
-    // of as many channels as words have
-    Pointwise(const float* const* packed, const Ending& ending, int64_t channels, int64_t outputs)
-        : weight(reinterpret_cast<const Word<T>*>(packed[0])), ending(ending), words(channels / IN_WORD<T>),
-          outputs(outputs), parts(::parts(1, words)) {}
-
-    // target[place] = its values for `count` places, `outputs` apart; `sums` is room for PANEL a place
-    template <typename To>
-    void run(const Word<T>* const* places, int64_t count, float* sums, const To* added, To* target) const {
-        for (int64_t output = 0; output < outputs; output += PANEL)
-            for (const Part& part : parts)
-                add_part(part, Rows<Word<T>>{places, nullptr}, count, weight + output * words + part.from * PANEL,
-                         {ending.bias + output, ending.least, ending.most, ending.swish},
-                         Target<To>{sums, target + output, outputs, added ? added + output : nullptr},
-                         std::min<int64_t>(PANEL, outputs - output));
-    }
-};
-
 template <int K, typename T>
 void convolve(const Shape& shape, const Tables& tables, const T* source, const Pointwise<T>* expand,
               const Upsampled* upsampled, const Depthwise<K>& depthwise, const Pointwise<T>* project, const T* added,

@@ -95,9 +95,9 @@ def separable_conv(
         x.dtype == torch.bfloat16,
         x.data_ptr(),
         None if behind is None else upsampled(*behind, (x.shape[2], x.shape[3])),
-        _pointers(expand),
-        _pointers(depthwise),
-        _pointers(project),
+        pointers(expand),
+        pointers(depthwise),
+        pointers(project),
         (ctypes.c_float * 9)(*(each for ending in endings for each in ending)),
         None if added is None else added.data_ptr(),
         rows.ctypes.data,
@@ -115,6 +115,7 @@ def upsampled(small: torch.Tensor, rule: ResizeRule, size: tuple[int, int]) -> A
     return ctypes.byref(Upsampled(small.data_ptr(), height, width, channels, *tables))
 
 
-def _pointers(layer: Packed | Filter | None) -> ctypes.Array[ctypes.c_void_p]:
+def pointers(layer: Packed | Filter | None) -> ctypes.Array[ctypes.c_void_p]:
+    """Weights and biases for kernels; nulls where there is no layer."""
     found = (None, None) if layer is None else (layer.weight.data_ptr(), layer.bias.data_ptr())
     return (ctypes.c_void_p * 2)(*found)

@@ -17,6 +17,7 @@ KERNELS: dict[str, tuple[str, ...]] = {
     "deeplab.native.norm_act": ("norm_act.cpp", "lanes.hpp"),
     "deeplab.native.separable": ("separable.cpp", "products.hpp", *ONE_PASS),
     "deeplab.native.upsample_argmax": ("upsample_argmax.cpp",),
+    "deeplab.native.upsampled": ("upsampled.cpp", "products.hpp", *ONE_PASS),
     "deeplab.native.upsample_loss": ("upsample_loss.cpp", "vector_math.hpp", "share_out.hpp"),
     "deeplab.native.winograd": ("winograd.cpp", "products.hpp", "sums.hpp", "lanes.hpp"),
     "deeplab.crf.compiled": ("mean_field.cpp", "lattice.hpp", "buffer.hpp", "team.hpp"),

@@ -15,13 +15,15 @@ import torch
 from torch import nn
 
 from deeplab.errors import UserError
+from deeplab.heads.aspp import ASPP
 from deeplab.heads.classifier import Classifier
 from deeplab.heads.decoder import DecoderStage
+from deeplab.heads.packed_aspp import PackedASPP
 from deeplab.heads.packed_decoder import PackedDecoderStage
 from deeplab.layers.conv import AtrousConv2d, ConvNormAct, SeparableConv
-from deeplab.layers.int8_conv import Int8Conv, PassedConv
+from deeplab.layers.int8_conv import Int8Conv
 from deeplab.layers.inverted_residual import InvertedResidual
-from deeplab.layers.packed_conv import FUSED, PackedConv
+from deeplab.layers.packed_conv import FUSED, PackedConv, PassedConv
 from deeplab.layers.packed_separable import PackedInvertedResidual, PackedSeparableConv
 from deeplab.model.network import DeepLab
 from deeplab.native.int8 import Range
@@ -32,6 +34,7 @@ ONE_PASS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     SeparableConv: PackedSeparableConv.of,
     InvertedResidual: PackedInvertedResidual.of,
     DecoderStage: PackedDecoderStage.of,
+    ASPP: PackedASPP.of,
 }
 
 
@@ -105,20 +108,23 @@ def _fold(layer: ConvNormAct, norm: nn.BatchNorm2d) -> None:
 
 
 def _join_classifier(model: DeepLab) -> None:
-    """The largest map of a v3+ network in 8 bits is read by its classifier alone: neither write nor read it."""
+    """The largest map of a v3+ network is read by its classifier alone: neither write nor read it."""
     classifiers = [each for each in model.classifiers.values() if isinstance(each, Classifier)]
     stage = None if model.decoder is None else model.decoder.stages[-1]
     if not isinstance(stage, DecoderStage) or stage.merge != "concat" or len(classifiers) != 1:
         return
     convs, last = classifiers[0].convs, stage.convs[-1]
     conv = convs[0]
+    # of those in floats only the convolution that upsamples knows how
+    knows = isinstance(conv, Int8Conv) or len(stage.convs) == 1
     if (
         len(convs) == 1
-        and isinstance(conv, Int8Conv)
+        and knows
+        and isinstance(conv, PackedConv)
         and isinstance(last, PackedSeparableConv)
         and last.joins(conv)
     ):
-        convs[0] = PassedConv.on(conv, conv.values)
+        convs[0] = PassedConv.of(conv, conv.activation)
 
 
 def _pack(model: nn.Module, ranges: Mapping[str, Range] = NO_RANGES) -> None:

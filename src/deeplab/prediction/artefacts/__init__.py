@@ -33,13 +33,15 @@ from deeplab.system.reading import foreign, parse_json, read_text, sha256_of, sh
 
 # beside the file, with the same description and the file's name
 REPORT_NAME = "export.json"
-READERS: dict[str, Callable[[Path], Artefact]] = {
+READERS: dict[str, Callable[..., Artefact]] = {
     ".onnx": open_onnx,
     ".xml": open_openvino,
     ".pt2": open_torch_export,
     ".tflite": open_litert,
     ".pte": open_executorch,
 }
+# of whose runtimes a process of their own is asked for
+EITHER = (".onnx", ".xml")
 # Core ML's, which only Apple's systems run
 UNREAD = ".mlpackage"
 # probabilities below round to no other label, and have a logarithm
@@ -82,8 +84,14 @@ def artefact_path(model: str | os.PathLike[str]) -> Path | None:
         return path / name
 
 
-def open_artefact(path: Path) -> Artefact:
+def open_artefact(path: Path, *, own: bool = False) -> Artefact:
     """An exported model in its own runtime, on as many threads as torch has.
+
+    A file that no report beside it vouches for is run in a process of its own, within limits of time and memory.
+
+    Args:
+        path: of the file.
+        own: whether this process wrote the file, and nothing has to vouch for it.
 
     Raises:
         UserError: the runtime is not installed (the extra is named), the file is not readable or not one of ours, or
@@ -99,15 +107,19 @@ def open_artefact(path: Path) -> Artefact:
         raise UserError(f"no runtime here reads {path.suffix}", allowed=", ".join(READERS), file=path)
     if not path.is_file():
         raise UserError("no such file", fix="export the model again", file=path)
-    _refuse_damage(path)
-    return READERS[path.suffix](path)
+    apart = not _is_vouched_for(path) and not own
+    return READERS[path.suffix](path, **({"apart": apart} if path.suffix in EITHER else {}))
 
 
-def _refuse_damage(path: Path) -> None:
-    """See that a file is what the report beside it was written for: runtimes may end the process over any other."""
+def _is_vouched_for(path: Path) -> bool:
+    """Whether a report beside the file was written for it: runtimes may end the process over any other.
+
+    Raises:
+        UserError: the report was written for other bytes.
+    """
     report = path.parent / REPORT_NAME
     if not report.is_file():
-        return
+        return False
     with foreign(report, "says nothing of an exported model", fix="move it away, or export again"):
         said = parse_json(read_text(report))
         # another model's, which lay there before
@@ -117,6 +129,8 @@ def _refuse_damage(path: Path) -> None:
         with foreign(part, fix="export the model again"):
             if sha256_of(part) != digest:
                 raise UserError(f"is not the file that {REPORT_NAME} beside it was written for")
+    weights = path.with_suffix(".bin") if path.suffix == ".xml" else path
+    return {path, weights} <= {part for part, _ in parts}
 
 
 def predictor_of(artefact: Artefact, path: Path, how: Labelling) -> Predictor:
@@ -154,7 +168,8 @@ def predictor_of(artefact: Artefact, path: Path, how: Labelling) -> Predictor:
         try:
             results = artefact.run(as_photos(images).numpy())
             found = dict(zip(outputs, map(torch.from_numpy, results), strict=True))
-        except (RuntimeError, ValueError, TypeError) as error:
+        # runtimes have exceptions of their own
+        except Exception as error:
             if ran_out_of_memory(error):
                 raise
             raise UserError(
@@ -163,9 +178,11 @@ def predictor_of(artefact: Artefact, path: Path, how: Labelling) -> Predictor:
         for name, value in found.items():
             grid = value.shape[-2:] if kind == "small-logits" else (height, width)
             depth = () if kind == "labels" else (outputs[name],)
-            if value.shape != (len(images), *depth, *grid):
+            dtype = str(value.dtype).removeprefix("torch.")
+            if value.shape != (len(images), *depth, *grid) or dtype != about.output.dtype:
                 raise UserError(
-                    f"gives {name} of {tuple(value.shape)} for a photo of {height} x {width}",
+                    f"gives {name} of {dtype} {tuple(value.shape)} for a photo of {height} x {width}",
+                    allowed=f"{about.output.dtype}, and as its description says",
                     fix="export it again",
                     file=path,
                 )
@@ -184,7 +201,7 @@ def predictor_of(artefact: Artefact, path: Path, how: Labelling) -> Predictor:
         return found
 
     # for what follows from the architecture; it holds no weights
-    with torch.device("meta"):
+    with foreign(path, "describes no model", fix="export it again"), torch.device("meta"):
         model = DeepLab(about.architecture, about.labels)
     options: dict[str, Any] = {
         "device": torch.device("cpu"),
@@ -194,16 +211,18 @@ def predictor_of(artefact: Artefact, path: Path, how: Labelling) -> Predictor:
     }
     network = RuntimeNetwork(logits, model, one_pass=how.one_pass)
     if kind == "labels":
-        return LabelsPredictor(checked, network, about.labels, **options)
+        return LabelsPredictor(checked, path, network, about.labels, **options)
     return Predictor(network, about.labels, **options)
 
 
 class LabelsPredictor(Predictor):
     """Takes labels as they come out of the network; whatever else is asked, it or the network refuses."""
 
-    def __init__(self, run: Callable[[torch.Tensor], Logits], *arguments: Any, **options: Any) -> None:
+    def __init__(
+        self, run: Callable[[torch.Tensor], Logits], path: Path, *arguments: Any, **options: Any
+    ) -> None:
         super().__init__(*arguments, **options)
-        self._run = run
+        self._run, self._path = run, path
 
     def labels_of(self, photo: np.ndarray) -> torch.Tensor:
         """See `Predictor.labels_of`."""
@@ -213,6 +232,7 @@ class LabelsPredictor(Predictor):
                 f"this exported model gives labels {int(found.min())} to {int(found.max())}",
                 allowed=f"0 to {len(self.labels.classes) - 1}",
                 fix="export it again",
+                file=self._path,
             )
         return found.to(torch.uint16) if found.dtype == torch.int32 else found
 

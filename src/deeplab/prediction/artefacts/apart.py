@@ -1,14 +1,18 @@
-"""LiteRT and ExecuTorch in a process of their own: over a damaged file they end the process that they run in.
+"""Runtimes in a process of their own: over a damaged file they end the process that they run in, or never end.
 
-That process runs this file, by its path and not as a part of its package, since importing that takes longer than
-opening a model.
+LiteRT and ExecuTorch always run there, ONNX Runtime and OpenVINO where no report beside the file says that it is whole.
+The process has a limit of time and memory to open the file, and one that grows with the photo to label it. It runs
+this file, by its path and not as a part of its package, since importing that takes longer than opening a model.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -21,11 +25,17 @@ import numpy as np
 
 from deeplab.errors import UserError, require
 
-Run = Callable[[np.ndarray], Sequence[np.ndarray]]
-# seconds of the clock that a photo or the opening of a file may take: the largest, on a busy machine
-PATIENCE = 600.0
-# a method of a .pte that returns the description
-METHOD = "deeplab_json"
+Run = Callable[[np.ndarray], list[np.ndarray]]
+# seconds of the clock for a runtime to be imported, whatever the file
+STARTING = 600.0
+# seconds of one core to open a file or to label a photo, and more for each of its pixels
+SECONDS, SECONDS_A_PIXEL = 10.0, 1e-3
+# of the clock, which goes on where others have the cores, or where the runtime waits for what never comes
+CLOCK = 6.0
+# bytes of memory beside what the runtime has before, and more for each byte of the file and each pixel of a photo
+MEMORY, MEMORY_A_BYTE, MEMORY_A_PIXEL, MEMORY_A_THREAD = 2 << 30, 16, 4096, 16 << 20
+# where the description is in a file's metadata, and a method of a .pte that returns it
+KEY, METHOD = "deeplab", "deeplab_json"
 
 
 class Apart:
@@ -47,7 +57,7 @@ class Apart:
         Raises:
             UserError: the runtime is not installed, or cannot read the file.
         """
-        self._runtime, self._one_at_a_time = runtime, threading.Lock()
+        self._runtime, self._threads, self._one_at_a_time = runtime, threads, threading.Lock()
         self._process = subprocess.Popen(
             [sys.executable, "-P", __file__, runtime, os.fspath(path), extra, str(threads)],
             stdin=subprocess.PIPE,
@@ -57,7 +67,9 @@ class Apart:
         )
         weakref.finalize(self, _end, self._process)
         try:
-            said, _ = self._answer()
+            said, _ = self._answer(STARTING)
+            if "error" not in said:
+                said, _ = self._answer(CLOCK * SECONDS)
         except RuntimeError as error:
             raise UserError(str(error), fix="export it again", file=path) from error
         if "error" in said:
@@ -71,24 +83,35 @@ class Apart:
             RuntimeError: the runtime fails, or ended its process.
         """
         with self._one_at_a_time:
-            said, results = self._answer(photos)
+            said, results = self._answer(CLOCK * _seconds(photos), photos)
         if "error" in said:
             raise RuntimeError(said["error"])
         return results
 
-    def _answer(self, *asked: np.ndarray) -> tuple[dict[str, Any], list[np.ndarray]]:
+    def _answer(self, seconds: float, *asked: np.ndarray) -> tuple[dict[str, Any], list[np.ndarray]]:
         process = self._process
         assert process.stdin is not None and process.stdout is not None
-        impatient = threading.Timer(PATIENCE, process.kill)
+        impatient = threading.Timer(seconds, process.kill)
         impatient.start()
         try:
             if asked:
                 _send(process.stdin, {}, asked)
             return _receive(process.stdout)
         except (OSError, EOFError) as error:
-            raise RuntimeError(f"{self._runtime} ended its process, with {process.wait()}") from error
+            ended = process.wait()
+            slow = ended == -getattr(signal, "SIGXCPU", 0) or not impatient.is_alive()
+            why = "took too long and was ended" if slow else f"ended its process, with {ended}"
+            raise RuntimeError(f"{self._runtime} {why}") from error
+        except (ValueError, TypeError) as error:
+            # what follows in the pipe is no answer either
+            process.kill()
+            raise RuntimeError(f"{self._runtime} gives no arrays ({error})") from error
         finally:
             impatient.cancel()
+
+
+def _seconds(photos: np.ndarray) -> float:
+    return SECONDS + SECONDS_A_PIXEL * photos[..., 0].size
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -109,9 +132,12 @@ def _receive(file: IO[bytes]) -> tuple[dict[str, Any], list[np.ndarray]]:
     said, shapes = json.loads(_exactly(file, int.from_bytes(_exactly(file, 8), "little")))
     arrays = []
     for name, shape in shapes:
-        array = np.empty(shape, name)
-        array.data.cast("B")[:] = _exactly(file, array.nbytes)
-        arrays.append(array)
+        dtype = np.dtype(name)
+        # objects would be addresses
+        if dtype.kind not in "biuf":
+            raise ValueError(f"{name} is no number")
+        content = bytearray(_exactly(file, math.prod(shape) * dtype.itemsize))
+        arrays.append(np.frombuffer(content, dtype).reshape(shape))
     return said, arrays
 
 
@@ -129,8 +155,38 @@ class Opened(NamedTuple):
     run: Run
 
 
-def _litert(path: str, extra: str, threads: int) -> Opened:
-    runtime = require("ai_edge_litert.interpreter", extra=extra)
+def open_onnx_session(runtime: Any, path: str, threads: int) -> Opened:
+    """An .onnx in ONNX Runtime, here."""
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    (photo,) = (each.name for each in session.get_inputs())
+    return Opened(
+        session.get_modelmeta().custom_metadata_map.get(KEY),
+        lambda photos: session.run(None, {photo: photos}),
+    )
+
+
+def open_openvino_network(runtime: Any, path: str, threads: int, *, accurate: bool = True) -> Opened:
+    """An .xml in OpenVINO, here."""
+    core, own = runtime.Core(), threading.local()
+    network = core.read_model(path)
+    text = network.get_rt_info([KEY]).astype(str) if network.has_rt_info([KEY]) else None
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+    settings |= {"EXECUTION_MODE_HINT": "ACCURACY"} if accurate else {}
+    compiled = core.compile_model(network, "CPU", settings)
+
+    def run(photos: np.ndarray) -> list[np.ndarray]:
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        results = own.request.infer([np.ascontiguousarray(photos)], share_outputs=False)
+        return [results[result] for result in compiled.outputs]
+
+    return Opened(text, run)
+
+
+def _litert(runtime: Any, path: str, threads: int) -> Opened:
     interpreter = runtime.Interpreter(model_path=path, num_threads=threads)
     interpreter.allocate_tensors()
     # outputs keep their order under other names
@@ -145,8 +201,7 @@ def _litert(path: str, extra: str, threads: int) -> Opened:
     return Opened(None, run)
 
 
-def _executorch(path: str, extra: str, threads: int) -> Opened:
-    runtime = require("executorch.runtime", extra=extra)
+def _executorch(runtime: Any, path: str, threads: int) -> Opened:
     torch = importlib.import_module("torch")
     program = runtime.Runtime.get().load_program(Path(path))
     text = program.load_method(METHOD).execute([])[0] if METHOD in program.method_names else None
@@ -156,7 +211,13 @@ def _executorch(path: str, extra: str, threads: int) -> Opened:
     )
 
 
-RUNTIMES = {"LiteRT": _litert, "ExecuTorch": _executorch}
+# a module, and what opens a file with it on so many threads
+RUNTIMES: dict[str, tuple[str, Callable[[Any, str, int], Opened]]] = {
+    "LiteRT": ("ai_edge_litert.interpreter", _litert),
+    "ExecuTorch": ("executorch.runtime", _executorch),
+    "ONNX Runtime": ("onnxruntime", open_onnx_session),
+    "OpenVINO": ("openvino", open_openvino_network),
+}
 
 
 def serve(runtime: str, path: str, extra: str, threads: str) -> None:
@@ -164,12 +225,18 @@ def serve(runtime: str, path: str, extra: str, threads: str) -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     # what the runtime itself prints
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    module, opener = RUNTIMES[runtime]
     try:
-        opened = RUNTIMES[runtime](path, extra, int(threads))
+        imported = require(module, extra=extra)
     except UserError as error:
         return _send(answers, {"error": error.what, "fix": error.fix, "of the file": False}, [])
+    _send(answers, {}, [])
+    claims = os.path.getsize(path) * MEMORY_A_BYTE + int(threads) * MEMORY_A_THREAD
+    try:
+        _limit(SECONDS * int(threads), claims)
+        opened = opener(imported, path, int(threads))
     except Exception as error:
-        told = f"{runtime} cannot run it ({_told(error)})"
+        told = f"{runtime} cannot read it ({_told(error)})"
         return _send(answers, {"error": told, "fix": "export it again", "of the file": True}, [])
     _send(answers, {"text": opened.text}, [])
     while True:
@@ -178,11 +245,33 @@ def serve(runtime: str, path: str, extra: str, threads: str) -> None:
         except EOFError:
             return None
         try:
+            _limit(_seconds(photos) * int(threads), claims + MEMORY_A_PIXEL * photos[..., 0].size)
             results = opened.run(photos)
         except Exception as error:
             _send(answers, {"error": _told(error)}, [])
         else:
             _send(answers, {}, results)
+
+
+def _limit(seconds: float, claims: int) -> None:
+    """End this process where it computes for longer from now on, and let it have no more memory; Linux counts both."""
+    if not sys.platform.startswith("linux"):
+        return
+    resource = importlib.import_module("resource")
+    spent, (_, most) = resource.getrusage(resource.RUSAGE_SELF), resource.getrlimit(resource.RLIMIT_CPU)
+    until = int(spent.ru_utime + spent.ru_stime + seconds) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (until if most < 0 else min(until, most), most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    size = MEMORY + claims + _held()
+    resource.setrlimit(resource.RLIMIT_DATA, (size if most < 0 else min(size, most), most))
+
+
+@functools.cache
+def _held() -> int:
+    """Bytes that the runtime has before it opens anything, as `RLIMIT_DATA` counts them."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return 1024 * int(status["VmData"].split()[0])
 
 
 def _told(error: Exception) -> str:

@@ -5,22 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
+from pydantic import Field, model_validator
 
-from deeplab.config import DeepLabConfig, Strict, parse_config
+from deeplab.config import DeepLabConfig, Positive, Strict, Width, parse_config
 from deeplab.config.labels import LabelSpec
 from deeplab.errors import UserError
-from deeplab.system.reading import foreign, parse_json
+from deeplab.prediction.artefacts.apart import KEY
+from deeplab.system.reading import foreign, parse_json, shown
 
 FORMAT: Literal[1] = 1
-# under this key in the file's metadata
-KEY = "deeplab"
 PHOTO = "photo"
 Output = Literal["labels", "logits", "probabilities", "small-logits"]
 Precision = Literal["float32", "float16", "int8"]
-Side = tuple[int, int]
+Side = tuple[Positive, Positive]
 
 
 class PhotoInput(Strict):
@@ -33,9 +33,9 @@ class PhotoInput(Strict):
     name: str = PHOTO
     dtype: Literal["uint8"] = "uint8"
     layout: Literal["NHWC", "image"] = "NHWC"
-    channels: int
+    channels: Width
     values: str = "RGB, 0..255"
-    sizes: tuple[Side, ...] = ()
+    sizes: Annotated[tuple[Side, ...], Field(max_length=64)] = ()
     smallest: Side = (1, 1)
     largest: Side | None = None
     batch: bool = True
@@ -91,7 +91,7 @@ class Description(Strict):
     target: str
     architecture: DeepLabConfig
     labels: LabelSpec
-    output_stride: int
+    output_stride: Positive
     input: PhotoInput
     output: Result
     precision: Precision = "float32"
@@ -99,6 +99,18 @@ class Description(Strict):
     versions: dict[str, str]
     notes: tuple[str, ...] = ()
     parity: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _of_one_model(self) -> Self:
+        counts = {
+            "labels.classes": (len(self.labels.classes), self.architecture.num_classes),
+            "output.names": (len(self.output.names), len(self.architecture.outputs)),
+            "input.channels": (self.input.channels, self.architecture.backbone.in_channels),
+        }
+        for key, (found, due) in counts.items():
+            if found != due:
+                raise ValueError(f"{key}: {found} of them, and the architecture has {due}")
+        return self
 
     def to_json(self) -> str:
         """Equal text for equal descriptions."""
@@ -131,5 +143,7 @@ def described(text: str | None, path: Path) -> Description:
         values = parse_json(text)
     found = values.get("format") if isinstance(values, dict) else None
     if found != FORMAT:
-        raise UserError(f"has format {found!r}; this version reads {FORMAT}", fix="export again", file=path)
+        raise UserError(
+            f"has format {shown(found)}; this version reads {FORMAT}", fix="export again", file=path
+        )
     return parse_config(Description, values, str(path))

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from deeplab.prediction.artefacts.apart import Apart
-from deeplab.prediction.artefacts.description import KEY, Artefact, described
+from deeplab.prediction.artefacts.apart import KEY, Apart
+from deeplab.prediction.artefacts.description import Artefact, described
 from deeplab.system.reading import foreign, read_bytes, read_member
 
 EXTRA = "litert"

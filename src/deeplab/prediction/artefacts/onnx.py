@@ -5,28 +5,30 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from deeplab.errors import UserError, require
-from deeplab.prediction.artefacts.description import KEY, PHOTO, Artefact, described
+from deeplab.errors import require
+from deeplab.prediction.artefacts.apart import Apart, Opened, open_onnx_session
+from deeplab.prediction.artefacts.description import Artefact, described
 from deeplab.prediction.runtimes.onnxruntime import EXTRA
+from deeplab.system.reading import foreign, plain_file
 
 
-def open_onnx(path: Path) -> Artefact:
-    """See `deeplab.prediction.artefacts.open_artefact`."""
-    runtime = require("onnxruntime", extra=EXTRA)
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    try:
-        session = runtime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise UserError(f"ONNX Runtime cannot read it ({type(error).__name__})", file=path) from error
-    description = described(session.get_modelmeta().custom_metadata_map.get(KEY), path)
-    names = list(description.output.names)
+def open_onnx(path: Path, *, apart: bool = False) -> Artefact:
+    """See `deeplab.prediction.artefacts.open_artefact`.
 
-    def run(photos: np.ndarray) -> list[np.ndarray]:
-        return session.run(names, {PHOTO: photos})
-
-    return Artefact(description, run)
+    Args:
+        path: of the file.
+        apart: whether in a process of its own, with limits.
+    """
+    threads = torch.get_num_threads()
+    with foreign(path), plain_file(path):
+        pass
+    opened: Apart | Opened
+    if apart:
+        opened = Apart("ONNX Runtime", path, extra=EXTRA, threads=threads)
+    else:
+        runtime = require("onnxruntime", extra=EXTRA)
+        with foreign(path, "ONNX Runtime cannot read it", fix="export it again"):
+            opened = open_onnx_session(runtime, os.fspath(path), threads)
+    return Artefact(described(opened.text, path), opened.run)

@@ -6,10 +6,13 @@ functions by name. So the file is looked through before, and holds nothing but w
 
 from __future__ import annotations
 
+import ast
 import io
 import json
+import logging
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_STORED, ZipFile
@@ -18,7 +21,8 @@ import numpy as np
 import torch
 
 from deeplab.errors import UserError
-from deeplab.prediction.artefacts.description import KEY, Artefact, described
+from deeplab.prediction.artefacts.apart import KEY
+from deeplab.prediction.artefacts.description import Artefact, described
 from deeplab.system.reading import foreign, read_bytes
 
 MEMBERS = re.compile(
@@ -32,12 +36,17 @@ TARGET = re.compile(
     r"torch\.ops\.aten\.(?!from_file)\w+\.\w+|torch\.sym_m(in|ax)"
     r"|_operator\.(add|sub|mul|neg|floordiv|truediv|mod|[lg][te]|eq|ne)"
 )
-# sizes as SymPy's own text, which is evaluated
-SIZE = re.compile(r"[\w\s(),=+*/<>.'-]*")
-SIZE_WORDS = re.compile(
-    r"(?:[su]\d+|\d+|Symbol|Integer|Add|Mul|Pow|FloorDiv|Mod|PythonMod|CleanDiv|CeilToInt|FloorToInt|Max|Min|Rational"
-    r"|IntTrueDiv|positive|integer|True|False)"
-)
+# sizes as SymPy's own text, which is evaluated: calls of these on whole numbers
+SIZE_CALLS = {
+    "Symbol", "Integer", "Rational", "Add", "Mul", "Pow", "FloorDiv", "CleanDiv", "IntTrueDiv", "Mod", "PythonMod",
+    "CeilToInt", "FloorToInt", "Max", "Min",
+}  # fmt: skip
+SYMBOL = re.compile(r"[su]\d{1,6}")
+# characters and digits; longer ones are no sizes, and take SymPy for ever
+LONGEST_SIZE, LARGEST_NUMBER = 20_000, 1 << 31
+# of powers, which grow by each other
+MOST_POWERS = 8
+SMALL_POWERS = {f"Integer({power})" for power in range(-4, 5)}
 # of names, which become Python
 NAME = re.compile(r"[\w.+:-]*")
 CONTAINERS = re.compile(r'"type": "(?!builtins\.(?:tuple|list|dict)")')
@@ -50,7 +59,7 @@ AGAIN = "export the model again"
 
 def open_torch_export(path: Path) -> Artefact:
     """See `deeplab.prediction.artefacts.open_artefact`."""
-    with foreign(path, "PyTorch cannot read it", fix=AGAIN):
+    with foreign(path, "PyTorch cannot read it", fix=AGAIN), _silence():
         extra = {KEY: ""}
         program = torch.export.load(_plain(read_bytes(path)), extra_files=extra)
     text = extra[KEY]
@@ -64,6 +73,18 @@ def open_torch_export(path: Path) -> Artefact:
             return [result.numpy() for result in network(torch.from_numpy(np.ascontiguousarray(photos)))]
 
     return Artefact(description, run)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Without the traceback that PyTorch logs before it raises."""
+    log = logging.getLogger("torch.export")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _plain(content: bytes) -> io.BytesIO:
@@ -107,13 +128,42 @@ def _refuse_calls(key: str, text: str) -> None:
     if key == "target":
         _require(TARGET.fullmatch(text) is not None, f"a call of {text[:80]!r}")
     elif key == "expr_str":
-        words = re.findall(r"\w+", text)
-        plain = SIZE.fullmatch(text) is not None and all(map(SIZE_WORDS.fullmatch, words))
-        _require(plain, f"the size {text[:80]!r}")
+        _require(_is_size(text), f"the size {text[:80]!r}")
     elif key in ("in_spec", "out_spec"):
         _require(CONTAINERS.search(text) is None, "a container of another kind")
     elif key != UNUSED:
         _require(NAME.fullmatch(text) is not None, f"the name {text[:80]!r}")
+
+
+def _is_size(text: str) -> bool:
+    """Whether text is arithmetic that ends, as calls of `SIZE_CALLS` on names of sizes and small numbers."""
+    if len(text) > LONGEST_SIZE:
+        return False
+    powers = 0
+    for node in ast.walk(ast.parse(text.strip(), mode="eval")):
+        match node:
+            case ast.Call(func=ast.Name(id=name), args=arguments):
+                powers += name == "Pow"
+                if name not in SIZE_CALLS or (name == "Pow" and not _is_small_power(arguments)):
+                    return False
+            case ast.Constant(value=value):
+                known = SYMBOL.fullmatch(value) if isinstance(value, str) else isinstance(value, int)
+                if not known or (isinstance(value, int) and value > LARGEST_NUMBER):
+                    return False
+            case ast.Name(id=name):
+                if name not in SIZE_CALLS and not SYMBOL.fullmatch(name):
+                    return False
+            case ast.keyword(arg="positive" | "integer") | ast.UnaryOp(op=ast.USub()):
+                pass
+            case ast.Expression() | ast.Load() | ast.USub():
+                pass
+            case _:
+                return False
+    return powers <= MOST_POWERS
+
+
+def _is_small_power(arguments: list[ast.expr]) -> bool:
+    return len(arguments) == 2 and ast.unparse(arguments[1]) in SMALL_POWERS
 
 
 def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
