@@ -35,7 +35,7 @@ class Offered:
         ready: what labels photos by it in some way; raises UserError where it cannot.
         labels: its classes.
         output_stride: its own.
-        largest_scale: of its image pyramid; 1 of an exported model, whose file does not say.
+        largest_scale: of its image pyramid, or 1 if that is larger.
         parameters: how many it has; None of an exported model, whose file does not say.
         example: height and width of a photo that it takes.
         version: twelve digits that change with its weights or its description.
@@ -161,7 +161,7 @@ def _offered(source: str) -> Offered:
             partial(predictor_of, artefact, file),
             about.labels,
             about.output_stride,
-            1.0,
+            max(1.0, *about.architecture.image_pyramid),
             None,
             about.input.nearest(EXAMPLE),
             _version_of_file(file),

@@ -57,32 +57,41 @@ class Apart:
         Raises:
             UserError: the runtime is not installed, or cannot read the file.
         """
-        self._runtime, self._threads, self._one_at_a_time = runtime, threads, threading.Lock()
+        self._runtime, self._path, self._one_at_a_time = runtime, path, threading.Lock()
+        self._command = [sys.executable, "-P", __file__, runtime, os.fspath(path), extra, str(threads)]
+        self.text = self._open()
+
+    def _open(self) -> str | None:
         self._process = subprocess.Popen(
-            [sys.executable, "-P", __file__, runtime, os.fspath(path), extra, str(threads)],
+            self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
-        weakref.finalize(self, _end, self._process)
+        self._end = weakref.finalize(self, _end, self._process)
         try:
             said, _ = self._answer(STARTING)
             if "error" not in said:
                 said, _ = self._answer(CLOCK * SECONDS)
         except RuntimeError as error:
-            raise UserError(str(error), fix="export it again", file=path) from error
+            raise UserError(str(error), fix="export it again", file=self._path) from error
         if "error" in said:
-            raise UserError(said["error"], fix=said["fix"], file=path if said["of the file"] else None)
-        self.text: str | None = said["text"]
+            raise UserError(said["error"], fix=said["fix"], file=self._path if said["of the file"] else None)
+        text: str | None = said["text"]
+        return text
 
     def run(self, photos: np.ndarray) -> list[np.ndarray]:
         """What the file computes of uint8 [N, H, W, channels]: an array for each output; from any thread.
 
         Raises:
-            RuntimeError: the runtime fails, or ended its process.
+            RuntimeError: the runtime fails, or ended its process; the next photo is given to a new one.
+            UserError: that cannot read the file.
         """
         with self._one_at_a_time:
+            if self._process.poll() is not None:
+                self._end()
+                self._open()
             said, results = self._answer(CLOCK * _seconds(photos), photos)
         if "error" in said:
             raise RuntimeError(said["error"])
@@ -102,10 +111,13 @@ class Apart:
             slow = ended == -getattr(signal, "SIGXCPU", 0) or not impatient.is_alive()
             why = "took too long and was ended" if slow else f"ended its process, with {ended}"
             raise RuntimeError(f"{self._runtime} {why}") from error
-        except (ValueError, TypeError) as error:
-            # what follows in the pipe is no answer either
+        except BaseException as error:
+            # what follows in the pipe is no answer to the next photo, after Ctrl-C neither
             process.kill()
-            raise RuntimeError(f"{self._runtime} gives no arrays ({error})") from error
+            process.wait()
+            if isinstance(error, ValueError | TypeError):
+                raise RuntimeError(f"{self._runtime} gives no arrays ({error})") from error
+            raise
         finally:
             impatient.cancel()
 
