@@ -45,6 +45,7 @@ from deeplab.prediction.artefacts.apart import Apart
 from deeplab.prediction.artefacts.description import Description, PhotoInput
 from deeplab.prediction.labelling import Labelling
 from deeplab.prediction.segmenter import Segmenter
+from deeplab.serve.models import Models
 from deeplab.system.writing import whole_folder
 
 torch.set_num_threads(1)
@@ -208,6 +209,14 @@ def test_a_server_offers_it_as_any_model(exported: Export, to: str) -> None:
         assert [each["name"] for each in mine["classes"]] == list(small_model().labels.classes)
         refused = server.client.segment(png(photo), "output=labels&flip=true")
         assert refused.status == 400 and b"--output small-logits" in refused.body
+
+
+def test_a_server_counts_the_pixels_of_a_files_image_pyramid(tmp_path: Path) -> None:
+    small = small_model()
+    model = randomise(DeepLab(small.config.model_copy(update={"image_pyramid": (1.25,)}), small.labels))
+    export_model(model, "torch-export", tmp_path / "out", name="small", output="small-logits")
+    models = Models([str(tmp_path / "out")], Labelling(device="cpu"))
+    assert models.weight(models.named(None), models.how) == 1.25**2
 
 
 @pytest.mark.parametrize("to", ["onnx", "openvino", "torch-export"])
@@ -973,6 +982,7 @@ def test_core_ml_is_written_and_said_not_to_be_run(tmp_path: Path) -> None:
     [
         ({"to": "litert"}, "no sizes that follow the photo.* fix: --size HEIGHT WIDTH"),
         ({"to": "litert", "sizes": [(9, 9), (8, 8)]}, "takes one size, 2 are given"),
+        ({"to": "coreml", "sizes": [(9, 9)] * 65}, "65 sizes are given; allowed: 64 at most"),
         ({"to": "coreml", "sizes": [(0, 9)]}, "size 0 x 9 cannot be; allowed: sides of 1 or more"),
         ({"to": "executorch"}, "plans its memory for the largest photo; fix: --max-size"),
         (

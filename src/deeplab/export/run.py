@@ -28,7 +28,15 @@ from deeplab.export.target import Job, Target, quiet
 from deeplab.export.torch_export import TORCH_EXPORT
 from deeplab.model.network import DeepLab
 from deeplab.prediction.artefacts import REPORT_NAME, open_artefact
-from deeplab.prediction.artefacts.description import Description, Output, PhotoInput, Precision, Result, Side
+from deeplab.prediction.artefacts.description import (
+    MOST_SIZES,
+    Description,
+    Output,
+    PhotoInput,
+    Precision,
+    Result,
+    Side,
+)
 from deeplab.prediction.artefacts.openvino import open_openvino
 from deeplab.prediction.fold import folded
 from deeplab.system.reading import sha256_of
@@ -183,6 +191,8 @@ def checked(
         raise UserError(f"target {to} takes photos of any size", fix="leave --size away")
     if len(sizes) > 1 and not target.several_sizes:
         raise UserError(f"target {to} takes one size, {len(sizes)} are given", fix="one folder for each size")
+    if len(sizes) > MOST_SIZES:
+        raise UserError(f"{len(sizes)} sizes are given", allowed=f"{MOST_SIZES} at most")
     if target.sizing == "up to" and largest is None:
         raise UserError(
             f"target {to} plans its memory for the largest photo",

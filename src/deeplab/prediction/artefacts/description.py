@@ -17,6 +17,8 @@ from deeplab.prediction.artefacts.apart import KEY
 from deeplab.system.reading import foreign, parse_json, shown
 
 FORMAT: Literal[1] = 1
+# that one file may name
+MOST_SIZES = 64
 PHOTO = "photo"
 Output = Literal["labels", "logits", "probabilities", "small-logits"]
 Precision = Literal["float32", "float16", "int8"]
@@ -35,7 +37,7 @@ class PhotoInput(Strict):
     layout: Literal["NHWC", "image"] = "NHWC"
     channels: Width
     values: str = "RGB, 0..255"
-    sizes: Annotated[tuple[Side, ...], Field(max_length=64)] = ()
+    sizes: Annotated[tuple[Side, ...], Field(max_length=MOST_SIZES)] = ()
     smallest: Side = (1, 1)
     largest: Side | None = None
     batch: bool = True
