@@ -402,6 +402,14 @@ def test_what_a_model_cannot_take_is_named(
     assert [each.name for each in (tmp_path / "out").iterdir()] == ["predictions.json"]
 
 
+@pytest.mark.parametrize("dtype", ["complex_int16", "complex64"])
+def test_complex_values_of_radar_are_refused(deeplab, squares_model, tmp_path: Path, dtype: str) -> None:
+    path = write(tmp_path / "slc.tif", values(dtype="complex64"), dtype=dtype, **GROUND)
+    code, _, err = deeplab("predict", path, "-m", squares_model, "-o", tmp_path / "out", "--window", 64, 64)
+    assert code == 1
+    assert f"{path}: holds values of type {dtype}; allowed: real numbers; fix: gdal_translate DERIVED" in err
+
+
 def test_a_scene_without_any_data_says_so(deeplab, squares_model, tmp_path: Path) -> None:
     path = write(tmp_path / "scene.tif", np.zeros_like(values()), nodata=0, **GROUND)
     code, out, err = deeplab("predict", path, "-m", squares_model, "-o", tmp_path / "out")

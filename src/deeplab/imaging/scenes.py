@@ -146,6 +146,13 @@ def open_scene(path: Path, *, bands: Sequence[int] = (), level: int = 0) -> Iter
             # other drivers follow what a file says of files elsewhere
             driver = "JP2OpenJPEG" if path.suffix.lower() == JP2_SUFFIX else "GTiff"
             with rasterio.open(path, driver=driver) as source:
+                if found := [each for each in source.dtypes if each.startswith("complex")]:
+                    raise UserError(
+                        f"holds values of type {found[0]}",
+                        allowed="real numbers",
+                        fix=f"gdal_translate DERIVED_SUBDATASET:AMPLITUDE:{path.name} amplitude.tif",
+                        file=path,
+                    )
                 rasterio.env.setenv(GDAL_CACHEMAX=_cache_of(source))
                 yield _Raster(path, source, bands)
         except UnicodeEncodeError as error:
