@@ -799,6 +799,30 @@ def test_a_runtime_that_ends_its_process_ends_no_other(
         running.run(np.full_like(photo, 3))
 
 
+def test_a_file_that_is_gone_when_it_is_opened_anew_is_named_once(
+    exported: Export, tmp_path: Path, interpreter: Path
+) -> None:
+    path = tmp_path / "m.tflite"
+    running = Apart("LiteRT", path, extra="litert", threads=1)
+    about = open_artefact(artefact_path(exported("torch-export"))).description
+    predictor = predictor_of(Artefact(about, running.run), path, Labelling(device="cpu"))
+    path.write_text("1 / 0")
+    for said in (
+        "its runtime fails .LiteRT ended its process, with -6",
+        "LiteRT cannot read it",
+        "LiteRT cannot read it",
+    ):
+        with pytest.raises(UserError, match=rf"^[^:]*m\.tflite: {said}[^;]*; fix: [^;]*$"):
+            predictor.label(np.full((17, 18, 3), 2, np.uint8))
+    path.write_text("pass")
+    running.text = "of another model"
+    for _ in range(2):
+        with pytest.raises(
+            UserError, match=r"m\.tflite: became another file while it was open; fix: open it"
+        ):
+            predictor.label(np.full((17, 18, 3), 50, np.uint8))
+
+
 def test_an_interrupted_photo_does_not_answer_for_the_next(
     interpreter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

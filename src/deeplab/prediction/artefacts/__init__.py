@@ -168,6 +168,8 @@ def predictor_of(artefact: Artefact, path: Path, how: Labelling) -> Predictor:
         try:
             results = artefact.run(as_photos(images).numpy())
             found = dict(zip(outputs, map(torch.from_numpy, results), strict=True))
+        except UserError:
+            raise
         # runtimes have exceptions of their own
         except Exception as error:
             if ran_out_of_memory(error):

@@ -77,6 +77,7 @@ class Apart:
         except RuntimeError as error:
             raise UserError(str(error), fix="export it again", file=self._path) from error
         if "error" in said:
+            self._end()
             raise UserError(said["error"], fix=said["fix"], file=self._path if said["of the file"] else None)
         text: str | None = said["text"]
         return text
@@ -86,12 +87,16 @@ class Apart:
 
         Raises:
             RuntimeError: the runtime fails, or ended its process; the next photo is given to a new one.
-            UserError: that cannot read the file.
+            UserError: that cannot read the file, or reads another.
         """
         with self._one_at_a_time:
             if self._process.poll() is not None:
                 self._end()
-                self._open()
+                if self._open() != self.text:
+                    self._end()
+                    raise UserError(
+                        "became another file while it was open", fix="open it again", file=self._path
+                    )
             said, results = self._answer(CLOCK * _seconds(photos), photos)
         if "error" in said:
             raise RuntimeError(said["error"])
