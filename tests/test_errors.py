@@ -58,6 +58,9 @@ def test_of_long_values_the_middle_is_left_out_wherever_they_stand(value: str) -
 def test_paths_are_whole_where_such_a_file_can_be(tmp_path: Path) -> None:
     path = tmp_path.joinpath(*["f" * 200] * 15, "a.png")
     assert str(UserError("wrong", file=path)) == f"{path}: wrong"
+    deep = tmp_path.joinpath(*["f" * 200] * 4, "a.png")
+    for told in (f"{deep} is missing", f"no file {str(deep)!r}"):
+        assert str(UserError(told, fix=f"--output {deep}")) == f"{told}; fix: --output {deep}"
     assert len(str(UserError("no such file", file=tmp_path / ("f" * 5000)))) < 300
 
 

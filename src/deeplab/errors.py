@@ -13,8 +13,8 @@ DISTRIBUTION = "deeplab-segmentation"
 MOST_PROCESSES = 256
 # characters: of a line of a sentence, of a value in it, and what is left of a longer value at either end
 LONGEST_LINE, LONGEST_VALUE, END = 2000, 400, 100
-# that a system takes; an index may claim others
-LONGEST_PATH = 4096
+# that a system takes, of a path and of a name in it; an index may claim others
+LONGEST_PATH, LONGEST_NAME = 4096, 255
 # without blanks, as numbers are, and between quotes as Python writes them
 VALUES = (
     re.compile(rf"\S{{{LONGEST_VALUE},}}"),
@@ -62,8 +62,14 @@ def _without_middles(text: str) -> str:
     for pattern in VALUES:
         # a line of megabytes is not searched for quotes
         lines = [_ends(line, LONGEST_LINE) for line in lines]
-        lines = [pattern.sub(lambda found: _ends(found[0], END), line) for line in lines]
+        lines = [pattern.sub(_shorter, line) for line in lines]
     return "\n".join(_ends(line, LONGEST_LINE // 2) for line in lines)
+
+
+def _shorter(value: re.Match[str]) -> str:
+    names = value[0].split("/")
+    is_path = len(names) > 2 and max(map(len, names)) <= LONGEST_NAME
+    return value[0] if is_path else _ends(value[0], END)
 
 
 def _ends(text: str, length: int) -> str:
