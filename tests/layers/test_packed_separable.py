@@ -229,6 +229,18 @@ def test_projected_before_it_is_upsampled_it_is_as_near_in_bfloat16(
     assert upsampled_calls == [0]
 
 
+@pytest.mark.parametrize("case", UPSAMPLED)
+@pytest.mark.usefixtures("bfloat16")
+@torch.no_grad()
+def test_a_classifier_behind_is_near_in_bfloat16_also_of_odd_channels(case: str) -> None:
+    stage, classifier, x, low_level, size = _upsampling(case, "half_pixel")
+    expected = classifier(stage(x, low_level, size))
+    packed = _packed(stage.bfloat16())
+    assert packed.convs[0].joins(PackedConv.of(classifier.bfloat16(), nn.Identity()))
+    found = packed(x.bfloat16(), low_level.bfloat16(), size)
+    torch.testing.assert_close(found.float(), expected, rtol=0, atol=0.03 * expected.abs().max().item())
+
+
 @torch.no_grad()
 def test_what_is_projected_first_follows_weights_sizes_and_threads(upsampled_calls: list[int]) -> None:
     stage, classifier, x, low_level, size = _upsampling("many rows", "half_pixel")

@@ -148,7 +148,11 @@ def _is_upsampled(x: torch.Tensor, chain: Chain, small: torch.Tensor) -> bool:
         and chain.endings[1] == Ending()
         and middle.kernel_size == (3, 3)
         and middle.stride == (1, 1)
-        and (x.dtype == torch.float32 or small.shape[1] % 2 == 0)
+        # of halves channels are multiplied in pairs
+        and (
+            x.dtype == torch.float32
+            or (small.shape[1] % 2 == 0 and (chain.last is None or chain.last.in_channels % 2 == 0))
+        )
         and upsampled.saves_products(small, (x.shape[2], x.shape[3]))
         and upsampled.KERNEL.ready()
     )
