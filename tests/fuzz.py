@@ -735,6 +735,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60.0, help="stop after this long")
     parser.add_argument("--markdown", action="store_true", help="print a table for docs/robustness.md")
     options = parser.parse_args()
+    if unknown := set(options.readers) - {*TARGETS, *ABSENT}:
+        parser.error(f"no reader {', '.join(sorted(unknown))}; there are {', '.join([*TARGETS, *ABSENT])}")
     row = "{:32}{:>8}{:>9}{:>9}{:>7}{:>9}"
     if options.markdown:
         row = "| {} | {} | {} | {} | {} | {} |"
