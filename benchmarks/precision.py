@@ -45,7 +45,8 @@ def main() -> None:
     print(f"{len(photos)} photos, {sum(labels.size for labels in expected)} pixels, model {options.model}")
     for engine, precision in WAYS:
         try:
-            segmenter = Segmenter(options.model, engine=engine, precision=precision, calibration=calibration)
+            ranges = calibration if precision == "int8" else []
+            segmenter = Segmenter(options.model, engine=engine, precision=precision, calibration=ranges)
         except UserError as error:
             print(f"{engine} {precision}: {error}")
             continue
