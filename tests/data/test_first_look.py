@@ -13,11 +13,12 @@ from PIL import Image
 from support.data_folders import grey, photo, text
 from support.training_runs import make_squares, squares_recipe
 
-from deeplab.data import first_look
+from deeplab.data import first_look, upright
 from deeplab.data.first_look import look_at, warn_of_labels
 from deeplab.data.opening import open_source
 from deeplab.doctor.run import check_data
 from deeplab.errors import UserError
+from deeplab.imaging.pictures import opened_picture
 from deeplab.train.keeper import Watcher
 from deeplab.train.run import train
 
@@ -99,6 +100,20 @@ def test_the_doctor_says_the_same(tmp_path: Path) -> None:
     (told,) = caught
     what = findings["class-absent-train"].rstrip(".")
     assert str(told.message).startswith(f"{what[0].lower()}{what[1:]}")
+
+
+def test_reading_headers_silences_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`warnings.catch_warnings` in threads that overlap leaves the filters of one of them to all."""
+    photo(tmp_path / "photo.png", (4, 6))
+    filters: list[list[object]] = []
+
+    def opened(*given: object) -> object:
+        filters.append(list(warnings.filters))
+        return opened_picture(*given)
+
+    monkeypatch.setattr(upright, "opened_picture", opened)
+    assert upright.stored(tmp_path / "photo.png").size == (4, 6)
+    assert filters == [list(warnings.filters)]
 
 
 def test_a_damaged_photo_or_mask_of_val_is_met_before_the_first_step(tmp_path: Path) -> None:

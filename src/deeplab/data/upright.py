@@ -6,7 +6,6 @@ upright photo or on the stored one, which their sizes tell apart where the two h
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
@@ -60,11 +59,9 @@ def stored(photo: Path | bytes, name: str = "") -> Stored:
         UserError: it cannot be read; it names the file, or calls the bytes `name`.
     """
     try:
-        with warnings.catch_warnings():
-            # odd metadata warn; whoever reads the pixels says what matters
-            warnings.simplefilter("ignore")
-            with opened_picture(photo) as image:
-                return stored_as(image)
+        # what Pillow says of odd metadata is not silenced: `catch_warnings` in threads silences all the others for good
+        with opened_picture(photo) as image:
+            return stored_as(image)
     except UnidentifiedImageError:
         return _by_header(photo, name)
     # damaged files make the decoders raise nearly anything
