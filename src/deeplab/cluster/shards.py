@@ -14,6 +14,7 @@ are looked at.
 from __future__ import annotations
 
 import json
+import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -80,7 +81,7 @@ class Job:
         if address is not None and not address.startswith(tuple(f"{each}://" for each in WRITABLE)):
             raise UserError(
                 "is a place to read from",
-                allowed=f"a folder, or {', '.join(f'{each}://' for each in WRITABLE[:-1])}",
+                allowed=f"a folder, or {', '.join(f'{each}://' for each in WRITABLE)}",
                 fix="name another with -o",
                 file=target,
             )
@@ -100,7 +101,7 @@ class Job:
             results = [name for name in folder.names() if _is_result(name)]
             folder.remove(results)
             # of label maps that are files of their own
-            folder.remove(sorted({name.partition(".")[0] for name in results}), folder=True)
+            folder.remove([STATE, *sorted({name.partition(".")[0] for name in results})], folder=True)
             folder.write(KEY, key.encode())
         return job
 
@@ -262,7 +263,7 @@ def _index(number: int) -> str:
 
 
 def _is_result(name: str) -> bool:
-    return name.startswith("labels-") and name.endswith((".jsonl", ".tar"))
+    return re.fullmatch(r"labels-\d{5,}\.(jsonl|tar)", name) is not None
 
 
 def _line(line: dict[str, Any]) -> bytes:

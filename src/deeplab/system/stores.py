@@ -33,7 +33,7 @@ SCHEMES = {
     "memory": "pip install fsspec",
 }
 """What is opened, and what brings it; others, such as file:// and chains of them, are not followed in lists."""
-WRITABLE = ("s3", "gs", "az", "abfs", "memory")
+WRITABLE = ("s3", "gs", "az", "abfs")
 """Stores in which a PUT shows a file whole or not at all."""
 # two letters at least: a drive has one
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
@@ -60,8 +60,8 @@ def address_of(place: str | os.PathLike[str]) -> str | None:
         raise UserError(
             "no address of a store that is known here",
             allowed=", ".join(f"{each}://" for each in SCHEMES if each != "memory"),
-            fix="correct what stands before ://",
-            file=address,
+            fix="give the path alone" if scheme == "file" else "correct what stands before ://",
+            file=text,
         )
     return address
 

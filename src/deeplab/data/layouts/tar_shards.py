@@ -237,8 +237,15 @@ def samples_in(shard: BinaryIO, path: str | os.PathLike[str]) -> dict[str, dict[
                 continue
             key, _, ending = file.partition(".")
             member = Member(entry.name, entry.offset_data, entry.size)
-            if samples.setdefault(folder + slash + key, {}).setdefault(ending.lower(), member) != member:
-                raise UserError(f"holds {entry.name} twice", fix="write it again with names of their own")
+            other = samples.setdefault(folder + slash + key, {}).setdefault(ending.lower(), member)
+            if other != member:
+                same = other.name == entry.name
+                raise UserError(
+                    f"holds {entry.name} twice"
+                    if same
+                    else f"holds {other.name} and {entry.name}, one place of a sample",
+                    fix="write it again with names of their own",
+                )
         # an end between two files looks like that of a tar, but for the mark
         shard.seek(tar.offset)
         if not shard.read(1):
