@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +24,7 @@ from deeplab.cluster.inputs import find_inputs, parts_of
 from deeplab.cluster.shards import KILLER, Job
 from deeplab.cluster.worker import ToLabel, _opened, label_part
 from deeplab.errors import UserError
-from deeplab.model.checkpoint import load
+from deeplab.model.checkpoint import load, save
 from deeplab.prediction.labelling import Labelling
 from deeplab.prediction.predictor import Predictor
 from deeplab.system.stores import Folder
@@ -125,8 +128,14 @@ def test_a_job_begun_anew_leaves_no_label_map_of_the_one_before(tmp_path: Path) 
         assert job.label_part(number, part, lambda name, _: name.encode()).photos == 1
     job.finish()
     assert len(list(tmp_path.glob("labels-*/*.png"))) == 3
+    # a job that ended half, its key gone first; and what only looks like a result
+    (tmp_path / ".job/00000").mkdir(parents=True)
+    (tmp_path / ".job/00000/00000.tar").write_bytes(b"another model's")
+    (tmp_path / "labels-mine").mkdir()
+    (tmp_path / "labels-mine.tar").write_bytes(b"mine")
     Job.planned(parts[:1], str(tmp_path), about={}, label_maps="png")
-    assert not list(tmp_path.glob("labels-*"))
+    assert {path.name for path in tmp_path.glob("labels-*")} == {"labels-mine", "labels-mine.tar"}
+    assert [path.name for path in (tmp_path / ".job").iterdir()] == ["key"]
 
 
 def test_a_target_that_is_a_file_is_no_folder(tmp_path: Path) -> None:
@@ -233,6 +242,29 @@ def test_ray_labels_all_and_names_what_failed(deeplab, squares_model, squares: P
     for wrong in (["--cluster", "dask"], ["--cluster", "ray", "--workers", 0], ["--label-maps", "png"]):
         code, _, err = deeplab("predict", squares, "-m", squares_model, "-o", tmp_path / "out", *wrong)
         assert code == 2 and wrong[-2] in err and not (tmp_path / "out").exists()
+
+
+def test_a_model_that_changed_in_place_is_another(
+    deeplab, squares_model, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the labels of one job were those of two."""
+
+    class Here:
+        def run(self, work: Callable[..., Any], common: ToLabel, parts: Iterable[Any]) -> Iterator[Any]:
+            yield work(common, *next(iter(parts)))
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("deeplab.cluster.ray_engine.ray_for", lambda *_, **__: None)
+    monkeypatch.setattr("deeplab.cluster.ray_engine.ray_cluster", lambda *_, **__: nullcontext(Here()))
+    words = ["-m", tmp_path / "model", "-o", tmp_path / "out", "--cluster", "ray", "--shard-size", 1]
+    model = load(squares_model)
+    save(model, tmp_path / "model")
+    assert deeplab("predict", squares, *words)[0] == 130
+    with torch.no_grad():
+        next(model.parameters()).add_(0.5)
+    save(model, tmp_path / "model")
+    code, _, err = deeplab("predict", squares, *words)
+    assert code == 2 and "a job that is not finished, of other photos, another model" in err
 
 
 def test_ray_measures_to_the_last_bit(

@@ -78,7 +78,7 @@ def predict_on_cluster(
     from deeplab.cluster.ray_engine import ray_cluster, ray_for
     from deeplab.cluster.shards import Job
     from deeplab.cluster.worker import ToLabel, label_part
-    from deeplab.prediction.artefacts import open_predictor
+    from deeplab.prediction.artefacts import model_version, open_predictor
     from deeplab.system.stores import address_of
 
     ray_for(options.cluster or "", workers=options.workers, device=how.device)
@@ -87,7 +87,7 @@ def predict_on_cluster(
     # what is wrong with the model is seen here, and not by workers that Ray brings back without end
     open_predictor(model, how, device="cpu")
     with ray_cluster(options.cluster or "", workers=options.workers, device=how.device) as cluster:
-        about = {"model": model, "how": repr(how)}
+        about = {"model": model, "version": model_version(model), "how": repr(how)}
         job = Job.planned(parts, target, about=about, label_maps=options.label_maps)
         still_open = job.open_parts(len(parts))
         before = sorted(set(range(len(parts))).difference(still_open))

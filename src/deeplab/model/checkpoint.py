@@ -8,6 +8,7 @@ unpickled.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import logging
 import os
@@ -136,6 +137,16 @@ def load(
     if output_stride is not None:
         model.output_stride = output_stride
     return model.to(device).eval()
+
+
+def version_of(model: DeepLab) -> str:
+    """Hexadecimal digits that change with what the model computes and what its labels mean."""
+    digest = hashlib.blake2b(model.config.model_dump_json().encode(), digest_size=6)
+    digest.update(model.labels.model_dump_json().encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def with_classes(model: DeepLab, classes: Sequence[str]) -> DeepLab:

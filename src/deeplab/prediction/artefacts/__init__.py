@@ -6,6 +6,7 @@ average logits or probabilities. `deeplab.export` writes these files and proves 
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 
 from deeplab.errors import UserError
-from deeplab.model.checkpoint import EMBEDDED, HUB, load
+from deeplab.model.checkpoint import EMBEDDED, HUB, load, version_of
 from deeplab.model.network import DeepLab, Logits
 from deeplab.prediction.artefacts.description import Artefact, Description
 from deeplab.prediction.artefacts.executorch import open_executorch
@@ -82,6 +83,22 @@ def artefact_path(model: str | os.PathLike[str]) -> Path | None:
         if Path(name).name != name:
             raise UserError(f"names {shown(name)}, which is not beside it", fix="give the file itself")
         return path / name
+
+
+def model_version(model: str | os.PathLike[str]) -> str:
+    """See `deeplab.model.checkpoint.version_of`, also of exported models; raises as `open_predictor`."""
+    path = artefact_path(model)
+    return version_of(load(model)) if path is None else version_of_file(path)
+
+
+def version_of_file(path: Path) -> str:
+    """Hexadecimal digits that change with the bytes of an exported model."""
+    digest = hashlib.blake2b(digest_size=6)
+    # OpenVINO's weights lie beside its graph
+    for part in (path, path.with_suffix(".bin")):
+        if part.is_file():
+            digest.update(sha256_of(part).encode())
+    return digest.hexdigest()
 
 
 def open_artefact(path: Path, *, own: bool = False) -> Artefact:
@@ -211,7 +228,7 @@ def predictor_of(artefact: Artefact, path: Path, how: Labelling) -> Predictor:
         "engine": about.target,
         "output_stride": about.output_stride,
     }
-    network = RuntimeNetwork(logits, model, one_pass=how.one_pass)
+    network = RuntimeNetwork(logits, model, version=version_of_file(path), one_pass=how.one_pass)
     if kind == "labels":
         return LabelsPredictor(checked, path, network, about.labels, **options)
     return Predictor(network, about.labels, **options)
@@ -282,7 +299,9 @@ __all__ = [
     "Artefact",
     "Description",
     "artefact_path",
+    "model_version",
     "open_artefact",
     "open_predictor",
     "predictor_of",
+    "version_of_file",
 ]
