@@ -109,6 +109,22 @@ def test_a_job_goes_on_with_the_parts_that_are_open(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("labels-*"))
 
 
+def test_who_stops_a_job_again_and_again_blames_no_photo(tmp_path: Path) -> None:
+    parts = parts_of(["a", "b"], size=2)
+
+    def stop(name: str, photo: Path | bytes) -> bytes:
+        raise KeyboardInterrupt
+
+    for _ in range(4):
+        job = Job.planned(parts, str(tmp_path), about={})
+        with pytest.raises(KeyboardInterrupt):
+            job.label_part(0, parts[0], stop)
+        job.stop([0])
+    job = Job.planned(parts, str(tmp_path), about={})
+    assert job.label_part(0, parts[0], lambda name, photo: b"").dead == ()
+    assert not job.target.names(".job") - {"key"}
+
+
 def test_damaged_leftovers_are_named_with_the_way_out(tmp_path: Path) -> None:
     parts, out = parts_of(["a", "b"], size=1), tmp_path / "out"
     job = Job.planned(parts, str(out), about={})
@@ -260,6 +276,8 @@ def test_a_model_that_changed_in_place_is_another(
     model = load(squares_model)
     save(model, tmp_path / "model")
     assert deeplab("predict", squares, *words)[0] == 130
+    # the first part was done
+    assert json.loads((tmp_path / "out/.job/stopped").read_text()) == []
     with torch.no_grad():
         next(model.parameters()).add_(0.5)
     save(model, tmp_path / "model")

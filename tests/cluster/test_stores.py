@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import re
 import tarfile
@@ -332,6 +333,22 @@ def test_a_shard_that_kills_whoever_opens_it(tmp_path: Path, monkeypatch: pytest
     assert job.label_part(0, part, lambda name, photo: b"").photos == 1
     (line,) = job.lines([0])
     assert line == {"photo": part[0], "error": f"{part[0]}: its process was killed twice while it was opened"}
+
+
+def test_what_cannot_be_removed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results of a job before, on a disk that is read-only by now."""
+    job = Job.planned([("a",)], str(tmp_path), about={})
+    job.label_part(0, ("a",), lambda name, photo: b"")
+    job.finish()
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(
+        UserError, match=r"labels-00000\.\w+: cannot be written \(its file system is read-only\)"
+    ):
+        Job.planned([("b",)], str(tmp_path), about={})
 
 
 def test_a_folder_is_one_here_and_there(store: Any, tmp_path: Path) -> None:

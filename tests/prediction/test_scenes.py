@@ -680,3 +680,6 @@ def test_slides_are_read_through_openslide(deeplab, squares_model, tmp_path: Pat
     assert (labelled(tmp_path / "out" / "slide_labels.tif") == predictor.labels_of(values()).numpy()).all()
     code, _, err = deeplab("predict", slide, "-m", squares_model, "-o", tmp_path / "out", "--level", 1)
     assert code == 1 and "has no level 1; allowed: 0: 220 x 150" in err
+    slide.write_bytes(slide.read_bytes()[:100])
+    code, _, err = deeplab("predict", slide, "-m", squares_model, "-o", tmp_path / "out")
+    assert code == 1 and "slide.svs: cannot be read as a slide" in err and "fix: it is damaged" in err

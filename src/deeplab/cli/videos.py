@@ -55,9 +55,13 @@ def predict_video(
     from deeplab.imaging.videos import Picture, clip_writer, is_camera, open_clip, overlay_suffix
     from deeplab.prediction.videos import PictureLabeller
 
-    if options.every < 1 or (options.seconds is not None and not options.seconds > 0):
+    if options.every < 1:
         raise UserError(
-            f"--every {options.every}, --seconds {options.seconds}", allowed="from 1, and above 0"
+            f"--every {options.every}", allowed="from 1", fix="--every 5 labels every fifth picture"
+        )
+    if options.seconds is not None and not options.seconds > 0:
+        raise UserError(
+            f"--seconds {options.seconds}", allowed="above 0", fix="leave it out for the whole clip"
         )
     spec, label = predictor.labels, PictureLabeller(predictor, smooth=options.smooth)
     pictures = labelled = 0

@@ -296,7 +296,10 @@ class Folder:
                 if folder:
                     shutil.rmtree(place, ignore_errors=True)
                 else:
-                    Path(place).unlink(missing_ok=True)
+                    try:
+                        Path(place).unlink(missing_ok=True)
+                    except OSError as error:
+                        raise cannot_write(Path(place), error) from error
             return
         for start in range(0, len(places), TOGETHER):
             few = places[start : start + TOGETHER]
