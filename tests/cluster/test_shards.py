@@ -219,6 +219,24 @@ def test_labels_are_those_of_predict(squares_model, squares: Path, tmp_path: Pat
             assert (np.array(labels) == predictor.labels_of(predictor.photo(photo)).numpy()).all()
 
 
+def test_a_photo_too_large_for_memory_is_a_dead_letter(
+    squares_model, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (part,) = parts = parts_of(sorted(map(str, (squares / "JPEGImages").iterdir())), size=5)
+    labels_of = Predictor.labels_of
+
+    def short(predictor: Predictor, photo: np.ndarray) -> torch.Tensor:
+        monkeypatch.setattr(Predictor, "labels_of", labels_of)
+        raise MemoryError
+
+    monkeypatch.setattr(Predictor, "labels_of", short)
+    job = Job.planned(parts, str(tmp_path / "out"), about={})
+    done = label_part(ToLabel(job, str(squares_model), CPU), 0, part)
+    assert done.photos == len(part)
+    (dead,) = done.dead
+    assert dead["photo"] == part[0] and f"{part[0]}: memory ran out" in dead["error"]
+
+
 def test_a_scene_is_a_dead_letter_and_no_photo(squares_model, squares: Path, tmp_path: Path) -> None:
     photo = min((squares / "JPEGImages").iterdir())
     with Image.open(photo) as image:

@@ -335,6 +335,19 @@ def test_a_shard_that_kills_whoever_opens_it(tmp_path: Path, monkeypatch: pytest
     assert line == {"photo": part[0], "error": f"{part[0]}: its process was killed twice while it was opened"}
 
 
+def test_a_shard_larger_than_the_disk_for_its_copy(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.pipe_file("photos/s.tar", b"x")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("deeplab.system.stores.shutil.copyfileobj", full)
+    with pytest.raises(UserError, match=r"the disk is full\); fix: free some space there, or set TMPDIR"):
+        open_part(("s3://photos/s.tar",))
+
+
 def test_what_cannot_be_removed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Results of a job before, on a disk that is read-only by now."""
     job = Job.planned([("a",)], str(tmp_path), about={})

@@ -23,7 +23,7 @@ from deeplab.imaging.scenes import is_scene
 from deeplab.prediction.artefacts import open_predictor
 from deeplab.prediction.labelling import Labelling
 from deeplab.prediction.predictor import Predictor
-from deeplab.system.memory import keep_freed_memory
+from deeplab.system.memory import keep_freed_memory, ran_out_of_memory
 
 
 class ToLabel(NamedTuple):
@@ -56,13 +56,20 @@ def label_part(work: ToLabel, number: int, part: Part) -> Done:
                 fix="label it without --cluster",
                 file=name,
             )
-        photo = (
-            predictor.photo(content)
-            if isinstance(content, Path)
-            else read_embedded_photo(content, name, bands)
-        )
-        png = BytesIO()
-        label_map_picture(predictor.labels_of(photo).numpy(), palette=palette).save(png, "PNG")
+        try:
+            photo = (
+                predictor.photo(content)
+                if isinstance(content, Path)
+                else read_embedded_photo(content, name, bands)
+            )
+            png = BytesIO()
+            label_map_picture(predictor.labels_of(photo).numpy(), palette=palette).save(png, "PNG")
+        except Exception as error:
+            if not ran_out_of_memory(error):
+                raise
+            # or one photo that is too large would stop the job whenever it is its turn
+            fix = "shrink it, or label it alone, where more memory is"
+            raise UserError("memory ran out while it was labelled", fix=fix, file=name) from error
         return png.getvalue()
 
     return work.job.label_part(number, part, label)

@@ -6,6 +6,7 @@ here by a rename, in a store by one PUT of the final key.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -83,6 +84,9 @@ def asking(address: str) -> Iterator[None]:
         ) from error
     # whatever a store's client raises where it does not come through
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            # stores have no end
+            raise cannot_write(Path(tempfile.gettempdir()), error, "set TMPDIR to a larger one") from error
         said = f"{type(error).__name__}: {shown(error)}".removesuffix(": ")
         what, fix = "the store does not answer", "look at the address, the network, and AWS_ENDPOINT_URL"
         if isinstance(error, PermissionError) or "credentials" in said.lower():
