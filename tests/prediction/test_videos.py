@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -124,6 +126,30 @@ def test_sound_that_is_not_for_mp4_and_none(predict, tmp_path: Path) -> None:
     assert code == 0, err
     with av.open(str(tmp_path / "out" / entry["overlay"])) as container:
         assert not container.streams.audio
+
+
+def test_what_a_killed_process_left_goes_and_a_second_one_is_refused(predict, tmp_path: Path) -> None:
+    source, work = clip(tmp_path / "clip.mp4"), tmp_path / "out/.clip_labels.mkv.work"
+    work.mkdir(parents=True)
+    (work / ".clip_overlay.mp4.tmp").write_bytes(b"half of one")
+    holds = "import sys; from pathlib import Path; from deeplab.system.writing import hold_folder\n"
+    holds += (
+        "with hold_folder(Path(sys.argv[1]), 'labelling into'): print('held', flush=True); sys.stdin.read()"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", holds, str(work)], env=environment, **pipes) as other:
+        other.stdout.readline()
+        code, err, _ = predict(source)
+        assert code == 1 and "another process is labelling into" in err and work.is_dir()
+        other.stdin.close()
+    code, err, _ = predict(source)
+    assert code == 0, err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "clip_labels.mkv",
+        "clip_overlay.mp4",
+        "predictions.json",
+    }
 
 
 def test_every_third_picture_is_labelled_and_all_are_shown(predict, tmp_path: Path) -> None:
