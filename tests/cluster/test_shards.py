@@ -156,7 +156,7 @@ def test_a_job_begun_anew_leaves_no_label_map_of_the_one_before(tmp_path: Path) 
 
 def test_a_target_that_is_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(UserError, match=r"out: cannot be written"):
+    with pytest.raises(UserError, match=r"out: cannot be written \(.*out is a file, not a folder\); fix"):
         Job.planned(parts_of(["a"], size=1), str(tmp_path / "out"), about={})
     assert (tmp_path / "out").read_text() == "mine"
 
@@ -237,15 +237,20 @@ def test_a_photo_too_large_for_memory_is_a_dead_letter(
     assert dead["photo"] == part[0] and f"{part[0]}: memory ran out" in dead["error"]
 
 
-def test_a_scene_is_a_dead_letter_and_no_photo(squares_model, squares: Path, tmp_path: Path) -> None:
+def test_a_scene_and_a_clip_are_dead_letters_and_no_photos(
+    squares_model, squares: Path, tmp_path: Path
+) -> None:
     photo = min((squares / "JPEGImages").iterdir())
     with Image.open(photo) as image:
         image.save(tmp_path / "scene.tif", big_tiff=True)
-    (part,) = parts = [(str(photo), str(tmp_path / "scene.tif"))]
+    (tmp_path / "clip.mp4").write_bytes(b"a clip")
+    (part,) = parts = [(str(photo), str(tmp_path / "scene.tif"), str(tmp_path / "clip.mp4"))]
     job = Job.planned(parts, str(tmp_path / "out"), about={})
     done = label_part(ToLabel(job, str(squares_model), CPU), 0, part)
-    (labelled, dead) = job.lines([0])
-    assert "labels" in labelled and "without --cluster" in dead["error"] and done.dead == (dead,)
+    (labelled, *dead) = job.lines([0])
+    assert "labels" in labelled and list(done.dead) == dead and len(dead) == 2
+    assert "is a scene" in dead[0]["error"] and "is a clip" in dead[1]["error"]
+    assert all("without --cluster" in each["error"] for each in dead)
 
 
 def test_ray_labels_all_and_names_what_failed(deeplab, squares_model, squares: Path, tmp_path: Path) -> None:

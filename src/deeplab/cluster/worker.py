@@ -20,6 +20,7 @@ from deeplab.evaluation.measuring import measured
 from deeplab.evaluation.report.scores import Scores
 from deeplab.imaging.label_maps import label_map_picture
 from deeplab.imaging.scenes import is_scene
+from deeplab.imaging.videos import VIDEO_SUFFIXES
 from deeplab.prediction.artefacts import open_predictor
 from deeplab.prediction.labelling import Labelling
 from deeplab.prediction.predictor import Predictor
@@ -56,6 +57,8 @@ def label_part(work: ToLabel, number: int, part: Part) -> Done:
                 fix="label it without --cluster",
                 file=name,
             )
+        if Path(name).suffix.lower() in VIDEO_SUFFIXES:
+            raise UserError("is a clip", allowed="photos", fix="label it without --cluster", file=name)
         try:
             photo = (
                 predictor.photo(content)
