@@ -280,7 +280,12 @@ def test_ray_labels_all_and_names_what_failed(deeplab, squares_model, squares: P
         assert code == 2 and "s3://photos/in: lies in a store; fix: --cluster ray" in err
         code, _, err = deeplab("predict", tmp_path / "shard.tar", "-m", squares_model, "-o", tmp_path)
         assert code == 2 and "shard.tar: is a shard or a list of photos; fix: --cluster ray" in err
-    for wrong in (["--cluster", "dask"], ["--cluster", "ray", "--workers", 0], ["--label-maps", "png"]):
+    for wrong in (
+        ["--cluster", "dask"],
+        ["--cluster", "ray://head"],
+        ["--cluster", "ray", "--workers", 0],
+        ["--label-maps", "png"],
+    ):
         code, _, err = deeplab("predict", squares, "-m", squares_model, "-o", tmp_path / "out", *wrong)
         assert code == 2 and wrong[-2] in err and not (tmp_path / "out").exists()
 
