@@ -28,7 +28,6 @@ from deeplab.prediction.predictor import Predictor
 from deeplab.prediction.runtimes.program import RuntimeNetwork
 from deeplab.prediction.tiles import Gathered, Tiles
 from deeplab.prediction.windows import Place
-from deeplab.system.memory import give_back_freed_memory
 from deeplab.system.reading import beginning, foreign, plain_file, read_bytes
 from deeplab.system.writing import Appended, cannot_write, hold_folder, whole_file, write_whole
 
@@ -101,7 +100,6 @@ def label_scene(
                 if mask is not None:
                     part[~mask] = nodata
             ledger.add(labels)
-            give_back_freed_memory()
             done += labels.size
             on_progress(Progress("labelling", done, everything))
         parts = (
