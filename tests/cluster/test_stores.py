@@ -200,6 +200,24 @@ def test_shards_of_parquet(store: Any, tmp_path: Path) -> None:
             assert photos.read([1, 3]) and photos.read([4]) == [b"5"]
 
 
+def test_links_in_a_tar_are_the_files_that_they_lead_to(tmp_path: Path) -> None:
+    """As tar writes photos that have two names: none vanishes."""
+    for number, (kind, leads_to) in enumerate(
+        [(tarfile.LNKTYPE, "x/a.jpg"), (tarfile.SYMTYPE, "../x/a.jpg"), (tarfile.SYMTYPE, "gone.jpg")]
+    ):
+        path = tmp_path / f"{number}.tar"
+        with tarfile.open(path, "w") as tar:
+            file, link = tarfile.TarInfo("x/a.jpg"), tarfile.TarInfo("y/b.jpg")
+            file.size, link.type, link.linkname = 5, kind, leads_to
+            tar.addfile(file, io.BytesIO(b"photo"))
+            tar.addfile(link)
+        found = all_of(open_part((str(path),)))
+        if number < 2:
+            assert found == {f"{path}::x/a.jpg": b"photo", f"{path}::y/b.jpg": b"photo"}
+        else:
+            assert re.search(r"holds y/b.jpg as a link to gone.jpg, .* fix: write it again", found[str(path)])
+
+
 @pytest.mark.parametrize("kind", ["binary", "large_binary", "binary_view", "fixed"])
 def test_bytes_of_every_kind_are_photos(tmp_path: Path, kind: str) -> None:
     arrow = pytest.importorskip("pyarrow", reason="Parquet is the extra parquet")
