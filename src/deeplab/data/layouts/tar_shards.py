@@ -236,6 +236,7 @@ def samples_in(shard: BinaryIO, path: str | os.PathLike[str]) -> dict[str, dict[
     ):
         for entry in tar:
             folder, slash, file = entry.name.rpartition("/")
+            held: Member | None
             if entry.isfile():
                 held = files[normpath(entry.name)] = Member(entry.name, entry.offset_data, entry.size)
             else:
