@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from deeplab import DeepLab
 from deeplab.backbones import build_backbone
-from deeplab.config import backbone_config
+from deeplab.config import ResizeRule, backbone_config
 from deeplab.errors import UserError
 from deeplab.layers.conv import AtrousConv2d
 from deeplab.layers.norm import BatchNorm2d
@@ -66,10 +66,17 @@ def test_accumulated_parts_are_the_big_batch(
         torch.testing.assert_close(parts["gradients"][name], value, rtol=1e-4, atol=1e-7)
 
 
-def test_parts_count_by_the_labels_that_the_loss_counts(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
-    """With shrunk labels (v1, v2) the shares are those of shrunk labels."""
+@pytest.mark.parametrize("rule", ["align_corners", "half_pixel"])
+@pytest.mark.parametrize("pyramid", [(1.0,), (0.5, 0.75), (1.25,), (0.75, 1.5)])
+def test_parts_count_by_the_labels_that_the_loss_counts(
+    batch: tuple[torch.Tensor, torch.Tensor], pyramid: tuple[float, ...], rule: ResizeRule
+) -> None:
+    """With shrunk labels (v1, v2) the shares are those of shrunk labels, at the size of the pyramid's finest."""
     images, labels = batch
-    objective = Objective(tiny_model(), loss=LossRecipe(upsample=False))
+    settled = tiny_model()
+    config = settled.config.model_copy(update={"image_pyramid": pyramid, "resize": rule})
+    model = DeepLab(config, settled.labels).double()
+    objective = Objective(model, loss=LossRecipe(upsample=False))
     logits = objective.model.low_resolution_logits(images)["semantic"]
     assert objective.counted_labels(labels).shape[-2:] == logits.shape[-2:]
 

@@ -52,12 +52,13 @@ def predict_scene(
     from deeplab.imaging.png import save_png
     from deeplab.imaging.scenes import open_scene
     from deeplab.prediction.scenes import label_scene
+    from deeplab.system.memory import large_blocks_given_back
 
     spec, target = predictor.labels, output / f"{name}_labels.tif"
     with open_scene(path, bands=options.bands, level=options.level) as scene:
         if options.polygons == "geojson":
             refuse_geojson_of(scene.placed())
-        with pixel_progress(path.name) as progress:
+        with pixel_progress(path.name) as progress, large_blocks_given_back():
             counts = label_scene(predictor, scene, target, on_progress=lambda now: progress(*now))
         seen = scene.preview(OVERVIEW) if overlay else None
         size = scene.size

@@ -28,7 +28,7 @@ from deeplab.heads.fully_connected import FullyConnectedContext
 from deeplab.heads.multi_scale import MultiScaleFeatures
 from deeplab.layers.containers import ModuleDict
 from deeplab.layers.norm import NormLayer, norm_layer
-from deeplab.layers.resize import resize_bilinear, scale_sides
+from deeplab.layers.resize import ceil_divide, resize_bilinear, scale_sides
 from deeplab.model.eight_bit import EightBit
 from deeplab.model.initialise import initialise
 from deeplab.model.normalise import normalise
@@ -160,11 +160,9 @@ class DeepLab(nn.Module):
         if scales == (1.0,):
             return [self._on_grid(self._single_scale(images, 1.0), images.shape[-2:])]
         outputs = [self._single_scale(images, scale) for scale in scales]
-        size: Sequence[int] = images.shape[-2:]
+        size: Sequence[int] = self.logits_size(images.shape[-2:])
         if self.config.resize == "half_pixel":
             size = outputs[scales.index(max(scales))]["semantic"].shape[-2:]
-        else:
-            size = scale_sides(size, max(1.0, *scales) / self.logits_stride, self.config.resize)
         return [
             {name: resize_bilinear(value, size, self.config.resize) for name, value in logits.items()}
             for logits in outputs
@@ -188,6 +186,14 @@ class DeepLab(nn.Module):
     def logits_stride(self) -> int:
         """Image side over logits side."""
         return self.decoder.strides[-1] if self.decoder else self.output_stride
+
+    def logits_size(self, image_size: Sequence[int]) -> tuple[int, ...]:
+        """Height and width of the logits of images of that size, before they are resized to it (fact 3.7)."""
+        scales, rule = self.config.image_pyramid, self.config.resize
+        if rule == "half_pixel":
+            sides = scale_sides(image_size, max(scales), rule)
+            return tuple(ceil_divide(side, self.logits_stride) for side in sides)
+        return scale_sides(image_size, max(1.0, *scales) / self.logits_stride, rule)
 
     def _active_tables(self) -> EightBit | None:
         active = self._eight_bit and not self.training and not torch.compiler.is_exporting()

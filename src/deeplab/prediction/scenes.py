@@ -27,7 +27,6 @@ from deeplab.imaging.scenes import Scene, identity
 from deeplab.prediction.predictor import Predictor
 from deeplab.prediction.tiles import Gathered, Tiles
 from deeplab.prediction.windows import Place
-from deeplab.system.memory import give_back_freed_memory
 from deeplab.system.reading import beginning, foreign, plain_file, read_bytes
 from deeplab.system.writing import Appended, cannot_write, hold_folder, whole_file, write_whole
 
@@ -100,7 +99,6 @@ def label_scene(
                 if mask is not None:
                     part[~mask] = nodata
             ledger.add(labels)
-            give_back_freed_memory()
             done += labels.size
             on_progress(Progress("labelling", done, everything))
         parts = (

@@ -114,9 +114,8 @@ class Objective(nn.Module):
         """The labels that the loss is a mean over: those given, or shrunk to the logits."""
         if self.loss.upsample:
             return labels
-        stride = self.model.logits_stride
-        size = (-(-labels.shape[-2] // stride), -(-labels.shape[-1] // stride))
-        return resize_nearest(labels, size)
+        height, width = self.model.logits_size(labels.shape[-2:])
+        return resize_nearest(labels, (height, width))
 
 
 def train_steps(
