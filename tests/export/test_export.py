@@ -612,6 +612,7 @@ def test_what_pytorch_would_run_while_it_opens_a_file_is_refused(exported: Expor
         "the size": text("model.json", "Integer(-1)", call),
         "the name": text("model.json", '"photo"', json.dumps(f'photo")+{call}+("')),
         "the part": renamed,
+        "9437184 bytes of JSON": whole("model.json", b" " * (9 << 20)),
     }
     for said, change in changes.items():
         with pytest.raises(UserError, match=rf"trap\.pt2: holds .*{said}") as caught:

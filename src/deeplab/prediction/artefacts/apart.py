@@ -18,8 +18,9 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -177,8 +178,11 @@ def _receive(file: IO[bytes], most: float = math.inf) -> tuple[dict[str, Any], l
         # a program may repeat one number without end, which takes no memory there
         if most < 0:
             raise ValueError(f"{name} {shape} is too large")
-        content = bytearray(_exactly(file, size))
-        arrays.append(np.frombuffer(content, dtype).reshape(shape))
+        array = np.empty(shape, dtype)
+        # which IO has not
+        if cast(BufferedReader, file).readinto(array.reshape(-1).view(np.uint8).data) < size:
+            raise EOFError
+        arrays.append(array)
     return said, arrays
 
 

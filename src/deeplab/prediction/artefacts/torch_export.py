@@ -40,6 +40,8 @@ SIZE_CALLS = {
     "CeilToInt", "FloorToInt", "Max", "Min",
 }  # fmt: skip
 SYMBOL = re.compile(r"[su]\d{1,6}")
+# bytes of a part in JSON; the largest that we have seen of our own models has a fifth
+LARGEST_PROGRAM = 8 << 20
 # characters and digits; longer ones are no sizes, and take SymPy for ever
 LONGEST_SIZE, LARGEST_NUMBER = 20_000, 1 << 31
 # of powers, which grow by each other
@@ -86,6 +88,7 @@ def _plain(content: bytes) -> tuple[bytes, str | None]:
             # so that none unpacks to more than is there
             _require(member.compress_type == ZIP_STORED, "packed parts")
             data = b"" if name.endswith(EXAMPLE) else archive.read(name)
+            _require(not name.endswith(".json") or len(data) <= LARGEST_PROGRAM, f"{len(data)} bytes of JSON")
             if name.endswith("_config.json"):
                 for payload in json.loads(data)["config"].values():
                     _require(payload["use_pickle"] is False, "a pickle in the place of a tensor")
