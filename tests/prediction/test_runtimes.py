@@ -88,10 +88,11 @@ def test_logits_are_pytorchs_at_every_size(engine: str, cache: pytest.MonkeyPatc
         assert found.is_contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * expected.std().item())
     # converted once, for all sizes and whoever asks next
-    cache.setattr(
-        f"deeplab.prediction.runtimes.{engine}.exported", lambda model: pytest.fail("converted twice")
-    )
-    _, again = engine_network(small_model(), engine, device=CPU)
+    with cache.context() as patch:
+        patch.setattr(
+            f"deeplab.prediction.runtimes.{engine}.exported", lambda model: pytest.fail("converted twice")
+        )
+        _, again = engine_network(small_model(), engine, device=CPU)
     np.testing.assert_array_equal(again(images)["semantic"], found)
 
 
