@@ -8,8 +8,8 @@ Every row is `deeplab train street`, or --recipe, with the overrides in ROWS, so
 of steps and learning-rate policy are the same and the model is what differs; further key=value words go to every row
 (on a GPU: optimise.batch_size=16 optimise.steps=6000, and --device cuda). A run that is there is not repeated. The
 table is made from the runs' own records, and says where each row's weights started from; photos a second are medians
-over the steps. With seeds, each is a run of its own, all rows of one seed before the next; the table gives their mean
-with the 95 % interval that Student's t makes of so few.
+over the steps. With seeds, each is a run of its own, all rows of one seed before the next; the table gives their mean,
+and the mean of what each seed gained over the row above, with the 95 % intervals that Student's t makes of so few.
 """
 
 from __future__ import annotations
@@ -96,29 +96,44 @@ def table(runs: Path) -> str:
     """Markdown: a line for the finished runs of a row."""
     lines = [
         "| row | starting weights | output stride | steps x batch "
-        "| mean IoU | of each seed | pixel accuracy | photos/s |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| mean IoU | of each seed | over the row above | pixel accuracy | photos/s |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
+    # by backbone and seed
+    above: dict[tuple[str, int], float] = {}
     for name in ROWS:
-        paths = sorted(runs.glob(f"{name}*/run.json"))
+        paths = sorted([*runs.glob(f"{name}/run.json"), *runs.glob(f"{name}-[0-9]*/run.json")])
         if not paths:
             continue
         records = [json.loads(path.read_text()) for path in paths]
         recipe, settings = records[0]["recipe"], records[0]["recipe"]["optimise"]
         scores = [100 * record["validation"]["mean IoU"] for record in records]
+        backbone = name.partition("-")[2]
+        own = {
+            (backbone, record["recipe"]["seed"]): score for record, score in zip(records, scores, strict=True)
+        }
+        gained = [score - above[key] for key, score in own.items() if key in above]
+        above = own
         right = [100 * record["validation"]["pixel accuracy"] for record in records]
         log = [json.loads(line) for path in paths for line in (path.parent / "log.jsonl").open()]
         speed = statistics.median(line["images_per_second"] for line in log if "images_per_second" in line)
-        mean = f"{statistics.mean(scores):.1f}"
-        if len(scores) in STUDENT:
-            mean += f" ± {STUDENT[len(scores)] * statistics.stdev(scores) / len(scores) ** 0.5:.1f}"
         lines.append(
             f"| {name} | {recipe['start'] or 'random'} | {recipe['model']['output_stride']} "
-            f"| {settings['steps']} x {settings['batch_size']} | {mean} "
-            f"| {', '.join(f'{score:.1f}' for score in scores)} "
+            f"| {settings['steps']} x {settings['batch_size']} | {with_interval(scores)} "
+            f"| {', '.join(f'{score:.1f}' for score in scores)} | {with_interval(gained)} "
             f"| {statistics.mean(right):.1f} | {speed:.1f} |"
         )
     return "\n".join(lines)
+
+
+def with_interval(values: list[float]) -> str:
+    """The mean of what the seeds gave, and half of its 95 % interval."""
+    if not values:
+        return ""
+    wide = ""
+    if len(values) in STUDENT:
+        wide = f" ± {STUDENT[len(values)] * statistics.stdev(values) / len(values) ** 0.5:.1f}"
+    return f"{statistics.mean(values):.1f}{wide}"
 
 
 def main() -> None:

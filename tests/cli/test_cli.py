@@ -260,6 +260,24 @@ def test_mistakes_get_one_message_and_exit_code_2(
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ("predict", "x.mp4", "--every", "1.5"),
+        ("predict", "x.png", "--window", 640, "640.5"),
+        ("predict", "x.tif", "--bands", 3, "1.5"),
+        ("predict", "x.png", "--cluster", "ray", "--workers", "0.6"),
+        ("data", "check", "data", "--workers", "0.5"),
+        ("data", "webdataset", "data", "out", "--samples", "2.5"),
+        ("crf", "search", "data", "-o", "x.json", "--grid", "2.5"),
+    ],
+    ids=lambda words: words[-2],
+)
+def test_whole_numbers_are_not_rounded(deeplab, words: tuple) -> None:
+    code, _, err = deeplab(*words)
+    assert code and f'unable to convert "{words[-1]}" into int' in " ".join(err.split())
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (("predict", "x.png", "--window", 1, 1), "window 1 x 1"),

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import tarfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +24,7 @@ from deeplab.cluster.inputs import find_inputs, parts_of
 from deeplab.cluster.shards import KILLER, Job
 from deeplab.cluster.worker import ToLabel, _opened, label_part
 from deeplab.errors import UserError
-from deeplab.model.checkpoint import load
+from deeplab.model.checkpoint import load, save
 from deeplab.prediction.labelling import Labelling
 from deeplab.prediction.predictor import Predictor
 from deeplab.system.stores import Folder
@@ -106,6 +109,22 @@ def test_a_job_goes_on_with_the_parts_that_are_open(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("labels-*"))
 
 
+def test_who_stops_a_job_again_and_again_blames_no_photo(tmp_path: Path) -> None:
+    parts = parts_of(["a", "b"], size=2)
+
+    def stop(name: str, photo: Path | bytes) -> bytes:
+        raise KeyboardInterrupt
+
+    for _ in range(4):
+        job = Job.planned(parts, str(tmp_path), about={})
+        with pytest.raises(KeyboardInterrupt):
+            job.label_part(0, parts[0], stop)
+        job.stop([0])
+    job = Job.planned(parts, str(tmp_path), about={})
+    assert job.label_part(0, parts[0], lambda name, photo: b"").dead == ()
+    assert not job.target.names(".job") - {"key"}
+
+
 def test_damaged_leftovers_are_named_with_the_way_out(tmp_path: Path) -> None:
     parts, out = parts_of(["a", "b"], size=1), tmp_path / "out"
     job = Job.planned(parts, str(out), about={})
@@ -125,13 +144,19 @@ def test_a_job_begun_anew_leaves_no_label_map_of_the_one_before(tmp_path: Path) 
         assert job.label_part(number, part, lambda name, _: name.encode()).photos == 1
     job.finish()
     assert len(list(tmp_path.glob("labels-*/*.png"))) == 3
+    # a job that ended half, its key gone first; and what only looks like a result
+    (tmp_path / ".job/00000").mkdir(parents=True)
+    (tmp_path / ".job/00000/00000.tar").write_bytes(b"another model's")
+    (tmp_path / "labels-mine").mkdir()
+    (tmp_path / "labels-mine.tar").write_bytes(b"mine")
     Job.planned(parts[:1], str(tmp_path), about={}, label_maps="png")
-    assert not list(tmp_path.glob("labels-*"))
+    assert {path.name for path in tmp_path.glob("labels-*")} == {"labels-mine", "labels-mine.tar"}
+    assert [path.name for path in (tmp_path / ".job").iterdir()] == ["key"]
 
 
 def test_a_target_that_is_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(UserError, match=r"out: cannot be written"):
+    with pytest.raises(UserError, match=r"out: cannot be written \(.*out is a file, not a folder\); fix"):
         Job.planned(parts_of(["a"], size=1), str(tmp_path / "out"), about={})
     assert (tmp_path / "out").read_text() == "mine"
 
@@ -194,15 +219,38 @@ def test_labels_are_those_of_predict(squares_model, squares: Path, tmp_path: Pat
             assert (np.array(labels) == predictor.labels_of(predictor.photo(photo)).numpy()).all()
 
 
-def test_a_scene_is_a_dead_letter_and_no_photo(squares_model, squares: Path, tmp_path: Path) -> None:
+def test_a_photo_too_large_for_memory_is_a_dead_letter(
+    squares_model, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (part,) = parts = parts_of(sorted(map(str, (squares / "JPEGImages").iterdir())), size=5)
+    labels_of = Predictor.labels_of
+
+    def short(predictor: Predictor, photo: np.ndarray) -> torch.Tensor:
+        monkeypatch.setattr(Predictor, "labels_of", labels_of)
+        raise MemoryError
+
+    monkeypatch.setattr(Predictor, "labels_of", short)
+    job = Job.planned(parts, str(tmp_path / "out"), about={})
+    done = label_part(ToLabel(job, str(squares_model), CPU), 0, part)
+    assert done.photos == len(part)
+    (dead,) = done.dead
+    assert dead["photo"] == part[0] and f"{part[0]}: memory ran out" in dead["error"]
+
+
+def test_a_scene_and_a_clip_are_dead_letters_and_no_photos(
+    squares_model, squares: Path, tmp_path: Path
+) -> None:
     photo = min((squares / "JPEGImages").iterdir())
     with Image.open(photo) as image:
         image.save(tmp_path / "scene.tif", big_tiff=True)
-    (part,) = parts = [(str(photo), str(tmp_path / "scene.tif"))]
+    (tmp_path / "clip.mp4").write_bytes(b"a clip")
+    (part,) = parts = [(str(photo), str(tmp_path / "scene.tif"), str(tmp_path / "clip.mp4"))]
     job = Job.planned(parts, str(tmp_path / "out"), about={})
     done = label_part(ToLabel(job, str(squares_model), CPU), 0, part)
-    (labelled, dead) = job.lines([0])
-    assert "labels" in labelled and "without --cluster" in dead["error"] and done.dead == (dead,)
+    (labelled, *dead) = job.lines([0])
+    assert "labels" in labelled and list(done.dead) == dead and len(dead) == 2
+    assert "is a scene" in dead[0]["error"] and "is a clip" in dead[1]["error"]
+    assert all("without --cluster" in each["error"] for each in dead)
 
 
 def test_ray_labels_all_and_names_what_failed(deeplab, squares_model, squares: Path, tmp_path: Path) -> None:
@@ -230,9 +278,41 @@ def test_ray_labels_all_and_names_what_failed(deeplab, squares_model, squares: P
         )
         code, _, err = deeplab("predict", "s3://photos/in", "-m", squares_model, "-o", tmp_path)
         assert code == 2 and "s3://photos/in: lies in a store; fix: --cluster ray" in err
-    for wrong in (["--cluster", "dask"], ["--cluster", "ray", "--workers", 0], ["--label-maps", "png"]):
+        code, _, err = deeplab("predict", tmp_path / "shard.tar", "-m", squares_model, "-o", tmp_path)
+        assert code == 2 and "shard.tar: is a shard or a list of photos; fix: --cluster ray" in err
+    for wrong in (
+        ["--cluster", "dask"],
+        ["--cluster", "ray://head"],
+        ["--cluster", "ray", "--workers", 0],
+        ["--label-maps", "png"],
+    ):
         code, _, err = deeplab("predict", squares, "-m", squares_model, "-o", tmp_path / "out", *wrong)
         assert code == 2 and wrong[-2] in err and not (tmp_path / "out").exists()
+
+
+def test_a_model_that_changed_in_place_is_another(
+    deeplab, squares_model, squares: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the labels of one job were those of two."""
+
+    class Here:
+        def run(self, work: Callable[..., Any], common: ToLabel, parts: Iterable[Any]) -> Iterator[Any]:
+            yield work(common, *next(iter(parts)))
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("deeplab.cluster.ray_engine.ray_for", lambda *_, **__: None)
+    monkeypatch.setattr("deeplab.cluster.ray_engine.ray_cluster", lambda *_, **__: nullcontext(Here()))
+    words = ["-m", tmp_path / "model", "-o", tmp_path / "out", "--cluster", "ray", "--shard-size", 1]
+    model = load(squares_model)
+    save(model, tmp_path / "model")
+    assert deeplab("predict", squares, *words)[0] == 130
+    # the first part was done
+    assert json.loads((tmp_path / "out/.job/stopped").read_text()) == []
+    with torch.no_grad():
+        next(model.parameters()).add_(0.5)
+    save(model, tmp_path / "model")
+    code, _, err = deeplab("predict", squares, *words)
+    assert code == 2 and "a job that is not finished, of other photos, another model" in err
 
 
 def test_ray_measures_to_the_last_bit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import re
 import tarfile
@@ -69,8 +70,13 @@ def test_addresses() -> None:
     assert address_of(Path("s3://photos/a")) == address_of("S3://photos/a") == "s3://photos/a"
     with pytest.raises(UserError, match="s3://a/b::zip://c: chains addresses"):
         address_of("s3://a/b::zip://c")
-    for wrong in ("s4://photos/a", "file:///etc/passwd"):
-        with pytest.raises(UserError, match=r"no address of a store .* allowed: s3://"):
+    for wrong, fix in {
+        "s4://photos/a": "correct what stands before",
+        "file:///etc/passwd": "give the path alone",
+    }.items():
+        with pytest.raises(
+            UserError, match=rf"{wrong}: no address of a store .* allowed: s3://.* fix: {fix}"
+        ):
             address_of(wrong)
 
 
@@ -188,9 +194,49 @@ def test_shards_of_parquet(store: Any, tmp_path: Path) -> None:
     for address in (str(plain), str(nested), "s3://photos/hf.parquet"):
         found = all_of(open_part((address,)))
         assert list(found) == [f"{address}::{row}" for row in range(5)]
-        assert list(found.values()) == [b"1", "the row holds no photo", b"3", b"4", b"5"]
+        none = f"{address}::1: the row holds no bytes of a photo"
+        assert list(found.values()) == [b"1", none, b"3", b"4", b"5"]
         with (photos := open_part((address,))).files:
             assert photos.read([1, 3]) and photos.read([4]) == [b"5"]
+
+
+def test_links_in_a_tar_are_the_files_that_they_lead_to(tmp_path: Path) -> None:
+    """As tar writes photos that have two names: none vanishes."""
+    for number, (kind, leads_to) in enumerate(
+        [(tarfile.LNKTYPE, "x/a.jpg"), (tarfile.SYMTYPE, "../x/a.jpg"), (tarfile.SYMTYPE, "gone.jpg")]
+    ):
+        path = tmp_path / f"{number}.tar"
+        with tarfile.open(path, "w") as tar:
+            file, link = tarfile.TarInfo("x/a.jpg"), tarfile.TarInfo("y/b.jpg")
+            file.size, link.type, link.linkname = 5, kind, leads_to
+            tar.addfile(file, io.BytesIO(b"photo"))
+            tar.addfile(link)
+        found = all_of(open_part((str(path),)))
+        if number < 2:
+            assert found == {f"{path}::x/a.jpg": b"photo", f"{path}::y/b.jpg": b"photo"}
+        else:
+            assert re.search(r"holds y/b.jpg as a link to gone.jpg, .* fix: write it again", found[str(path)])
+
+
+@pytest.mark.parametrize("kind", ["binary", "large_binary", "binary_view", "fixed"])
+def test_bytes_of_every_kind_are_photos(tmp_path: Path, kind: str) -> None:
+    arrow = pytest.importorskip("pyarrow", reason="Parquet is the extra parquet")
+    bytes_of = arrow.binary(3) if kind == "fixed" else getattr(arrow, kind)()
+    path = table_of(tmp_path / "p.parquet", image=arrow.array([b"one", b"two"], bytes_of))
+    assert list(all_of(open_part((str(path),))).values()) == [b"one", b"two"]
+
+
+def test_rows_that_cannot_be_read_say_why(tmp_path: Path) -> None:
+    path = table_of(tmp_path / "p.parquet", image=[bytes([number]) * 500 for number in range(5)])
+    content = path.read_bytes()
+    half = len(content) // 2
+    path.write_bytes(content[: half - 200] + bytes(400) + content[half + 200 :])
+    with (photos := open_part((str(path),))).files:
+        # a batch at a time, as workers do
+        reasons = [str(photos.read([number])[0]) for number in range(5)]
+    assert len(reasons) == 5 and all(
+        "cannot be read as Parquet" in each and "StopIteration" not in each for each in reasons
+    )
 
 
 TWICE = tar_of({"a.jpg": b"1"})[:1024] * 2 + bytes(1024)
@@ -203,6 +249,11 @@ CUT = tar_of({"a.jpg": bytes(9999), "b.jpg": bytes(9999)})[:12_000]
         ("empty.tar", tar_of({}), "holds no photo; fix: leave it out"),
         ("nothing.tar", b"", "cannot be read as a tar"),
         ("twice.tar", TWICE, "holds a.jpg twice; fix: write it again with names of their own"),
+        (
+            "case.tar",
+            tar_of({"x/a.jpg": b"1", "x/a.JPG": b"2"}),
+            "holds x/a.jpg and x/a.JPG, one place of a sample",
+        ),
         ("half.tar", CUT, "unexpected end of data.*; fix: write or fetch it again"),
         ("between.tar", TWICE[:1024], "was cut short: its end mark is missing; fix: write or fetch it again"),
         ("packed.tar", b"\x1f\x8b" + bytes(600), "not compressed"),
@@ -302,6 +353,35 @@ def test_a_shard_that_kills_whoever_opens_it(tmp_path: Path, monkeypatch: pytest
     assert line == {"photo": part[0], "error": f"{part[0]}: its process was killed twice while it was opened"}
 
 
+def test_a_shard_larger_than_the_disk_for_its_copy(
+    store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.pipe_file("photos/s.tar", b"x")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("deeplab.system.stores.shutil.copyfileobj", full)
+    with pytest.raises(UserError, match=r"the disk is full\); fix: free some space there, or set TMPDIR"):
+        open_part(("s3://photos/s.tar",))
+
+
+def test_what_cannot_be_removed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results of a job before, on a disk that is read-only by now."""
+    job = Job.planned([("a",)], str(tmp_path), about={})
+    job.label_part(0, ("a",), lambda name, photo: b"")
+    job.finish()
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(
+        UserError, match=r"labels-00000\.\w+: cannot be written \(its file system is read-only\)"
+    ):
+        Job.planned([("b",)], str(tmp_path), about={})
+
+
 def test_a_folder_is_one_here_and_there(store: Any, tmp_path: Path) -> None:
     for folder in (Folder(str(tmp_path)), Folder("s3://photos/folder")):
         assert folder.names() == folder.names("below") == set()
@@ -323,3 +403,6 @@ def test_a_folder_is_one_here_and_there(store: Any, tmp_path: Path) -> None:
         Folder("s3://nowhere-to-be-found").write("a", b"")
     with pytest.raises(UserError, match="is a place to read from; allowed: a folder, or s3://"):
         Job.planned([("a",)], "https://example.org/out", about={})
+    # each process has its own
+    with pytest.raises(UserError, match="memory://out: is a place to read from"):
+        Job.planned([("a",)], "memory://out", about={})

@@ -20,6 +20,7 @@ from support.training_runs import squares_recipe
 from deeplab.cli.app import main
 from deeplab.data.first_look import look_at
 from deeplab.data.layouts import recognise
+from deeplab.data.layouts.embedded import read_embedded_mask
 from deeplab.data.layouts.tar_shards import local_file, pairs_in, write_shards
 from deeplab.data.opening import open_source, split_names
 from deeplab.data.storage import Storage
@@ -185,6 +186,8 @@ def test_damaged_shards_are_named(tmp_path):
     (tmp_path / "train-000000.tar").write_bytes(b"no tar" * 200)
     with pytest.raises(UserError, match=r"train-000000\.tar: cannot be read as a tar"):
         pairs_in(tmp_path / "train-000000.tar")
+    with pytest.raises(UserError, match=r"^s\.tar:a\.seg\.png: is no picture; fix: write the shard again$"):
+        read_embedded_mask(b"no picture", "s.tar:a.seg.png")
 
 
 def test_written_shards_read_alike_here_and_in_the_library(tmp_path, capsys):

@@ -612,6 +612,7 @@ def test_what_pytorch_would_run_while_it_opens_a_file_is_refused(exported: Expor
         "the size": text("model.json", "Integer(-1)", call),
         "the name": text("model.json", '"photo"', json.dumps(f'photo")+{call}+("')),
         "the part": renamed,
+        "9437184 bytes of JSON": whole("model.json", b" " * (9 << 20)),
     }
     for said, change in changes.items():
         with pytest.raises(UserError, match=rf"trap\.pt2: holds .*{said}") as caught:
@@ -684,6 +685,26 @@ def test_a_description_that_contradicts_itself_is_refused(
     assert len(str(caught.value)) < 1000
 
 
+class Greedy(torch.nn.Module):
+    def forward(self, photo: torch.Tensor) -> tuple[torch.Tensor]:
+        return (torch.zeros(1 << 46, dtype=torch.uint8).sum().to(torch.uint8) + photo[..., 0],)
+
+
+def test_a_program_that_takes_all_memory_ends_in_a_sentence_whatever_lies_beside_it(
+    exported: Export, tmp_path: Path
+) -> None:
+    about = open_artefact(exported("torch-export") / "small.pt2").description.to_json()
+    program = torch.export.export(Greedy(), (torch.zeros(1, 17, 18, 3, dtype=torch.uint8),))
+    for node in program.graph.nodes:
+        node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}
+    path = tmp_path / "greedy.pt2"
+    torch.export.save(program, path, extra_files={"deeplab": about})
+    report = {"file": path.name, "sha256": {path.name: sha256(path.read_bytes()).hexdigest()}}
+    (tmp_path / "export.json").write_text(json.dumps(report))
+    with pytest.raises(UserError, match=r"^[^:]*greedy\.pt2: its runtime fails .*allocate memory.*; fix: "):
+        Segmenter(tmp_path)(np.zeros((17, 18, 3), np.uint8))
+
+
 class RuntimesOwn(Exception):
     pass
 
@@ -715,33 +736,22 @@ def test_what_a_runtime_gives_is_looked_at(exported: Export, result: object, sai
         predictor.label(np.zeros((17, 18, 3), np.uint8))
 
 
-@pytest.mark.parametrize("to", ["onnx", "openvino"])
-def test_a_file_that_nothing_vouches_for_runs_apart_and_labels_as_well(
-    exported: Export, to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, photo = exported(to), picture((65, 97))
+@pytest.mark.parametrize("to", ["onnx", "openvino", "torch-export"])
+def test_no_report_brings_a_file_into_this_process(exported: Export, to: str, tmp_path: Path) -> None:
+    """Whoever wrote the file may have written that, too."""
+    folder = exported(to)
     for each in folder.glob("small.*"):
         shutil.copy(each, tmp_path)
-    expected = Segmenter(folder)(photo).labels
-    started: list[str] = []
-    begin = Apart.__init__
-    monkeypatch.setattr(
-        Apart,
-        "__init__",
-        lambda self, runtime, *rest, **more: started.append(runtime) or begin(self, runtime, *rest, **more),
-    )
-    Segmenter(folder)
-    assert not started
-    np.testing.assert_array_equal(
-        Segmenter(artefact_path(tmp_path / f"small.{'onnx' if to == 'onnx' else 'xml'}"))(photo).labels,
-        expected,
-    )
-    assert len(started) == 1
+    path = artefact_path(folder)
+    assert path is not None
+    for place in (path, tmp_path / path.name):
+        running = open_artefact(place).run.__self__
+        assert isinstance(running, Apart) and running._process.pid != os.getpid()
 
 
 # of what LiteRT's has; a photo's first number says what becomes of it
 INTERPRETER = """
-import os, time
+import numpy, os, time
 
 class Interpreter:
     def __init__(self, model_path, num_threads):
@@ -762,7 +772,13 @@ class Interpreter:
         {1: lambda: 1 / 0, 2: os.abort, 3: lambda: time.sleep(300)}.get(self.value.flat[0], int)()
 
     def get_tensor(self, index):
-        return {4: self.value.astype(object), 7: self.value[:0]}.get(self.value.flat[0], self.value[..., 0])
+        odd = {
+            4: lambda: self.value.astype(object),
+            7: lambda: self.value[:0],
+            8: lambda: numpy.zeros(64 << 20, "uint8"),
+            9: lambda: numpy.broadcast_to(self.value[..., 0], (1 << 20, 1 << 20, 2, 4)),
+        }
+        return odd.get(self.value.flat[0], lambda: self.value[..., 0])()
 """
 
 
@@ -780,16 +796,21 @@ def interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_runtime_that_ends_its_process_ends_no_other(
     interpreter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    photo = np.arange(5, 29, dtype=np.uint8).reshape(1, 2, 4, 3)
+    photo = np.arange(10, 34, dtype=np.uint8).reshape(1, 2, 4, 3)
 
     def opened() -> Apart:
         return Apart("LiteRT", tmp_path / "m.tflite", extra="litert", threads=1)
 
     running = opened()
     assert running.run(np.full_like(photo, 7))[0].shape == (0, 2, 4, 3)
-    with pytest.raises(RuntimeError, match=r"gives no arrays \(object is no number"):
-        running.run(np.full_like(photo, 4))
-    for wrong, said in ((1, "ZeroDivisionError"), (2, "LiteRT ended its process, with -6")):
+    for wrong, said in (
+        (4, r"gives no arrays \(object is no number"),
+        (8, r"gives no arrays \(uint8 \[67108864\] is too large"),
+        # before any of it is sent, or this process waits for it
+        (9, "^MemoryError"),
+        (1, "ZeroDivisionError"),
+        (2, "LiteRT ended its process, with -6"),
+    ):
         np.testing.assert_array_equal(running.run(photo)[0], photo[..., 0])
         with pytest.raises(RuntimeError, match=said):
             running.run(np.full_like(photo, wrong))
@@ -797,6 +818,17 @@ def test_a_runtime_that_ends_its_process_ends_no_other(
     monkeypatch.setattr("deeplab.prediction.artefacts.apart.CLOCK", 0.02)
     with pytest.raises(RuntimeError, match="LiteRT took too long"):
         running.run(np.full_like(photo, 3))
+
+
+def test_what_ends_a_terminal_or_a_service_leaves_the_photo_that_is_being_labelled(
+    interpreter: Path, tmp_path: Path
+) -> None:
+    running = Apart("LiteRT", tmp_path / "m.tflite", extra="litert", threads=1)
+    process, photo = running._process, np.full((1, 2, 4, 3), 50, np.uint8)
+    for each in (signal.SIGINT, signal.SIGTERM):
+        process.send_signal(each)
+    np.testing.assert_array_equal(running.run(photo)[0], photo[..., 0])
+    assert running._process is process
 
 
 def test_a_file_that_is_gone_when_it_is_opened_anew_is_named_once(
@@ -830,7 +862,7 @@ def test_an_interrupted_photo_does_not_answer_for_the_next(
     first, second = (np.full((1, 2, 4, 3), value, np.uint8) for value in (50, 60))
     receive = apart._receive
 
-    def interrupted(file: IO[bytes]) -> None:
+    def interrupted(file: IO[bytes], most: int) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(apart, "_receive", interrupted)

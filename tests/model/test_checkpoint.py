@@ -71,6 +71,18 @@ def test_json_beside_serves_files_without_metadata(model: DeepLab, tmp_path: Pat
     assert same_output(model, load(tmp_path))
 
 
+@pytest.mark.parametrize("text", ["{}", "no JSON"])
+def test_a_changed_description_beside_a_model_is_spoken_of(model: DeepLab, tmp_path: Path, text: str) -> None:
+    """The safetensors file says itself what it is, so that it can be carried about alone."""
+    save(model, tmp_path)
+    load(tmp_path)
+    (tmp_path / CONFIG_NAME).write_text(text)
+    with pytest.warns(
+        UserWarning, match=r"config\.json is not read: it says otherwise than model\.safetensors"
+    ):
+        load(tmp_path)
+
+
 def test_the_hub_mixins_own_loader_reads_it(model: DeepLab, tmp_path: Path) -> None:
     names = pytest.importorskip("huggingface_hub.constants")
     assert (WEIGHTS_NAME, CONFIG_NAME) == (names.SAFETENSORS_SINGLE_FILE, names.CONFIG_NAME)

@@ -274,12 +274,14 @@ def test_what_an_engine_cannot_run_is_said() -> None:
 def test_only_a_fixed_pooling_window_keeps_a_context_from_several_passes(context: ContextConfig) -> None:
     backbone = backbone_config("mobilenet_v2", width=0.25)
     model = DeepLab(DeepLabConfig(backbone=backbone, context=context, num_classes=4))
-    assert program.RuntimeNetwork(model.pyramid_logits, model, one_pass=False).config is model.config
+    assert (
+        program.RuntimeNetwork(model.pyramid_logits, model, version="", one_pass=False).config is model.config
+    )
     if isinstance(context, ASPPConfig):
         fixed = context.model_copy(update={"image_pooling_crop": (65, 65)})
         model = DeepLab(DeepLabConfig(backbone=backbone, context=fixed, num_classes=4))
         with pytest.raises(UserError, match="several passes"):
-            program.RuntimeNetwork(model.pyramid_logits, model, one_pass=False)
+            program.RuntimeNetwork(model.pyramid_logits, model, version="", one_pass=False)
 
 
 def test_torch_is_no_stand_in() -> None:

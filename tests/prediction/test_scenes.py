@@ -28,7 +28,8 @@ from deeplab.imaging.scenes import Place, is_scene, open_scene
 from deeplab.model.checkpoint import load
 from deeplab.prediction.labelling import Labelling
 from deeplab.prediction.predictor import Predictor
-from deeplab.prediction.scenes import Ledger, Progress, label_scene
+from deeplab.prediction.runtimes.program import RuntimeNetwork
+from deeplab.prediction.scenes import Ledger, Progress, _key, label_scene
 from deeplab.prediction.tiles import Gathered
 from deeplab.prediction.windows import Window
 
@@ -256,6 +257,19 @@ def test_a_stopped_run_goes_on(
     assert rest < whole or share == 0
     assert (labelled(target) == labelled(straight)).all()
     assert {path.name for path in tmp_path.iterdir()} == {"scene.tif", "straight.tif", "labels.tif"}
+
+
+def test_a_program_of_other_weights_does_not_go_on(predictor: Predictor, scene: Path) -> None:
+    network = predictor.network
+    assert isinstance(network, DeepLab)
+
+    def program(version: str) -> Predictor:
+        run = RuntimeNetwork(network.low_resolution_logits, network, version=version, one_pass=True)
+        return Predictor(run, predictor.labels, device=predictor.device, output_stride=8)
+
+    with open_scene(scene) as opened:
+        keys = [_key(program(version), opened) for version in ("one", "one", "other")]
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_what_was_cut_off_is_done_again(tmp_path: Path) -> None:
@@ -666,3 +680,6 @@ def test_slides_are_read_through_openslide(deeplab, squares_model, tmp_path: Pat
     assert (labelled(tmp_path / "out" / "slide_labels.tif") == predictor.labels_of(values()).numpy()).all()
     code, _, err = deeplab("predict", slide, "-m", squares_model, "-o", tmp_path / "out", "--level", 1)
     assert code == 1 and "has no level 1; allowed: 0: 220 x 150" in err
+    slide.write_bytes(slide.read_bytes()[:100])
+    code, _, err = deeplab("predict", slide, "-m", squares_model, "-o", tmp_path / "out")
+    assert code == 1 and "slide.svs: cannot be read as a slide" in err and "fix: it is damaged" in err

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import struct
+import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -125,6 +128,30 @@ def test_sound_that_is_not_for_mp4_and_none(predict, tmp_path: Path) -> None:
         assert not container.streams.audio
 
 
+def test_what_a_killed_process_left_goes_and_a_second_one_is_refused(predict, tmp_path: Path) -> None:
+    source, work = clip(tmp_path / "clip.mp4"), tmp_path / "out/.clip_labels.mkv.work"
+    work.mkdir(parents=True)
+    (work / ".clip_overlay.mp4.tmp").write_bytes(b"half of one")
+    holds = "import sys; from pathlib import Path; from deeplab.system.writing import hold_folder\n"
+    holds += (
+        "with hold_folder(Path(sys.argv[1]), 'labelling into'): print('held', flush=True); sys.stdin.read()"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", holds, str(work)], env=environment, **pipes) as other:
+        other.stdout.readline()
+        code, err, _ = predict(source)
+        assert code == 1 and "another process is labelling into" in err and work.is_dir()
+        other.stdin.close()
+    code, err, _ = predict(source)
+    assert code == 0, err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "clip_labels.mkv",
+        "clip_overlay.mp4",
+        "predictions.json",
+    }
+
+
 def test_every_third_picture_is_labelled_and_all_are_shown(predict, tmp_path: Path) -> None:
     code, err, entry = predict(clip(tmp_path / "clip.mp4"), "--every", 3)
     assert code == 0, err
@@ -175,15 +202,15 @@ def test_flicker_by_hand(squares_model, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--every", 0], "--every 0"),
-        (["--seconds", 0], "--seconds 0"),
+        (["--every", 0], "--every 0; allowed: from 1; fix"),
+        (["--seconds", 0], "--seconds 0.0; allowed: above 0; fix"),
         (["--smooth", 1], "--smooth 1.0; allowed: 0 to below 1"),
         (["--smooth", 0.5, "--flip"], "leave out --smooth"),
     ],
 )
 def test_what_cannot_be_is_named(predict, tmp_path: Path, words, message) -> None:
     code, err, _ = predict(clip(tmp_path / "clip.mp4"), *words)
-    assert code == 1 and message in err
+    assert code == 1 and message in err and "None" not in err
 
 
 def test_clips_that_are_none(predict, tmp_path: Path) -> None:
@@ -269,6 +296,27 @@ def test_times_begin_at_zero_and_go_on_where_clips_were_joined(predict, tmp_path
     assert code == 0 and entry["pictures"] == 90, err
     _, times = pictures(tmp_path / "out" / entry["overlay"])
     assert np.diff(times) == pytest.approx([1 / 30] * 89, abs=2e-3)
+
+
+@pytest.mark.parametrize(("across", "turns"), [((0, 1, -1, 0, 66, 0), 3), ((0, -1, 1, 0, 0, 82), 1)])
+def test_telephones_clips_come_upright(predict, squares_model, tmp_path: Path, across, turns: int) -> None:
+    """Whose pictures lie, and say so in the matrix of their track."""
+    source = clip(tmp_path / "clip.mp4", sound=None)
+    seen, _ = pictures(source)
+    content = bytearray(source.read_bytes())
+    a, b, c, d, x, y = (value << 16 for value in across)
+    place = content.index(
+        struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30), content.index(b"tkhd")
+    )
+    content[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, x, y, 1 << 30)
+    source.write_bytes(content)
+    code, err, _ = predict(source)
+    assert code == 0, err
+    labels, _ = pictures(tmp_path / "out" / "clip_labels.mkv", "gray")
+    predictor = Predictor.of(load(squares_model), Labelling(device="cpu"))
+    for pixels, found in zip(seen, labels, strict=True):
+        upright = np.ascontiguousarray(np.rot90(pixels, turns))
+        np.testing.assert_array_equal(found, predictor.labels_of(upright).numpy())
 
 
 def test_pictures_of_two_sizes_are_refused(predict, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pickle
 import re
 import struct
 import tarfile
+import tracemalloc
 import zipfile
 from argparse import Namespace
 from collections.abc import Callable
@@ -39,7 +40,7 @@ from deeplab.model.network import DeepLab
 from deeplab.prediction.artefacts import artefact_path
 from deeplab.prediction.scenes import Ledger
 from deeplab.prediction.tiles import Gathered
-from deeplab.system.reading import sha256_of
+from deeplab.system.reading import read_bytes, sha256_of
 from deeplab.system.writing import hold_folder
 from deeplab.train.recipe import read_recipe
 
@@ -345,6 +346,16 @@ def test_what_is_no_file_is_not_waited_for(read: Callable[[Path], object], tmp_p
     for path in (tmp_path / "pipe", Path("/dev/zero"), folder):
         with pytest.raises(UserError, match=f"{path}: this is a"):
             read(path)
+
+
+def test_a_file_takes_the_memory_of_its_bytes_not_of_what_it_may_have(tmp_path: Path) -> None:
+    (tmp_path / "small").write_bytes(b"small")
+    tracemalloc.start()
+    try:
+        assert read_bytes(tmp_path / "small") == b"small"
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_name_too_long_or_empty_ends_in_one_sentence(deeplab: Any, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from cyclopts import App
 from deeplab import __version__
 from deeplab.cli.crf import crf
 from deeplab.cli.data import data
+from deeplab.cli.whole_numbers import ARGUMENTS, PARAMETERS
 from deeplab.errors import UserError
 from deeplab.system.memory import ran_out_of_memory
 
@@ -25,6 +26,8 @@ app = App(
     version=__version__,
     # nothing of it is markdown, whose parser is a fifth of the time until the help stands there
     help_format="plaintext",
+    group_arguments=ARGUMENTS,
+    group_parameters=PARAMETERS,
 )
 COMMANDS = {
     "predict": ("deeplab.cli.predict:predict", "Label every pixel of photos: files, folders, globs."),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
+    from deeplab.cluster.inputs import Part
     from deeplab.cluster.worker import ToMeasure
     from deeplab.evaluation.report.scores import Scores
     from deeplab.prediction.labelling import Labelling
@@ -78,7 +79,7 @@ def predict_on_cluster(
     from deeplab.cluster.ray_engine import ray_cluster, ray_for
     from deeplab.cluster.shards import Job
     from deeplab.cluster.worker import ToLabel, label_part
-    from deeplab.prediction.artefacts import open_predictor
+    from deeplab.prediction.artefacts import model_version, open_predictor
     from deeplab.system.stores import address_of
 
     ray_for(options.cluster or "", workers=options.workers, device=how.device)
@@ -87,7 +88,7 @@ def predict_on_cluster(
     # what is wrong with the model is seen here, and not by workers that Ray brings back without end
     open_predictor(model, how, device="cpu")
     with ray_cluster(options.cluster or "", workers=options.workers, device=how.device) as cluster:
-        about = {"model": model, "how": repr(how)}
+        about = {"model": model, "version": model_version(model), "how": repr(how)}
         job = Job.planned(parts, target, about=about, label_maps=options.label_maps)
         still_open = job.open_parts(len(parts))
         before = sorted(set(range(len(parts))).difference(still_open))
@@ -95,14 +96,25 @@ def predict_on_cluster(
         for line in job.lines(before):
             total += 1
             dead += [line] * ("error" in line)
-        waiting = ((number, parts[number]) for number in still_open)
+        under_way: set[int] = set()
+
+        def waiting() -> Iterator[tuple[int, Part]]:
+            for number in still_open:
+                under_way.add(number)
+                yield number, parts[number]
+
         with photo_progress(len(parts), "shards") as progress:
             for _ in before:
                 progress.advance()
-            for each in cluster.run(label_part, ToLabel(job, model, how), waiting):
-                total += each.photos
-                dead += each.dead
-                progress.advance()
+            try:
+                for each in cluster.run(label_part, ToLabel(job, model, how), waiting()):
+                    under_way.discard(each.number)
+                    total += each.photos
+                    dead += each.dead
+                    progress.advance()
+            except KeyboardInterrupt:
+                job.stop(under_way)
+                raise
     job.target.write(DEAD_LETTERS, "".join(f"{json.dumps(line)}\n" for line in dead).encode())
     job.finish()
     print(

@@ -10,6 +10,7 @@ from cyclopts import App, Parameter
 
 from deeplab.cli.labelling import USUAL, Runtime, labelling
 from deeplab.cli.stored_data import RECOGNISED, StoredData
+from deeplab.cli.whole_numbers import ARGUMENTS, PARAMETERS
 from deeplab.errors import UserError, refuse_outside
 from deeplab.system.writing import write_whole
 
@@ -19,7 +20,13 @@ if TYPE_CHECKING:
     from deeplab.evaluation.held_out import HeldOut
     from deeplab.prediction.labelling import Labelling
 
-crf = App(name="crf", help="Find parameters of the fully connected CRF for a model.", help_format="markdown")
+crf = App(
+    name="crf",
+    help="Find parameters of the fully connected CRF for a model.",
+    help_format="markdown",
+    group_arguments=ARGUMENTS,
+    group_parameters=PARAMETERS,
+)
 
 
 @crf.command

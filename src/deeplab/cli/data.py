@@ -7,12 +7,19 @@ from pathlib import Path
 from cyclopts import App
 
 from deeplab.cli.stored_data import RECOGNISED, StoredData
+from deeplab.cli.whole_numbers import ARGUMENTS, PARAMETERS
 from deeplab.errors import refuse_outside
 
 # the reference's
 USUAL_SHARDS = 4
 
-data = App(name="data", help="Check data sets, and bring them into other forms.", help_format="markdown")
+data = App(
+    name="data",
+    help="Check data sets, and bring them into other forms.",
+    help_format="markdown",
+    group_arguments=ARGUMENTS,
+    group_parameters=PARAMETERS,
+)
 data.command(
     "deeplab.cli.data_check:check", name="check", help="Find what is wrong with a data set, before training."
 )

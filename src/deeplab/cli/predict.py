@@ -35,6 +35,8 @@ INDEX_NAME = "predictions.json"
 SPELL_OUT = 20
 # photos labelled side by side, and pixels of the largest of these: together not many more than a large photo's
 MOST_LANES, LARGEST_BESIDE = 4, 1 << 19
+# what holds or names photos and is none
+PACKED = (".tar", ".parquet", ".txt")
 ALL_BANDS, EVERY_PICTURE, ALONE = SceneOptions(), VideoOptions(), ClusterOptions()
 
 
@@ -106,6 +108,11 @@ def predict(
     remote = next(filter(None, map(address_of, [*files, str(output)])), None)
     if remote is not None:
         raise UserError("lies in a store", fix="--cluster ray reads and writes there", file=remote)
+    packed = next((each for each in files if each.lower().endswith(PACKED)), None)
+    if packed is not None:
+        raise UserError(
+            "is a shard or a list of photos", fix="--cluster ray reads what it holds", file=packed
+        )
     photos = [photo for photo in find_photos(files) if not _inside(photo, output)] if files else []
     if not photos and not cameras:
         raise UserError(f"all photos found lie inside the output folder {output}; give another with -o")

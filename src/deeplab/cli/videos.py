@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cyclopts import Parameter
 
 from deeplab.errors import UserError
+from deeplab.system.writing import hold_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,14 +58,19 @@ def predict_video(
     from deeplab.imaging.videos import Picture, clip_writer, is_camera, open_clip, overlay_suffix
     from deeplab.prediction.videos import PictureLabeller
 
-    if options.every < 1 or (options.seconds is not None and not options.seconds > 0):
+    if options.every < 1:
         raise UserError(
-            f"--every {options.every}, --seconds {options.seconds}", allowed="from 1, and above 0"
+            f"--every {options.every}", allowed="from 1", fix="--every 5 labels every fifth picture"
+        )
+    if options.seconds is not None and not options.seconds > 0:
+        raise UserError(
+            f"--seconds {options.seconds}", allowed="above 0", fix="leave it out for the whole clip"
         )
     spec, label = predictor.labels, PictureLabeller(predictor, smooth=options.smooth)
     pictures = labelled = 0
     shares, network_seconds, began = np.zeros(len(spec.classes)), 0.0, time.perf_counter()
-    with open_clip(source) as clip, ExitStack() as writers:
+    work = output / f".{name}_labels.mkv.work"
+    with open_clip(source) as clip, _drafts(work) as drafts, ExitStack() as writers:
         tinted, labels = output / f"{name}_overlay{overlay_suffix(clip)}", output / f"{name}_labels.mkv"
         progress = writers.enter_context(photo_progress(clip.frames, "labelling"))
         drawn = stored = last = panel = None
@@ -83,7 +91,9 @@ def predict_video(
                         if stored is None:
                             tags = {"CLASSES": json.dumps(list(spec.classes), ensure_ascii=False)}
                             stored = writers.enter_context(
-                                clip_writer(labels, clip, last.shape, labels=last.dtype, tags=tags)
+                                clip_writer(
+                                    labels, clip, last.shape, drafts=drafts, labels=last.dtype, tags=tags
+                                )
                             )
                         stored.add(last, part.time)
                     if overlay:
@@ -91,7 +101,9 @@ def predict_video(
                             panel = _panel(spec, part.pixels.shape[1], part.pixels.shape[0])
                         shown = _drawn(part.pixels, last, spec, panel)
                         if drawn is None:
-                            drawn = writers.enter_context(clip_writer(tinted, clip, shown.shape[:2]))
+                            drawn = writers.enter_context(
+                                clip_writer(tinted, clip, shown.shape[:2], drafts=drafts)
+                            )
                         drawn.add(shown, part.time)
                     pictures += 1
                     progress.advance()
@@ -120,6 +132,20 @@ def predict_video(
     }
     words = ", ".join(f"{each} {share:.1%}" for each, share in found.items() if share >= 0.0005)
     return entry, f"{pictures} pictures, {pictures / seconds:.1f} a second; {words}"
+
+
+@contextmanager
+def _drafts(folder: Path) -> Iterator[Path]:
+    """A folder for what is not whole yet, which this process holds; what one that was killed left goes with it.
+
+    Raises:
+        UserError: another process holds it, or it cannot be written.
+    """
+    with hold_folder(folder, "labelling into"):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _panel(spec: LabelSpec, width: int, height: int) -> np.ndarray:

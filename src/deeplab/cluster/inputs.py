@@ -225,30 +225,35 @@ def _parquet(address: str, file: BinaryIO) -> Photos:
         table = parquet.ParquetFile(file)
         column = _image_column(table.schema_arrow)
         names = [f"{address}::{row}" for row in range(table.metadata.num_rows)]
-    rows = _rows(table, column)
+    rows = _rows(table, column, names)
 
     def read(numbers: Sequence[int]) -> list[Content]:
         wanted, contents = set(numbers), list[Content]()
-        try:
-            with foreign(address, "cannot be read as Parquet", fix="write or fetch it again"):
-                while len(contents) < len(wanted):
-                    row, content = next(rows)
-                    if row in wanted:
-                        contents.append(content)
-        except UserError as error:
-            contents += [error] * (len(wanted) - len(contents))
+        while len(contents) < len(wanted):
+            row, content = next(rows)
+            if row in wanted:
+                contents.append(content)
         return contents
 
     return Photos(names, read)
 
 
-def _rows(table: Any, column: str) -> Iterator[tuple[int, Content]]:
-    row = 0
-    for batch in table.iter_batches(batch_size=ROWS, columns=[column]):
-        for value in batch.column(0).to_pylist():
-            content = value.get("bytes") if isinstance(value, dict) else value
-            yield row, UserError("the row holds no photo") if content is None else content
-            row += 1
+def _rows(table: Any, column: str, names: list[str]) -> Iterator[tuple[int, Content]]:
+    """All rows that the file says it has; of those that cannot be read, why."""
+    row, again = 0, "write or fetch it again"
+    reason = UserError("has fewer rows than it says", fix=again)
+    try:
+        with foreign(names[0].rpartition("::")[0], "cannot be read as Parquet", fix=again):
+            for batch in table.iter_batches(batch_size=ROWS, columns=[column]):
+                for value in batch.column(0).to_pylist():
+                    content = value.get("bytes") if isinstance(value, dict) else value
+                    nothing = UserError("the row holds no bytes of a photo", file=names[row])
+                    yield row, nothing if content is None else content
+                    row += 1
+    except UserError as error:
+        reason = error
+    for rest in range(row, len(names)):
+        yield rest, reason.within(names[rest])
 
 
 def _image_column(schema: Any) -> str:
@@ -258,7 +263,15 @@ def _image_column(schema: Any) -> str:
     def holds_bytes(kind: Any) -> bool:
         if types.is_struct(kind):
             return any(each.name == "bytes" and holds_bytes(each.type) for each in kind)
-        return types.is_binary(kind) or types.is_large_binary(kind)
+        return any(
+            of_bytes(kind)
+            for of_bytes in (
+                types.is_binary,
+                types.is_large_binary,
+                types.is_binary_view,
+                types.is_fixed_size_binary,
+            )
+        )
 
     found = [each.name for each in schema if holds_bytes(each.type)]
     named = [name for name in IMAGE_COLUMNS if name in found]

@@ -8,6 +8,7 @@ part whose process died, and a part repeated goes on where it was.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -18,7 +19,8 @@ from deeplab.system.device import pick_device
 # of parts that wait, for each process: none of these ever waits, and a million parts are not handed over at once
 AHEAD = 2
 WITHOUT_END = -1
-HERE, THERE = "ray", "ray://"
+# an address without a port is waited for until time is up
+HERE, THERE = "ray", re.compile(r"ray://\S+:\d+")
 
 
 def ray_for(address: str, *, workers: int | None, device: str) -> Any:
@@ -27,7 +29,7 @@ def ray_for(address: str, *, workers: int | None, device: str) -> Any:
     Raises:
         UserError: they do not, no such device, or the extra is not installed.
     """
-    if address != HERE and not address.startswith(THERE):
+    if address != HERE and THERE.fullmatch(address) is None:
         raise UserError(f"--cluster {address}", allowed="ray, ray://HOST:PORT")
     if workers is not None:
         refuse_outside(1, MOST_PROCESSES, __workers=workers)

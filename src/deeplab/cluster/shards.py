@@ -14,6 +14,7 @@ are looked at.
 from __future__ import annotations
 
 import json
+import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -36,7 +37,7 @@ BATCH = 32
 MOST_TRIES = 2
 AFRESH = "remove it and its folder .job, or name another folder"
 KILLER = "its process was killed twice while it was labelled"
-STATE, KEY, LINES = ".job", ".job/key", "lines.jsonl"
+STATE, KEY, STOPPED, LINES = ".job", ".job/key", ".job/stopped", "lines.jsonl"
 
 
 class Done(NamedTuple):
@@ -80,7 +81,7 @@ class Job:
         if address is not None and not address.startswith(tuple(f"{each}://" for each in WRITABLE)):
             raise UserError(
                 "is a place to read from",
-                allowed=f"a folder, or {', '.join(f'{each}://' for each in WRITABLE[:-1])}",
+                allowed=f"a folder, or {', '.join(f'{each}://' for each in WRITABLE)}",
                 fix="name another with -o",
                 file=target,
             )
@@ -88,7 +89,8 @@ class Job:
         on_disks = not folder.is_remote and all(address_of(part[0]) is None for part in parts)
         job = cls(folder, label_maps, 1 if on_disks else BATCH)
         key = json.dumps({"parts": digest_of(parts), "label maps": label_maps, **about}, sort_keys=True)
-        kept = next(folder.read([KEY])) if "key" in folder.names(STATE) else None
+        state = folder.names(STATE)
+        kept = next(folder.read([KEY])) if "key" in state else None
         if kept is not None and kept != key.encode():
             raise UserError(
                 "holds a job that is not finished, of other photos, another model or other options",
@@ -100,9 +102,19 @@ class Job:
             results = [name for name in folder.names() if _is_result(name)]
             folder.remove(results)
             # of label maps that are files of their own
-            folder.remove(sorted({name.partition(".")[0] for name in results}), folder=True)
+            folder.remove([STATE, *sorted({name.partition(".")[0] for name in results})], folder=True)
             folder.write(KEY, key.encode())
+        elif "stopped" in state:
+            with foreign(folder.place(STOPPED), fix=AFRESH):
+                stopped = [int(number) for number in json.loads(next(folder.read([STOPPED])))]
+            for work in (f"{STATE}/{number:05}" for number in stopped):
+                folder.remove([f"{work}/{name}" for name in folder.names(work) if ".try" in name])
+            folder.remove([STOPPED])
         return job
+
+    def stop(self, numbers: Iterable[int]) -> None:
+        """Write down which parts were under way when somebody stopped the job: no photo killed their processes."""
+        self.target.write(STOPPED, json.dumps(sorted(numbers)).encode())
 
     def open_parts(self, count: int) -> list[int]:
         """Numbers of those that are not done, of so many."""
@@ -262,7 +274,7 @@ def _index(number: int) -> str:
 
 
 def _is_result(name: str) -> bool:
-    return name.startswith("labels-") and name.endswith((".jsonl", ".tar"))
+    return re.fullmatch(r"labels-\d{5,}\.(jsonl|tar)", name) is not None
 
 
 def _line(line: dict[str, Any]) -> bytes:

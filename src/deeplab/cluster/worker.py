@@ -20,10 +20,11 @@ from deeplab.evaluation.measuring import measured
 from deeplab.evaluation.report.scores import Scores
 from deeplab.imaging.label_maps import label_map_picture
 from deeplab.imaging.scenes import is_scene
+from deeplab.imaging.videos import VIDEO_SUFFIXES
 from deeplab.prediction.artefacts import open_predictor
 from deeplab.prediction.labelling import Labelling
 from deeplab.prediction.predictor import Predictor
-from deeplab.system.memory import keep_freed_memory
+from deeplab.system.memory import keep_freed_memory, ran_out_of_memory
 
 
 class ToLabel(NamedTuple):
@@ -56,13 +57,22 @@ def label_part(work: ToLabel, number: int, part: Part) -> Done:
                 fix="label it without --cluster",
                 file=name,
             )
-        photo = (
-            predictor.photo(content)
-            if isinstance(content, Path)
-            else read_embedded_photo(content, name, bands)
-        )
-        png = BytesIO()
-        label_map_picture(predictor.labels_of(photo).numpy(), palette=palette).save(png, "PNG")
+        if Path(name).suffix.lower() in VIDEO_SUFFIXES:
+            raise UserError("is a clip", allowed="photos", fix="label it without --cluster", file=name)
+        try:
+            photo = (
+                predictor.photo(content)
+                if isinstance(content, Path)
+                else read_embedded_photo(content, name, bands)
+            )
+            png = BytesIO()
+            label_map_picture(predictor.labels_of(photo).numpy(), palette=palette).save(png, "PNG")
+        except Exception as error:
+            if not ran_out_of_memory(error):
+                raise
+            # or one photo that is too large would stop the job whenever it is its turn
+            fix = "shrink it, or label it alone, where more memory is"
+            raise UserError("memory ran out while it was labelled", fix=fix, file=name) from error
         return png.getvalue()
 
     return work.job.label_part(number, part, label)

@@ -146,7 +146,7 @@ def export_model(
             write_triton(beside, name, description)
         if layout == "hf":
             photo = drawn_photo(SIZES[1], description.input.channels, seed=0)
-            write_hf(beside, name, open_artefact(path, own=True), photo)
+            write_hf(beside, name, open_artefact(path), photo)
         megabytes = sum(each.stat().st_size for each in written) / 1e6
     return Exported(folder / path.name, description, megabytes, time.perf_counter() - started)
 
@@ -262,7 +262,7 @@ def _proved(
         GateError: see `export_model`.
         UserError: the file lost its description, or became another by being given one.
     """
-    artefact = open_artefact(path, own=True)
+    artefact = open_artefact(path)
     taken = gate_photos(description, photos)
     compared, agreement_of = compare(model, artefact, taken)
     parity = verdict(description.precision, compared)
@@ -280,7 +280,7 @@ def _proved(
         return proved
     before = artefact.run(taken[-1][None])
     target.stamp(path, proved)
-    again = open_artefact(path, own=True)
+    again = open_artefact(path)
     if again.description != proved or not all(
         np.array_equal(old, new) for old, new in zip(before, again.run(taken[-1][None]), strict=True)
     ):

@@ -138,7 +138,8 @@ def open_scene(path: Path, *, bands: Sequence[int] = (), level: int = 0) -> Iter
             with openslide.OpenSlide(path) as slide:
                 yield _Slide(path, slide, level)
         except openslide.OpenSlideError as error:
-            raise UserError(f"cannot be read as a slide ({error})", file=path) from error
+            again = "it is damaged, was cut off where it was copied, or its other files are missing: get all again"
+            raise UserError(f"cannot be read as a slide ({error})", fix=again, file=path) from error
         return
     _refuse_pointers(path)
     with rasterio_alone() as rasterio:

@@ -7,7 +7,6 @@ Label maps are a lossless grey video (FFV1 in Matroska), a value a class, that e
 from __future__ import annotations
 
 import sys
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
@@ -217,6 +216,7 @@ def clip_writer(
     clip: Clip,
     size: tuple[int, int],
     *,
+    drafts: Path,
     labels: np.dtype | None = None,
     tags: dict[str, str] | None = None,
 ) -> Iterator[ClipWriter]:
@@ -226,6 +226,7 @@ def clip_writer(
         path: target, .mp4 or .mkv.
         clip: what it is made from, and whose sound it gets.
         size: height and width of the pictures, even ones for overlays.
+        drafts: a folder on the same disk for what is not whole yet.
         labels: their type, uint8 or uint16, for label maps, which are lossless and have no sound.
         tags: what the file says of itself.
 
@@ -233,9 +234,8 @@ def clip_writer(
         UserError: it cannot be written.
     """
     av: Any = require("av", extra="video")
-    beside = path.parent / f".{uuid.uuid4().hex}{ENDING}"
+    beside = drafts / f".{path.name}{ENDING}"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with av.open(str(beside), "w", format={".mp4": "mp4"}.get(path.suffix, "matroska")) as container:
             container.metadata.update(tags or {})
             codec = "ffv1" if labels is not None else "libx264"

@@ -8,10 +8,12 @@ unpickled.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import logging
 import os
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -138,6 +140,16 @@ def load(
     return model.to(device).eval()
 
 
+def version_of(model: DeepLab) -> str:
+    """Hexadecimal digits that change with what the model computes and what its labels mean."""
+    digest = hashlib.blake2b(model.config.model_dump_json().encode(), digest_size=6)
+    digest.update(model.labels.model_dump_json().encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
 def with_classes(model: DeepLab, classes: Sequence[str]) -> DeepLab:
     """A model of other classes with all weights of `model` that do not depend on the classes.
 
@@ -241,9 +253,8 @@ def _read(path: Path) -> DeepLab:
 
 
 def _description(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
-    text = metadata.get(METADATA_KEY)
+    text, beside = metadata.get(METADATA_KEY), path.parent / CONFIG_NAME
     if text is None:
-        beside = path.parent / CONFIG_NAME
         if not beside.exists():
             raise UserError(
                 f"{path} has no {METADATA_KEY!r} metadata and no {CONFIG_NAME} beside it: it was not "
@@ -255,6 +266,12 @@ def _description(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
     else:
         with foreign(path, "its description cannot be read", fix="save the model again"):
             description = parse_json(text)
+        if path.name == WEIGHTS_NAME and beside.is_file() and not _says(beside, description):
+            warnings.warn(
+                f"{beside} is not read: it says otherwise than {path.name}, which says itself what it is; "
+                "to change that, load the model, change it and save it",
+                stacklevel=2,
+            )
     if not isinstance(description, dict) or "architecture" not in description:
         raise UserError(
             "its description has no 'architecture'", fix=f"deeplab import {path} -o DIR", file=path
@@ -264,6 +281,14 @@ def _description(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
             f"{path} has format {shown(description.get('format'))}; this version reads {FORMAT}: upgrade deeplab"
         )
     return description
+
+
+def _says(file: Path, description: Any) -> bool:
+    try:
+        return bool(parse_json(read_text(file)) == description)
+    # damaged in any way, it says something else
+    except (OSError, ValueError, RecursionError):
+        return False
 
 
 def _fill(model: DeepLab, state: dict[str, torch.Tensor], path: Path) -> None:

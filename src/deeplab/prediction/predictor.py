@@ -15,6 +15,7 @@ from deeplab.crf import dense_crf
 from deeplab.errors import UserError
 from deeplab.heads.classifier import Classifier
 from deeplab.imaging.photos import PhotoLike, as_photo
+from deeplab.model.checkpoint import version_of
 from deeplab.model.network import DeepLab
 from deeplab.native.upsample_argmax import label_dtype
 from deeplab.prediction.fold import folded, for_inference
@@ -107,7 +108,7 @@ class Predictor:
             )
             if found is not None:
                 name, run = found
-                network = RuntimeNetwork(run, source, one_pass=how.one_pass)
+                network = RuntimeNetwork(run, source, version=version_of(source), one_pass=how.one_pass)
                 stride = source.output_stride
                 return cls(network, model.labels, device=device, how=how, engine=name, output_stride=stride)
         ready = _at_stride(_made_ready(model, device, how), how.output_stride)

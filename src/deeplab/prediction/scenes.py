@@ -6,7 +6,6 @@ line each in a ledger, and means over the whole scene. It is removed when the ra
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import zlib
@@ -19,12 +18,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 
 from deeplab.errors import UserError
 from deeplab.imaging.label_rasters import write_label_raster
 from deeplab.imaging.scenes import Scene, identity
+from deeplab.model.checkpoint import version_of
+from deeplab.model.network import DeepLab
 from deeplab.prediction.predictor import Predictor
+from deeplab.prediction.runtimes.program import RuntimeNetwork
 from deeplab.prediction.tiles import Gathered, Tiles
 from deeplab.prediction.windows import Place
 from deeplab.system.reading import beginning, foreign, plain_file, read_bytes
@@ -258,13 +259,12 @@ class Ledger:
 
 def _key(predictor: Predictor, scene: Scene) -> str:
     """Changes with the scene, the model and how it labels."""
-    digest = hashlib.blake2b(digest_size=16)
     network = predictor.network
-    if isinstance(network, nn.Module):
-        for name, value in sorted(network.state_dict().items()):
-            digest.update(
-                name.encode() + value.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-            )
+    if isinstance(network, RuntimeNetwork):
+        version = network.version
+    else:
+        assert isinstance(network, DeepLab)
+        version = version_of(network)
     about = {
         "scene": identity(scene.path),
         "size": scene.size,
@@ -273,6 +273,6 @@ def _key(predictor: Predictor, scene: Scene) -> str:
         "config": network.config.model_dump_json(),
         "engine": predictor.engine,
         "stride": predictor.output_stride,
-        "weights": digest.hexdigest(),
+        "weights": version,
     }
     return json.dumps(about)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,9 +14,8 @@ import numpy as np
 
 from deeplab.config.labels import LabelSpec
 from deeplab.errors import UserError
-from deeplab.model.checkpoint import EMBEDDED, load
-from deeplab.model.network import DeepLab
-from deeplab.prediction.artefacts import artefact_path, open_artefact, predictor_of
+from deeplab.model.checkpoint import EMBEDDED, load, version_of
+from deeplab.prediction.artefacts import artefact_path, open_artefact, predictor_of, version_of_file
 from deeplab.prediction.labelling import Labelling
 from deeplab.prediction.predictor import Predictor
 from deeplab.system.reading import beginning
@@ -164,7 +162,7 @@ def _offered(source: str) -> Offered:
             max(1.0, *about.architecture.image_pyramid),
             None,
             about.input.nearest(EXAMPLE),
-            _version_of_file(file),
+            version_of_file(file),
             _card(place),
         )
     network = load(place)
@@ -182,28 +180,9 @@ def _offered(source: str) -> Offered:
         max(1.0, *network.config.image_pyramid),
         parameters,
         EXAMPLE,
-        _version(network),
+        version_of(network),
         _card(place),
     )
-
-
-def _version(model: DeepLab) -> str:
-    digest = hashlib.blake2b(model.config.model_dump_json().encode(), digest_size=6)
-    digest.update(model.labels.model_dump_json().encode())
-    for key, value in sorted(model.state_dict().items()):
-        digest.update(key.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _version_of_file(path: Path) -> str:
-    digest = hashlib.blake2b(digest_size=6)
-    # OpenVINO's weights lie beside its graph
-    for part in (path, path.with_suffix(".bin")):
-        if part.is_file():
-            with part.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "blake2b").digest())
-    return digest.hexdigest()
 
 
 def _card(place: str) -> str:

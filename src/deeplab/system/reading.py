@@ -103,7 +103,8 @@ def read_bytes(path: str | os.PathLike[str], *, largest: int = LARGEST) -> bytes
         size = os.fstat(file.fileno()).st_size
         if size > largest:
             raise UserError(f"has {size} bytes", allowed=f"up to {largest} in such a file", file=path)
-        return file.read(largest)
+        # all that it is asked for is allocated first
+        return file.read(size)
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

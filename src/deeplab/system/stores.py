@@ -6,6 +6,7 @@ here by a rename, in a store by one PUT of the final key.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -33,7 +34,7 @@ SCHEMES = {
     "memory": "pip install fsspec",
 }
 """What is opened, and what brings it; others, such as file:// and chains of them, are not followed in lists."""
-WRITABLE = ("s3", "gs", "az", "abfs", "memory")
+WRITABLE = ("s3", "gs", "az", "abfs")
 """Stores in which a PUT shows a file whole or not at all."""
 # two letters at least: a drive has one
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
@@ -60,8 +61,8 @@ def address_of(place: str | os.PathLike[str]) -> str | None:
         raise UserError(
             "no address of a store that is known here",
             allowed=", ".join(f"{each}://" for each in SCHEMES if each != "memory"),
-            fix="correct what stands before ://",
-            file=address,
+            fix="give the path alone" if scheme == "file" else "correct what stands before ://",
+            file=text,
         )
     return address
 
@@ -83,6 +84,9 @@ def asking(address: str) -> Iterator[None]:
         ) from error
     # whatever a store's client raises where it does not come through
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            # stores have no end
+            raise cannot_write(Path(tempfile.gettempdir()), error, "set TMPDIR to a larger one") from error
         said = f"{type(error).__name__}: {shown(error)}".removesuffix(": ")
         what, fix = "the store does not answer", "look at the address, the network, and AWS_ENDPOINT_URL"
         if isinstance(error, PermissionError) or "credentials" in said.lower():
@@ -296,7 +300,10 @@ class Folder:
                 if folder:
                     shutil.rmtree(place, ignore_errors=True)
                 else:
-                    Path(place).unlink(missing_ok=True)
+                    try:
+                        Path(place).unlink(missing_ok=True)
+                    except OSError as error:
+                        raise cannot_write(Path(place), error) from error
             return
         for start in range(0, len(places), TOGETHER):
             few = places[start : start + TOGETHER]

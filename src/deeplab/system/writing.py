@@ -193,7 +193,7 @@ def put_in_place(part: Path, path: Path) -> None:
 def cannot_write(path: Path, error: OSError, otherwise: str = ELSEWHERE) -> UserError:
     """What to raise where `path`, or the folder it lies in, cannot be written."""
     reason, fix = str(error.strerror or error), ""
-    places = (path, *path.parents) if error.errno == errno.EEXIST else path.parents
+    places = (path, *path.parents) if error.errno in (errno.EEXIST, errno.ENOTDIR) else path.parents
     blocking = next((each for each in places if each.exists() and not each.is_dir()), None)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         reason, fix = "the disk is full", "free some space there"

@@ -6,7 +6,7 @@ import io
 from contextlib import suppress
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from deeplab.errors import UserError
 from deeplab.imaging.bands import Bands, as_bands, read_stored
@@ -34,6 +34,9 @@ def open_picture(data: bytes, name: str) -> Image.Image:
             return picture
     except UserError as error:
         raise error.within(name) from error.__cause__
+    except UnidentifiedImageError as error:
+        # which says where the bytes lie in memory
+        raise UserError("is no picture", fix="write the shard again", file=name) from error
     # Damaged files make the decoders raise nearly anything: OSError, SyntaxError, struct.error, zlib.error.
     except Exception as error:
         raise UserError(

@@ -21,7 +21,8 @@ from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from posixpath import normpath
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -33,6 +34,7 @@ from deeplab.data.layouts.splits import CLASS_FILES, class_names
 from deeplab.data.source import Source, Survey, check_sample
 from deeplab.data.upright import Stored, stored
 from deeplab.errors import UserError, require
+from deeplab.imaging.photos import PHOTO_SUFFIXES
 from deeplab.system.cache import ANOTHER_CACHE, cache_folder
 from deeplab.system.download import fetch, is_address
 from deeplab.system.reading import beginning, foreign, plain_file, shown
@@ -227,18 +229,38 @@ def samples_in(shard: BinaryIO, path: str | os.PathLike[str]) -> dict[str, dict[
         UserError: not an uncompressed tar, or one that is broken or cut short.
     """
     samples: dict[str, dict[str, Member]] = {}
+    files: dict[str, Member] = {}
     with (
         foreign(path, "cannot be read as a tar", fix="write or fetch it again, not compressed"),
         tarfile.open(fileobj=shard, mode="r:") as tar,
     ):
         for entry in tar:
             folder, slash, file = entry.name.rpartition("/")
-            if not entry.isfile() or file.startswith("."):
+            held: Member | None
+            if entry.isfile():
+                held = files[normpath(entry.name)] = Member(entry.name, entry.offset_data, entry.size)
+            else:
+                # what tar writes of a file that has two names
+                beside = f"{folder}{slash}" if entry.issym() else ""
+                held = files.get(normpath(f"{beside}{entry.linkname}"))
+                if held is None and entry.linkname and PurePosixPath(file).suffix.lower() in PHOTO_SUFFIXES:
+                    raise UserError(
+                        f"holds {entry.name} as a link to {entry.linkname}, which does not lie before it",
+                        fix="write it again: tar --dereference --hard-dereference",
+                    )
+            if held is None or file.startswith("."):
                 continue
             key, _, ending = file.partition(".")
-            member = Member(entry.name, entry.offset_data, entry.size)
-            if samples.setdefault(folder + slash + key, {}).setdefault(ending.lower(), member) != member:
-                raise UserError(f"holds {entry.name} twice", fix="write it again with names of their own")
+            member = held._replace(name=entry.name)
+            other = samples.setdefault(folder + slash + key, {}).setdefault(ending.lower(), member)
+            if other != member:
+                same = other.name == entry.name
+                raise UserError(
+                    f"holds {entry.name} twice"
+                    if same
+                    else f"holds {other.name} and {entry.name}, one place of a sample",
+                    fix="write it again with names of their own",
+                )
         # an end between two files looks like that of a tar, but for the mark
         shard.seek(tar.offset)
         if not shard.read(1):

@@ -6,6 +6,7 @@ average logits or probabilities. `deeplab.export` writes these files and proves 
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 
 from deeplab.errors import UserError
-from deeplab.model.checkpoint import EMBEDDED, HUB, load
+from deeplab.model.checkpoint import EMBEDDED, HUB, load, version_of
 from deeplab.model.network import DeepLab, Logits
 from deeplab.prediction.artefacts.description import Artefact, Description
 from deeplab.prediction.artefacts.executorch import open_executorch
@@ -33,15 +34,13 @@ from deeplab.system.reading import foreign, parse_json, read_text, sha256_of, sh
 
 # beside the file, with the same description and the file's name
 REPORT_NAME = "export.json"
-READERS: dict[str, Callable[..., Artefact]] = {
+READERS: dict[str, Callable[[Path], Artefact]] = {
     ".onnx": open_onnx,
     ".xml": open_openvino,
     ".pt2": open_torch_export,
     ".tflite": open_litert,
     ".pte": open_executorch,
 }
-# of whose runtimes a process of their own is asked for
-EITHER = (".onnx", ".xml")
 # Core ML's, which only Apple's systems run
 UNREAD = ".mlpackage"
 # probabilities below round to no other label, and have a logarithm
@@ -84,14 +83,26 @@ def artefact_path(model: str | os.PathLike[str]) -> Path | None:
         return path / name
 
 
-def open_artefact(path: Path, *, own: bool = False) -> Artefact:
+def model_version(model: str | os.PathLike[str]) -> str:
+    """See `deeplab.model.checkpoint.version_of`, also of exported models; raises as `open_predictor`."""
+    path = artefact_path(model)
+    return version_of(load(model)) if path is None else version_of_file(path)
+
+
+def version_of_file(path: Path) -> str:
+    """Hexadecimal digits that change with the bytes of an exported model."""
+    digest = hashlib.blake2b(digest_size=6)
+    # OpenVINO's weights lie beside its graph
+    for part in (path, path.with_suffix(".bin")):
+        if part.is_file():
+            digest.update(sha256_of(part).encode())
+    return digest.hexdigest()
+
+
+def open_artefact(path: Path) -> Artefact:
     """An exported model in its own runtime, on as many threads as torch has.
 
-    A file that no report beside it vouches for is run in a process of its own, within limits of time and memory.
-
-    Args:
-        path: of the file.
-        own: whether this process wrote the file, and nothing has to vouch for it.
+    The runtime has a process of its own, within limits of time and memory, and answers one thread at a time.
 
     Raises:
         UserError: the runtime is not installed (the extra is named), the file is not readable or not one of ours, or
@@ -107,19 +118,15 @@ def open_artefact(path: Path, *, own: bool = False) -> Artefact:
         raise UserError(f"no runtime here reads {path.suffix}", allowed=", ".join(READERS), file=path)
     if not path.is_file():
         raise UserError("no such file", fix="export the model again", file=path)
-    apart = not _is_vouched_for(path) and not own
-    return READERS[path.suffix](path, **({"apart": apart} if path.suffix in EITHER else {}))
+    _refuse_other_bytes(path)
+    return READERS[path.suffix](path)
 
 
-def _is_vouched_for(path: Path) -> bool:
-    """Whether a report beside the file was written for it: runtimes may end the process over any other.
-
-    Raises:
-        UserError: the report was written for other bytes.
-    """
+def _refuse_other_bytes(path: Path) -> None:
+    """See that a file is the one that the report beside it, if there is one, was written for."""
     report = path.parent / REPORT_NAME
     if not report.is_file():
-        return False
+        return
     with foreign(report, "says nothing of an exported model", fix="move it away, or export again"):
         said = parse_json(read_text(report))
         # another model's, which lay there before
@@ -129,8 +136,6 @@ def _is_vouched_for(path: Path) -> bool:
         with foreign(part, fix="export the model again"):
             if sha256_of(part) != digest:
                 raise UserError(f"is not the file that {REPORT_NAME} beside it was written for")
-    weights = path.with_suffix(".bin") if path.suffix == ".xml" else path
-    return {path, weights} <= {part for part, _ in parts}
 
 
 def predictor_of(artefact: Artefact, path: Path, how: Labelling) -> Predictor:
@@ -172,7 +177,8 @@ def predictor_of(artefact: Artefact, path: Path, how: Labelling) -> Predictor:
             raise
         # runtimes have exceptions of their own
         except Exception as error:
-            if ran_out_of_memory(error):
+            # windows need less
+            if kind != "labels" and ran_out_of_memory(error):
                 raise
             raise UserError(
                 f"its runtime fails ({shown(error)})", fix="export it again", file=path
@@ -211,7 +217,7 @@ def predictor_of(artefact: Artefact, path: Path, how: Labelling) -> Predictor:
         "engine": about.target,
         "output_stride": about.output_stride,
     }
-    network = RuntimeNetwork(logits, model, one_pass=how.one_pass)
+    network = RuntimeNetwork(logits, model, version=version_of_file(path), one_pass=how.one_pass)
     if kind == "labels":
         return LabelsPredictor(checked, path, network, about.labels, **options)
     return Predictor(network, about.labels, **options)
@@ -282,7 +288,9 @@ __all__ = [
     "Artefact",
     "Description",
     "artefact_path",
+    "model_version",
     "open_artefact",
     "open_predictor",
     "predictor_of",
+    "version_of_file",
 ]

@@ -1,6 +1,5 @@
 """Runtimes in a process of their own: over a damaged file they end the process that they run in, or never end.
 
-LiteRT and ExecuTorch always run there, ONNX Runtime and OpenVINO where no report beside the file says that it is whole.
 The process has a limit of time and memory to open the file, and one that grows with the photo to label it. It runs
 this file, by its path and not as a part of its package, since importing that takes longer than opening a model.
 """
@@ -9,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import io
 import json
 import math
 import os
@@ -18,8 +18,9 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -28,14 +29,18 @@ from deeplab.errors import UserError, require
 Run = Callable[[np.ndarray], list[np.ndarray]]
 # seconds of the clock for a runtime to be imported, whatever the file
 STARTING = 600.0
-# seconds of one core to open a file or to label a photo, and more for each of its pixels
-SECONDS, SECONDS_A_PIXEL = 10.0, 1e-3
+# seconds of one core to open a file or to label a photo, and more for each byte or pixel
+SECONDS, SECONDS_A_BYTE, SECONDS_A_PIXEL = 10.0, 1e-7, 1e-3
 # of the clock, which goes on where others have the cores, or where the runtime waits for what never comes
 CLOCK = 6.0
 # bytes of memory beside what the runtime has before, and more for each byte of the file and each pixel of a photo
 MEMORY, MEMORY_A_BYTE, MEMORY_A_PIXEL, MEMORY_A_THREAD = 2 << 30, 16, 4096, 16 << 20
+# bytes of results beside as many a pixel, as a network's own grid may be finer than a small photo
+RESULTS = 16 << 20
 # where the description is in a file's metadata, and a method of a .pte that returns it
 KEY, METHOD = "deeplab", "deeplab_json"
+# in the place of a path: what is opened comes by the standard input
+SENT = "-"
 
 
 class Apart:
@@ -45,7 +50,9 @@ class Apart:
         text: the description, where the runtime finds it in the file.
     """
 
-    def __init__(self, runtime: str, path: Path, *, extra: str, threads: int) -> None:
+    def __init__(
+        self, runtime: str, path: Path, *, extra: str, threads: int, content: bytes | None = None
+    ) -> None:
         """Start the process and open the file.
 
         Args:
@@ -53,12 +60,18 @@ class Apart:
             path: of the file.
             extra: that brings the runtime.
             threads: that the runtime computes on, where it can be told.
+            content: what is opened in the place of the file's own, by a runtime that takes bytes.
 
         Raises:
             UserError: the runtime is not installed, or cannot read the file.
         """
         self._runtime, self._path, self._one_at_a_time = runtime, path, threading.Lock()
-        self._command = [sys.executable, "-P", __file__, runtime, os.fspath(path), extra, str(threads)]
+        self._sent = [] if content is None else [np.frombuffer(content, np.uint8)]
+        # OpenVINO's weights lie beside the file
+        parts = {path, path.with_suffix(".bin")}
+        self._size = sum(part.stat().st_size for part in parts if part.is_file())
+        place = SENT if self._sent else os.fspath(path)
+        self._command = [sys.executable, "-P", __file__, runtime, place, extra, str(threads), str(self._size)]
         self.text = self._open()
 
     def _open(self) -> str | None:
@@ -73,7 +86,7 @@ class Apart:
         try:
             said, _ = self._answer(STARTING)
             if "error" not in said:
-                said, _ = self._answer(CLOCK * SECONDS)
+                said, _ = self._answer(CLOCK * _seconds_to_open(self._size), self._sent)
         except RuntimeError as error:
             raise UserError(str(error), fix="export it again", file=self._path) from error
         if "error" in said:
@@ -97,12 +110,15 @@ class Apart:
                     raise UserError(
                         "became another file while it was open", fix="open it again", file=self._path
                     )
-            said, results = self._answer(CLOCK * _seconds(photos), photos)
+            most = RESULTS + MEMORY_A_PIXEL * photos[..., 0].size
+            said, results = self._answer(CLOCK * _seconds(photos), [photos], most)
         if "error" in said:
             raise RuntimeError(said["error"])
         return results
 
-    def _answer(self, seconds: float, *asked: np.ndarray) -> tuple[dict[str, Any], list[np.ndarray]]:
+    def _answer(
+        self, seconds: float, asked: Sequence[np.ndarray] = (), most: int = 0
+    ) -> tuple[dict[str, Any], list[np.ndarray]]:
         process = self._process
         assert process.stdin is not None and process.stdout is not None
         impatient = threading.Timer(seconds, process.kill)
@@ -110,7 +126,7 @@ class Apart:
         try:
             if asked:
                 _send(process.stdin, {}, asked)
-            return _receive(process.stdout)
+            return _receive(process.stdout, most)
         except (OSError, EOFError) as error:
             ended = process.wait()
             slow = ended == -getattr(signal, "SIGXCPU", 0) or not impatient.is_alive()
@@ -127,6 +143,10 @@ class Apart:
             impatient.cancel()
 
 
+def _seconds_to_open(size: int) -> float:
+    return SECONDS + SECONDS_A_BYTE * size
+
+
 def _seconds(photos: np.ndarray) -> float:
     return SECONDS + SECONDS_A_PIXEL * photos[..., 0].size
 
@@ -141,11 +161,11 @@ def _send(file: IO[bytes], said: dict[str, Any], arrays: Sequence[np.ndarray]) -
     header = json.dumps([said, [(each.dtype.name, each.shape) for each in arrays]]).encode()
     file.write(len(header).to_bytes(8, "little") + header)
     for each in arrays:
-        file.write(np.ascontiguousarray(each).tobytes())
+        file.write(np.ascontiguousarray(each).data)
     file.flush()
 
 
-def _receive(file: IO[bytes]) -> tuple[dict[str, Any], list[np.ndarray]]:
+def _receive(file: IO[bytes], most: float = math.inf) -> tuple[dict[str, Any], list[np.ndarray]]:
     said, shapes = json.loads(_exactly(file, int.from_bytes(_exactly(file, 8), "little")))
     arrays = []
     for name, shape in shapes:
@@ -153,8 +173,16 @@ def _receive(file: IO[bytes]) -> tuple[dict[str, Any], list[np.ndarray]]:
         # objects would be addresses
         if dtype.kind not in "biuf":
             raise ValueError(f"{name} is no number")
-        content = bytearray(_exactly(file, math.prod(shape) * dtype.itemsize))
-        arrays.append(np.frombuffer(content, dtype).reshape(shape))
+        size = math.prod(shape) * dtype.itemsize
+        most -= size
+        # a program may repeat one number without end, which takes no memory there
+        if most < 0:
+            raise ValueError(f"{name} {shape} is too large")
+        array = np.empty(shape, dtype)
+        # which IO has not
+        if cast(BufferedReader, file).readinto(array.reshape(-1).view(np.uint8).data) < size:
+            raise EOFError
+        arrays.append(array)
     return said, arrays
 
 
@@ -172,8 +200,7 @@ class Opened(NamedTuple):
     run: Run
 
 
-def open_onnx_session(runtime: Any, path: str, threads: int) -> Opened:
-    """An .onnx in ONNX Runtime, here."""
+def _onnx(runtime: Any, path: str, threads: int) -> Opened:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -185,19 +212,17 @@ def open_onnx_session(runtime: Any, path: str, threads: int) -> Opened:
     )
 
 
-def open_openvino_network(runtime: Any, path: str, threads: int, *, accurate: bool = True) -> Opened:
-    """An .xml in OpenVINO, here."""
-    core, own = runtime.Core(), threading.local()
+def _openvino(runtime: Any, path: str, threads: int, *, accurate: bool) -> Opened:
+    core = runtime.Core()
     network = core.read_model(path)
     text = network.get_rt_info([KEY]).astype(str) if network.has_rt_info([KEY]) else None
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
     settings |= {"EXECUTION_MODE_HINT": "ACCURACY"} if accurate else {}
     compiled = core.compile_model(network, "CPU", settings)
+    request = compiled.create_infer_request()
 
     def run(photos: np.ndarray) -> list[np.ndarray]:
-        if not hasattr(own, "request"):
-            own.request = compiled.create_infer_request()
-        results = own.request.infer([np.ascontiguousarray(photos)], share_outputs=False)
+        results = request.infer([photos], share_inputs=True, share_outputs=True)
         return [results[result] for result in compiled.outputs]
 
     return Opened(text, run)
@@ -228,17 +253,38 @@ def _executorch(runtime: Any, path: str, threads: int) -> Opened:
     )
 
 
-# a module, and what opens a file with it on so many threads
-RUNTIMES: dict[str, tuple[str, Callable[[Any, str, int], Opened]]] = {
+def _torch(_: Any, content: io.BytesIO, threads: int) -> Opened:
+    torch = importlib.import_module("torch")
+    torch.set_num_threads(threads)
+    # its guards also hold what strides in memory were alike in the example, and refuse photos at random; what is right
+    # at which sizes, the gate says
+    network = torch.export.load(content).module(check_guards=False)
+
+    def run(photos: np.ndarray) -> list[np.ndarray]:
+        with torch.inference_mode():
+            return [result.numpy() for result in network(torch.from_numpy(photos))]
+
+    return Opened(None, run)
+
+
+# a module, and what opens a file, or what was sent, with it on so many threads
+RUNTIMES: dict[str, tuple[str, Callable[[Any, Any, int], Opened]]] = {
     "LiteRT": ("ai_edge_litert.interpreter", _litert),
     "ExecuTorch": ("executorch.runtime", _executorch),
-    "ONNX Runtime": ("onnxruntime", open_onnx_session),
-    "OpenVINO": ("openvino", open_openvino_network),
+    "ONNX Runtime": ("onnxruntime", _onnx),
+    "OpenVINO": ("openvino", functools.partial(_openvino, accurate=True)),
+    # bfloat16 where the processor has it
+    "OpenVINO as it likes": ("openvino", functools.partial(_openvino, accurate=False)),
+    # which imports what `load` does, most of its time
+    "PyTorch": ("torch.export.pt2_archive", _torch),
 }
 
 
-def serve(runtime: str, path: str, extra: str, threads: str) -> None:
+def serve(runtime: str, path: str, extra: str, threads: int, size: int) -> None:
     """Open a file and run it on what the standard input gives, until that ends."""
+    # said to all processes of a terminal or a service, of which the one that asks ends this one when it is ready
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     # what the runtime itself prints
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -248,13 +294,11 @@ def serve(runtime: str, path: str, extra: str, threads: str) -> None:
     except UserError as error:
         return _send(answers, {"error": error.what, "fix": error.fix, "of the file": False}, [])
     _send(answers, {}, [])
-    # OpenVINO's weights lie beside the file
-    parts = {Path(path), Path(path).with_suffix(".bin")}
-    size = sum(part.stat().st_size for part in parts if part.is_file())
-    claims = size * MEMORY_A_BYTE + int(threads) * MEMORY_A_THREAD
+    source = path if path != SENT else io.BytesIO(_receive(sys.stdin.buffer)[1][0].data)
+    claims = size * MEMORY_A_BYTE + threads * MEMORY_A_THREAD
     try:
-        _limit(SECONDS * int(threads), claims)
-        opened = opener(imported, path, int(threads))
+        _limit(_seconds_to_open(size) * threads, claims)
+        opened = opener(imported, source, threads)
     except Exception as error:
         told = f"{runtime} cannot read it ({_told(error)})"
         return _send(answers, {"error": told, "fix": "export it again", "of the file": True}, [])
@@ -265,8 +309,9 @@ def serve(runtime: str, path: str, extra: str, threads: str) -> None:
         except EOFError:
             return None
         try:
-            _limit(_seconds(photos) * int(threads), claims + MEMORY_A_PIXEL * photos[..., 0].size)
-            results = opened.run(photos)
+            _limit(_seconds(photos) * threads, claims + MEMORY_A_PIXEL * photos[..., 0].size)
+            # in one piece before any of it is sent
+            results = [np.ascontiguousarray(each) for each in opened.run(photos)]
         except Exception as error:
             _send(answers, {"error": _told(error)}, [])
         else:
@@ -300,4 +345,5 @@ def _told(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    serve(*sys.argv[1:])
+    runtime, path, extra, threads, size = sys.argv[1:]
+    serve(runtime, path, extra, int(threads), int(size))

@@ -1,7 +1,8 @@
 """An exported .pt2 in PyTorch itself.
 
 PyTorch runs what such a file says while it opens it: pickles in it, compiled libraries, text that stands for sizes,
-functions by name. So the file is looked through before, and holds nothing but what our export writes.
+functions by name. So the file is looked through before, and holds nothing but what our export writes. What is left is
+arithmetic, of any size and length, and so another process is given it.
 """
 
 from __future__ import annotations
@@ -9,19 +10,16 @@ from __future__ import annotations
 import ast
 import io
 import json
-import logging
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_STORED, ZipFile
 
-import numpy as np
 import torch
 
 from deeplab.errors import UserError
-from deeplab.prediction.artefacts.apart import KEY
+from deeplab.prediction.artefacts.apart import KEY, Apart
 from deeplab.prediction.artefacts.description import Artefact, described
 from deeplab.system.reading import foreign, read_bytes
 
@@ -42,6 +40,8 @@ SIZE_CALLS = {
     "CeilToInt", "FloorToInt", "Max", "Min",
 }  # fmt: skip
 SYMBOL = re.compile(r"[su]\d{1,6}")
+# bytes of a part in JSON; the largest that we have seen of our own models has a fifth
+LARGEST_PROGRAM = 8 << 20
 # characters and digits; longer ones are no sizes, and take SymPy for ever
 LONGEST_SIZE, LARGEST_NUMBER = 20_000, 1 << 31
 # of powers, which grow by each other
@@ -54,41 +54,20 @@ CONTAINERS = re.compile(r'"type": "(?!builtins\.(?:tuple|list|dict)")')
 EXAMPLE = "sample_inputs/model.pt"
 # checks of sizes as Python, which we never ask for
 UNUSED = "guards_code"
-AGAIN = "export the model again"
+UNREADABLE, AGAIN = "PyTorch cannot read it", "export the model again"
 
 
 def open_torch_export(path: Path) -> Artefact:
     """See `deeplab.prediction.artefacts.open_artefact`."""
-    with foreign(path, "PyTorch cannot read it", fix=AGAIN), _silence():
-        extra = {KEY: ""}
-        program = torch.export.load(_plain(read_bytes(path)), extra_files=extra)
-    text = extra[KEY]
-    description = described(text.decode() if isinstance(text, bytes) else text, path)
-    # its guards also hold what strides in memory were alike in the example, and refuse photos at random; what is right
-    # at which sizes, the gate says
-    network = program.module(check_guards=False)
-
-    def run(photos: np.ndarray) -> list[np.ndarray]:
-        with torch.inference_mode():
-            return [result.numpy() for result in network(torch.from_numpy(np.ascontiguousarray(photos)))]
-
-    return Artefact(description, run)
+    with foreign(path, UNREADABLE, fix=AGAIN):
+        content, text = _plain(read_bytes(path))
+    description = described(text, path)
+    apart = Apart("PyTorch", path, extra="", threads=torch.get_num_threads(), content=content)
+    return Artefact(description, apart.run)
 
 
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Without the traceback that PyTorch logs before it raises."""
-    log = logging.getLogger("torch.export")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
-
-
-def _plain(content: bytes) -> io.BytesIO:
-    """The parts of a file of which opening runs nothing but arithmetic, without the example photo.
+def _plain(content: bytes) -> tuple[bytes, str | None]:
+    """The parts of a file of which opening runs nothing but arithmetic, without the example photo; the description.
 
     They are written anew, as PyTorch's reader of archives might find others than Python's in the same bytes.
 
@@ -96,7 +75,7 @@ def _plain(content: bytes) -> io.BytesIO:
         UserError: it holds something else.
         Exception: it is no such file.
     """
-    anew = io.BytesIO()
+    anew, text = io.BytesIO(), None
     with ZipFile(io.BytesIO(content)) as archive, ZipFile(anew, "w") as out:
         members = archive.infolist()
         names = {member.filename for member in members}
@@ -109,6 +88,7 @@ def _plain(content: bytes) -> io.BytesIO:
             # so that none unpacks to more than is there
             _require(member.compress_type == ZIP_STORED, "packed parts")
             data = b"" if name.endswith(EXAMPLE) else archive.read(name)
+            _require(not name.endswith(".json") or len(data) <= LARGEST_PROGRAM, f"{len(data)} bytes of JSON")
             if name.endswith("_config.json"):
                 for payload in json.loads(data)["config"].values():
                     _require(payload["use_pickle"] is False, "a pickle in the place of a tensor")
@@ -117,11 +97,12 @@ def _plain(content: bytes) -> io.BytesIO:
                         "an object in the place of a tensor",
                     )
             elif name.endswith("models/model.json"):
-                for key, text in _texts(json.loads(data)):
-                    _refuse_calls(key, text)
+                for key, value in _texts(json.loads(data)):
+                    _refuse_calls(key, value)
+            elif name.endswith(f"/extra/{KEY}"):
+                text = data.decode()
             out.writestr(name, data)
-    anew.seek(0)
-    return anew
+    return anew.getvalue(), text
 
 
 def _refuse_calls(key: str, text: str) -> None:

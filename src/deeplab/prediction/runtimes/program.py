@@ -36,6 +36,7 @@ class RuntimeNetwork:
     Args:
         run: the whole network; images resized for a pass are rounded to whole values for it.
         model: what it was made from; it is not kept, nor are its weights.
+        version: changes with what it computes; see `deeplab.model.checkpoint.version_of`.
         one_pass: whether images are run at their own size only, and not mirrored.
 
     Raises:
@@ -44,7 +45,7 @@ class RuntimeNetwork:
 
     eight_bit = False
 
-    def __init__(self, run: Run, model: DeepLab, *, one_pass: bool) -> None:
+    def __init__(self, run: Run, model: DeepLab, *, version: str, one_pass: bool) -> None:
         context = model.config.context
         window = isinstance(context, ASPPConfig | DensePredictionCellConfig) and context.image_pooling_crop
         alike = not window and (model.backbone.on_grid or model.decoder is not None)
@@ -53,7 +54,7 @@ class RuntimeNetwork:
                 "only PyTorch runs this model in several passes, as its network is not the same at each",
                 fix="engine torch, or no scales and no flip",
             )
-        self.config = model.config
+        self.config, self.version = model.config, version
         self._run = run
 
     def low_resolution_logits(self, images: torch.Tensor) -> Logits:
