@@ -103,11 +103,12 @@ struct Layer {
 };
 
 // Sums of `count` of ROWS places and WIDE vectors, of which `width` outputs are there. rows[tap * step] are the first
-// place's bytes; target, and added if anything is, lie `stride` apart.
+// place's bytes; targets, and what is added if anything is, lie `stride` apart.
 template <int ROWS, int WIDE, class Finish>
 inline __attribute__((always_inline)) void add_tile(const Layer& layer, int64_t first, int64_t width,
                                                     const uint8_t* const* rows, int64_t step, int64_t count,
-                                                    const float* added, const Finish& finish, float* target) {
+                                                    const float* added, const Finish& finish, int64_t stride,
+                                                    float* target) {
     Ints sums[ROWS][WIDE] = {};
     const int8_t* panel = layer.weight + first * layer.depth();
     const int64_t channels = in_quads(layer.channels);
@@ -137,7 +138,7 @@ inline __attribute__((always_inline)) void add_tile(const Layer& layer, int64_t 
             if (row >= count) break;
 #pragma GCC unroll 4
             for (int vector = 0; vector < WIDE; ++vector) {
-                const int64_t column = first + vector * LANES, at = row * layer.outputs + column;
+                const int64_t column = first + vector * LANES, at = row * stride + vector * LANES;
                 const int64_t lanes = whole ? LANES : std::min<int64_t>(LANES, width - vector * LANES);
                 Floats sum = __builtin_convertvector(sums[row][vector], Floats) * load(layer.factor + column, LANES) +
                              load(layer.ending.bias + column, LANES);
@@ -159,24 +160,27 @@ inline __attribute__((always_inline)) void add_tile(const Layer& layer, int64_t 
 
 template <int WIDE, class Finish>
 void add_panel(const Layer& layer, int64_t first, int64_t width, const uint8_t* const* rows, int64_t step,
-               int64_t count, const float* added, const Finish& finish, float* target) {
+               int64_t count, const float* added, const Finish& finish, int64_t stride, float* target) {
     constexpr int ROWS = std::min(12, MOST_SUMS / WIDE);
     for (int64_t place = 0; place < count; place += ROWS) {
-        const int64_t at = place * layer.outputs;
+        const int64_t at = place * stride;
         add_tile<ROWS, WIDE>(layer, first, width, rows + place, step, std::min<int64_t>(ROWS, count - place),
-                             added ? added + at : nullptr, finish, target + at);
+                             added ? added + at : nullptr, finish, stride, target + at);
     }
 }
 
-// target[place] = the layer's values for `count` places, whose bytes rows[tap * step + place] point to
+// target[place] = the layer's values for `count` places, whose bytes rows[tap * step + place] point to; in blocks of
+// outputs, whole panels, one after another, each of `room` places (where nothing is added), or all in one
 void multiply(const Layer& layer, const uint8_t* const* rows, int64_t step, int64_t count, const float* added,
-              float* target) {
+              float* target, int64_t block = INT64_MAX, int64_t room = 0) {
     for (int64_t first = 0; first < layer.outputs; first += WIDEST * LANES) {
         const int64_t width = std::min<int64_t>(WIDEST * LANES, layer.outputs - first);
-        const int64_t wide = ceil_div(width, LANES);
+        const int64_t wide = ceil_div(width, LANES), begin = first / block * block;
         const auto run = [&](auto number) {
             layer.ending.chosen([&](const auto& finish) {
-                add_panel<decltype(number)::value>(layer, first, width, rows, step, count, added, finish, target);
+                add_panel<decltype(number)::value>(layer, first, width, rows, step, count, added ? added + first : nullptr,
+                                                   finish, std::min(block, layer.outputs - begin),
+                                                   target + begin * room + first - begin);
             });
         };
         if (wide == 4) run(std::integral_constant<int, 4>{});

@@ -14,7 +14,6 @@
 namespace {
 
 constexpr int64_t BETWEEN = 128 << 10;  // floats between the convolutions, a thread: they stay in L2
-constexpr int64_t FILTERED = 4 << 10;  // floats behind the depthwise convolution that become bytes together
 constexpr int64_t ROUND = 12;          // places that any tile is a part of
 
 // Places whose channels a 1x1 layer, if there is one, reads as bytes.
@@ -31,14 +30,22 @@ class Places {
             layer->grid.row(values + place * layer->channels, layer->channels, bytes.data() + (first + place) * apart);
     }
 
-    // the layer's values for the first `count`
-    void multiply(int64_t count, const float* added, float* target) const {
-        ::multiply(*layer, rows.data(), 0, count, added, target);
+    // the layer's values for `count` places from place `first` on
+    void multiply(int64_t first, int64_t count, const float* added, float* target) const {
+        ::multiply(*layer, rows.data() + first, 0, count, added, target);
     }
 
-   private:
+    // of the first `count`, in blocks of channels one after another
+    void multiply_blocked(int64_t count, int64_t room, float* target) const {
+        ::multiply(*layer, rows.data(), 0, count, nullptr, target, BLOCKED, room);
+    }
+
+    uint8_t* at(int64_t place) const { return bytes.data() + place * apart; }
+
     const Layer* const layer;
     const int64_t apart;
+
+   private:
     const Room<uint8_t> bytes;
     std::vector<const uint8_t*> rows;
 };
@@ -67,7 +74,7 @@ void convolve(const Layer& layer, const Shape& shape, int64_t kernel_width, cons
             const int64_t at = begin * layer.outputs;
             if (pointwise) {
                 own.take(source + begin * layer.channels, 0, count);
-                own.multiply(count, added ? added + at : nullptr, target + at);
+                own.multiply(0, count, added ? added + at : nullptr, target + at);
                 continue;
             }
             for (int64_t i = 0; i < count; ++i) {
@@ -92,37 +99,48 @@ void separate(const Shape& shape, const Tables& tables, const float* source, con
     const int64_t hidden = depthwise.channels;
     const Cut<K> cut(shape, tables, hidden, expand || upsampled, BETWEEN, ROUND, BLOCK, threads);
     const int64_t places = cut.together * cut.width;
-    // outputs that become bytes together: their values stay in L1
-    const int64_t steps = project ? std::max<int64_t>(STEPS, FILTERED / hidden / STEPS * STEPS) : cut.width;
 #pragma omp parallel
     {
-        const Room<float> values(project ? steps * hidden : 0), projected(last ? places * last->channels : 0);
+        const Room<float> projected(last ? places * last->channels : 0);
         const Places read(expand, cut.read), filtered(project, places), ends(last, places);
         const auto expands = [&](const float* from, int64_t count, float* to) {
             read.take(from, 0, count);
-            read.multiply(count, nullptr, to);
+            read.multiply_blocked(count, cut.read, to);
         };
         Lines lines(cut, hidden, source, upsampled, expands);
         cut.share_out([&](int64_t image, const Columns& columns, int64_t first, int64_t stop) {
-            const int64_t width = columns.end - columns.begin, count = (stop - first) * width;
+            const int64_t width = columns.end - columns.begin;
             const int64_t place = (image * shape.height + first) * shape.width + columns.begin;
-            for (int64_t y = first; y < stop; ++y)
-                lines.of(image, y, columns, [&](const float* const* found) {
-                    for (int64_t x = columns.begin; x < columns.end; x += steps) {
-                        const int64_t next = std::min(columns.end, x + steps);
-                        float* const to = project ? values.data() : target + (place + (y - first) * shape.width) * hidden;
-                        depthwise.ending.chosen([&](const auto& finish) {
-                            sum_line<K>(found, hidden, depthwise.filter, tables.columns, cut.runs.data(), x, next, finish, to);
-                        });
-                        if (project) filtered.take(to, (y - first) * width + x - columns.begin, next - x);
-                    }
+            cut.each(first, stop, [&](int64_t y, auto pair) {
+                lines.of(image, y, pair, columns, [&](const float* const* found, const Layout& layout) {
+                    depthwise.ending.chosen([&](const auto& finish) {
+                        const auto sum = [&](const auto& ends, auto* to, int64_t apart, int64_t below) {
+                            sum_rows<1 + pair>(found, layout, hidden, depthwise.filter, tables.columns, cut.runs.data(),
+                                               columns.begin, columns.end, ends, to + (y - first) * below, apart, below);
+                        };
+                        if (!project) return sum(stores(finish), target + place * hidden, hidden, shape.width * hidden);
+                        const auto bytes = [&, grid = project->grid](int64_t channel) __attribute__((always_inline)) {
+                            return [=](const Floats& sum, uint8_t* to, int64_t lanes) __attribute__((always_inline)) {
+                                write(grid.of(finish(sum), channel), to, lanes);
+                            };
+                        };
+                        sum(bytes, filtered.at(0), filtered.apart, width * filtered.apart);
+                    });
                 });
+            });
             if (!project) return;
-            const int64_t at = place * project->outputs;
-            if (!last) return filtered.multiply(count, added ? added + at : nullptr, target + at);
-            filtered.multiply(count, nullptr, projected.data());
-            ends.take(projected.data(), 0, count);
-            ends.multiply(count, nullptr, target + place * last->outputs);
+            // rows of whole maps follow each other
+            const int64_t rows = cut.columns.size() == 1 ? stop - first : 1, count = rows * width;
+            for (int64_t y = 0; y < stop - first; y += rows) {
+                const int64_t at = place + y * shape.width, outputs = project->outputs;
+                if (!last) {
+                    filtered.multiply(y * width, count, added ? added + at * outputs : nullptr, target + at * outputs);
+                    continue;
+                }
+                filtered.multiply(y * width, count, nullptr, projected.data());
+                ends.take(projected.data(), 0, count);
+                ends.multiply(0, count, nullptr, target + at * last->outputs);
+            }
         });
     }
 }

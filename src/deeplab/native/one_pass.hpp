@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -47,13 +48,15 @@ struct Cut {
     int64_t rows = 0;             // that the kernel reads at once and are made, at most
     int64_t width = 0, read = 0;  // of a piece, at most: outputs, and what is read for them, a multiple of `multiple`
     int64_t pieces, bands, together;
+    // rows whose sums, with a line's places, stay in registers, of which AVX2 has 16
+    static constexpr bool PAIRS = K == 3;
 
-    // `together`: rows whose outputs follow each other, `places` of them, are projected together
+    // `together`: rows whose outputs follow each other, some `places` of them, are projected together
     Cut(const Shape& shape, const Tables& tables, int64_t channels, bool makes, int64_t floats, int64_t multiple,
         int64_t places, int64_t threads)
         : shape(shape), tables(tables), runs(find_runs<K>(tables.columns, shape.width)) {
         for (int64_t y = 0; makes && y < shape.height; ++y) {
-            const auto [least, most] = reach<K>(tables.rows, y, y + 1);
+            const auto [least, most] = reach<K>(tables.rows, y, y + 1 + pairs(y));
             rows = std::max({rows, most - least, int64_t(1)});
         }
         const int64_t most = std::max(LEAST_COLUMNS, floats / (channels * (rows + 1)));
@@ -68,7 +71,27 @@ struct Cut {
         pieces = shape.images * int64_t(columns.size());
         // rows at the border of bands are made twice
         bands = std::min(shape.height, ceil_div(threads * (makes ? 1 : 4), pieces));
-        together = columns.size() == 1 ? std::max<int64_t>(1, places / shape.width) : 1;
+        const int64_t most_together = columns.size() == 1 ? std::max<int64_t>(1, places / shape.width) : 1;
+        together = pairs(shape.height / 2) ? ceil_div(most_together, 2) * 2 : most_together;
+    }
+
+    // Whether output row y and the next one read the same lines, but for the first and the last, and are summed together.
+    bool pairs(int64_t y) const {
+        const int32_t* const own = tables.rows + y * K;
+        return PAIRS && y + 1 < shape.height && std::equal(own + 1, own + K, own + K);
+    }
+
+    // body(row, whether it begins a pair: a constant) for rows first..last
+    template <class Body>
+    void each(int64_t first, int64_t last, const Body& body) const {
+        for (int64_t y = first; y < last; ++y) {
+            if constexpr (PAIRS)
+                if (y + 1 < last && pairs(y)) {
+                    body(y++, std::true_type{});
+                    continue;
+                }
+            body(y, std::false_type{});
+        }
     }
 
     // body(image, columns, first row, last row) for every piece, shared out to the threads of a parallel region; in order
@@ -130,27 +153,30 @@ class Lines {
           held(cut.rows, -1), values(cut.rows * cut.read * channels),
           room(upsampled ? upsampled->width * upsampled->channels : 0) {}
 
-    // body(where the rows begin that the taps of output row y read, null in the padding); rows are asked for in order
+    // body(where the lines begin that the taps of output row y read, null in the padding, and the next one of a pair; how
+    // they lie); rows are asked for in order
     template <class Body>
-    void of(int64_t image, int64_t y, const Columns& columns, const Body& body) {
-        const auto with = [&](auto begin) {
-            decltype(begin(0)) lines[K];
-            for (int ky = 0; ky < K; ++ky) {
-                const int64_t row = cut.tables.rows[y * K + ky];
-                lines[ky] = row < 0 ? nullptr : begin(row);
+    void of(int64_t image, int64_t y, bool pair, const Columns& columns, const Body& body) {
+        const auto with = [&](const Layout& layout, auto begin) {
+            decltype(begin(0)) lines[K + 1];
+            for (int line = 0; line < K + pair; ++line) {
+                const int64_t row = cut.tables.rows[y * K + line + (line < K ? 0 : K - 1)];
+                lines[line] = row < 0 ? nullptr : begin(row);
             }
-            body(lines);
+            body(lines, layout);
         };
         if (!held.empty())
-            return with([&](int64_t row) { return made(image, row, columns) - columns.first * channels; });
+            return with({columns.first, upsampled ? 0 : cut.read}, [&](int64_t row) { return made(image, row, columns); });
         // what the next output row reads last, into L2: so many short runs as then are more than processors foresee; not a
         // function of its own, as compilers would leave out calls that do nothing else
-        const int64_t next = y + 1 < shape.height ? cut.tables.rows[(y + 2) * K - 1] : -1;
-        if (next >= 0)
+        for (int64_t below = y + 1 + pair; below <= std::min(y + 1 + 2 * pair, shape.height - 1); ++below) {
+            const int64_t next = cut.tables.rows[(below + 1) * K - 1];
+            if (next < 0) continue;
             for (const T* each = at(image, next, columns.first); each < at(image, next, columns.last);
                  each += LINE * sizeof(float) / sizeof(T))
                 __builtin_prefetch(each, 0, 2);
-        with([&](int64_t row) { return at(image, row, 0); });
+        }
+        with({}, [&](int64_t row) { return at(image, row, 0); });
     }
 
    private:

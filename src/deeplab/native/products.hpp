@@ -222,7 +222,19 @@ struct Pointwise {
     template <typename To>
     void run(const Word<T>* const* places, int64_t count, float* sums, const To* added, To* target) const {
         for (int64_t output = 0; output < outputs; output += PANEL)
-            for (const Part& part : parts) panel(part, places, count, sums, output, added, target);
+            for (const Part& part : parts)
+                panel(part, places, count, sums, output, added ? added + output : nullptr, target + output, outputs);
+    }
+
+    // the same in blocks of outputs, whole panels, one after another, each of `room` places
+    void run_blocked(const Word<T>* const* places, int64_t count, float* sums, int64_t block, int64_t room,
+                     float* target) const {
+        for (int64_t output = 0; output < outputs; output += PANEL) {
+            const int64_t first = output / block * block;
+            for (const Part& part : parts)
+                panel(part, places, count, sums, output, static_cast<const float*>(nullptr),
+                      target + first * room + output - first, std::min(block, outputs - first));
+        }
     }
 
     // the same for one panel of outputs, of sums that have begun before
@@ -230,17 +242,17 @@ struct Pointwise {
     void go_on(const Word<T>* const* places, int64_t count, float* sums, int64_t output, To* target) const {
         for (Part part : parts) {
             part.begins = false;
-            panel(part, places, count, sums, output, static_cast<const To*>(nullptr), target);
+            panel(part, places, count, sums, output, static_cast<const To*>(nullptr), target + output, outputs);
         }
     }
 
    private:
     template <typename To>
     void panel(const Part& part, const Word<T>* const* places, int64_t count, float* sums, int64_t output, const To* added,
-               To* target) const {
+               To* target, int64_t stride) const {
         add_part(part, Rows<Word<T>>{places, nullptr}, count, weight + output * words + part.from * PANEL,
                  {ending.bias + output, ending.least, ending.most, ending.swish},
-                 Target<To>{sums, target + output, outputs, added ? added + output : nullptr},
+                 Target<To>{sums, target, stride, added},
                  std::min<int64_t>(PANEL, outputs - output));
     }
 };

@@ -17,7 +17,7 @@ namespace {
 #ifdef __AVX512F__
 constexpr int64_t BETWEEN = 200 << 10;
 #else
-constexpr int64_t BETWEEN = 80 << 10;
+constexpr int64_t BETWEEN = 100 << 10;
 #endif
 // that are projected together, where rows are short
 constexpr int64_t PLACES = 16 * TILE;
@@ -41,24 +41,30 @@ void convolve(const Shape& shape, const Tables& tables, const T* source, const P
             for (int64_t place = 0; place < whole; ++place)
                 expanded[place] =
                     reinterpret_cast<const Word<T>*>(from + std::min(place, count - 1) * shape.channels);
-            expand->template run<float>(expanded.data(), whole, sums.data(), nullptr, to);
+            expand->run_blocked(expanded.data(), whole, sums.data(), BLOCKED, cut.read, to);
         };
         Lines lines(cut, hidden, source, upsampled, expands);
         cut.share_out([&](int64_t image, const Columns& columns, int64_t first, int64_t last) {
             const int64_t place = (image * shape.height + first) * shape.width + columns.begin;
-            for (int64_t y = first; y < last; ++y)
-                lines.of(image, y, columns, [&](const auto* const* found) {
-                    const Ending ending = depthwise.ending;
-                    sum_line<K>(found, hidden, depthwise.filter, tables.columns, cut.runs.data(), columns.begin,
-                                columns.end,
-                                [ending](const Floats& sum) __attribute__((always_inline)) { return ending.finish(sum); },
-                                project ? filtered + (y - first) * cut.width * hidden
-                                        : target + (place + (y - first) * shape.width) * hidden);
+            T* const to = project ? filtered : target + place * hidden;
+            const int64_t below = (project ? cut.width : shape.width) * hidden;
+            cut.each(first, last, [&](int64_t y, auto pair) {
+                lines.of(image, y, pair, columns, [&](const auto* const* found, const Layout& layout) {
+                    depthwise.ending.chosen([&](const auto& finish) {
+                        sum_rows<1 + pair>(found, layout, hidden, depthwise.filter, tables.columns, cut.runs.data(),
+                                           columns.begin, columns.end, stores(finish), to + (y - first) * below, hidden,
+                                           below);
+                    });
                 });
+            });
             if (!project) return;
-            const int64_t at = place * project->outputs;
-            project->run(pixels.data(), (last - first) * (columns.end - columns.begin), sums.data(),
-                         added ? added + at : nullptr, target + at);
+            // rows of whole maps follow each other
+            const int64_t rows = cut.columns.size() == 1 ? last - first : 1;
+            for (int64_t y = first; y < last; y += rows) {
+                const int64_t at = (place + (y - first) * shape.width) * project->outputs;
+                project->run(pixels.data() + (y - first) * cut.width, rows * (columns.end - columns.begin), sums.data(),
+                             added ? added + at : nullptr, target + at);
+            }
         });
     }
 }

@@ -88,6 +88,15 @@ class Filter {
     const Room<float> numbers;
 };
 
+// Where the places of a line lie that the kernel reads, from column `first` on: all channels of a place together, or, of
+// `columns` places if that is not 0, BLOCKED channels of all of them before the next ones.
+struct Layout {
+    int64_t first, columns;
+};
+
+// Channels that are summed over whole rows before the next ones: what the next outputs read again stays in L1.
+constexpr int64_t BLOCKED = 12 * LANES;
+
 // Biases and sums over `count` taps at `lanes` channels from c on, of N outputs whose taps lie `stride` source values
 // apart. An inlined call with constants is unrolled.
 template <int N, int K, typename T>
@@ -101,79 +110,154 @@ inline __attribute__((always_inline)) void sum_taps(const Tap<T>* taps, int coun
     }
 }
 
-// The same of all taps, where neighbouring outputs read the same places, FAR of them apart: each is read once.
-template <int N, int K, int FAR, typename T>
-inline __attribute__((always_inline)) void sum_shared(const Tap<T>* taps, int64_t stride, const float* weights, int64_t c,
-                                                      int64_t lanes, Floats (&sums)[N]) {
+// Biases and sums of all taps at `lanes` channels from c on, of N neighbouring outputs in each of R rows, which read the
+// same places, FAR of them `apart` from each other; a row reads the lines of the one above without the first, and one
+// more. Each place is read once. Lines begin at the first place; null ones are padding.
+template <int N, int K, int R, int FAR, typename T>
+inline __attribute__((always_inline)) void sum_shared(const T* const* lines, int64_t apart, const float* weights,
+                                                      int64_t c, int64_t lanes, Floats (&sums)[R][N]) {
     constexpr int PLACES = (N - 1) * FAR + K;
-    for (int step = 0; step < N; ++step) sums[step] = load(weights + K * K * LANES, LANES);
-    for (int ky = 0; ky < K; ++ky) {
+    for (int row = 0; row < R; ++row)
+        for (int step = 0; step < N; ++step) sums[row][step] = load(weights + K * K * LANES, LANES);
+#pragma GCC unroll 6
+    for (int line = 0; line < K + R - 1; ++line) {
+        if (!lines[line]) continue;
         Floats places[PLACES];
         for (int x = 0; x < PLACES; ++x) {
-            places[x] = load(taps[ky * K].source + x * (stride / FAR) + c, lanes);
+            places[x] = load(lines[line] + x * apart + c, lanes);
             hold(places[x]);
         }
+#pragma GCC unroll 2
+        for (int row = 0; row < R; ++row)
+            for (int kx = 0; kx < K && line >= row && line < row + K; ++kx) {
+                Floats weight = load(weights + ((line - row) * K + kx) * LANES, LANES);
+                hold(weight);
+                for (int step = 0; step < N; ++step) sums[row][step] += weight * places[step * FAR + kx];
+            }
+    }
+}
+
+// The same of one output in each row; taps are where each of each line reads, or null.
+template <int K, int R, typename T>
+inline __attribute__((always_inline)) void sum_column(const T* const (&taps)[K + R - 1][K], const float* weights, int64_t c,
+                                                      int64_t lanes, Floats (&sums)[R][1]) {
+    for (int row = 0; row < R; ++row) sums[row][0] = load(weights + K * K * LANES, LANES);
+#pragma GCC unroll 6
+    for (int line = 0; line < K + R - 1; ++line)
+#pragma GCC unroll 5
         for (int kx = 0; kx < K; ++kx) {
-            Floats weight = load(weights + (ky * K + kx) * LANES, LANES);
-            hold(weight);
-            for (int step = 0; step < N; ++step) sums[step] += weight * places[step * FAR + kx];
+            if (!taps[line][kx]) continue;
+            Floats place = load(taps[line][kx] + c, lanes);
+            hold(place);
+#pragma GCC unroll 2
+            for (int row = 0; row < R; ++row)
+                if (line >= row && line < row + K)
+                    sums[row][0] += load(weights + ((line - row) * K + kx) * LANES, LANES) * place;
+        }
+}
+
+// Ends the sums of outputs begin..end of R rows and all channels: finish(c)(sum, to + row * below + (x - begin) * apart + c,
+// number of channels). Lines are the K that the first row reads, and one more for every other row; runs are what find_runs
+// says.
+template <int R, int K, typename T, typename To, class Finish>
+inline __attribute__((always_inline)) void sum_rows(const T* const* lines, const Layout& layout, int64_t channels,
+                                                    const Filter<K>& filter, const int32_t* columns, const char* runs,
+                                                    int64_t begin, int64_t end, const Finish& finish, To* to,
+                                                    int64_t apart, int64_t below) {
+    constexpr int LINES = K + R - 1;
+    // a single row of places that lie together reads little again
+    const int64_t block = R > 1 || layout.columns ? BLOCKED : channels;
+    for (int64_t from = 0; from < channels; from += block) {
+        const int64_t past = std::min(channels, from + block);
+        // of a place
+        const int64_t values = layout.columns ? past - from : channels;
+        const T* own[LINES];
+        for (int line = 0; line < LINES; ++line)
+            own[line] = lines[line] ? lines[line] + (layout.columns ? from * (layout.columns - 1) : 0) - layout.first * values
+                                    : nullptr;
+        for (int64_t x = begin; x < end;) {
+            const int32_t* const column = columns + x * K;
+            // sum(their weights, first channel, number of channels, sums) for N outputs a row
+            const auto outputs = [&](auto number, const auto& sum) __attribute__((always_inline)) {
+                constexpr int N = decltype(number)::value;
+                To* const out = to + (x - begin) * apart;
+                const auto vector = [&](int64_t c, int64_t lanes) __attribute__((always_inline)) {
+                    Floats sums[R][N];
+                    sum(filter.at(c), c, lanes, sums);
+                    const auto ended = finish(c);
+                    for (int row = 0; row < R; ++row)
+                        for (int step = 0; step < N; ++step)
+                            ended(sums[row][step], out + row * below + step * apart + c, lanes);
+                };
+                const int64_t whole = from + (past - from) / LANES * LANES;
+                for (int64_t c = from; c < whole; c += LANES) vector(c, LANES);
+                // half a vector is what most networks' widths leave over; where parts are read by masks, it is as any other
+                if (LANES < 16 && past - whole == LANES / 2)
+                    vector(whole, LANES / 2);
+                else if (whole < past)
+                    vector(whole, past - whole);
+                x += N;
+            };
+            const auto shared = [&](auto far, int64_t rate) __attribute__((always_inline)) {
+                const T* first[LINES];
+                for (int line = 0; line < LINES; ++line) first[line] = own[line] ? own[line] + column[0] * values : nullptr;
+                outputs(std::integral_constant<int, STEPS>{}, [&](const float* weights, int64_t c, int64_t lanes,
+                                                                  Floats(&sums)[R][STEPS]) __attribute__((always_inline)) {
+                    sum_shared<STEPS, K, R, decltype(far)::value>(first, rate * values, weights, c, lanes, sums);
+                });
+            };
+            const auto unshared = [&](auto number, int64_t step) __attribute__((always_inline)) {
+                constexpr int N = decltype(number)::value;
+                if constexpr (R > 1) {
+                    const T* taps[LINES][K];
+                    for (int line = 0; line < LINES; ++line)
+                        for (int kx = 0; kx < K; ++kx)
+                            taps[line][kx] = own[line] && column[kx] >= 0 ? own[line] + column[kx] * values : nullptr;
+                    outputs(number, [&](const float* weights, int64_t c, int64_t lanes,
+                                        Floats(&sums)[R][N]) __attribute__((always_inline)) {
+                        sum_column<K, R>(taps, weights, c, lanes, sums);
+                    });
+                } else {
+                    Tap<T> taps[K * K];
+                    const int count = collect<T, K>(own, values, column, taps);
+                    outputs(number, [&](const float* weights, int64_t c, int64_t lanes,
+                                        Floats(&sums)[R][N]) __attribute__((always_inline)) {
+                        // a constant, where it can be one
+                        if (count == K * K)
+                            sum_taps<N, K>(taps, K * K, step * values, weights, c, lanes, sums[0]);
+                        else
+                            sum_taps<N, K>(taps, count, step * values, weights, c, lanes, sums[0]);
+                    });
+                }
+            };
+            const std::integral_constant<int, 1> one;
+            const int64_t step = runs[x] && x + STEPS <= end ? column[K] - column[0] : 0;
+            const int64_t rate = step ? column[1] - column[0] : 1;
+            // rows that share lines have strides of 1
+            if (step == rate)
+                shared(one, rate);
+            else if (R == 1 && step == 2 * rate)
+                shared(std::integral_constant<int, R == 1 ? 2 : 1>{}, rate);
+            else if (R == 1 && step)
+                unshared(std::integral_constant<int, R == 1 ? STEPS : 1>{}, step);
+            else
+                unshared(one, 0);
         }
     }
 }
 
-// to[step, c] = finish(sum) for N outputs and all channels; FAR as sum_shared has it, 0 where nothing is shared
-template <int N, int K, int FAR, typename T, typename To, class Finish>
-inline __attribute__((always_inline)) void sum_channels(const Tap<T>* taps, int count, int64_t stride,
-                                                        const Filter<K>& filter, int64_t channels, const Finish& finish,
-                                                        To* to) {
-    const auto at = [&](int number, int64_t c, int64_t lanes) __attribute__((always_inline)) {
-        Floats sums[N];
-        if constexpr (FAR > 0)
-            sum_shared<N, K, FAR>(taps, stride, filter.at(c), c, lanes, sums);
-        else
-            sum_taps<N, K>(taps, number, stride, filter.at(c), c, lanes, sums);
-        for (int step = 0; step < N; ++step) store(finish(sums[step]), to + step * channels + c, lanes);
-    };
-    const int64_t whole = channels / LANES * LANES;
-    if (count == K * K)
-        for (int64_t c = 0; c < whole; c += LANES) at(K * K, c, LANES);
-    else
-        for (int64_t c = 0; c < whole; c += LANES) at(count, c, LANES);
-    // half a vector is what most networks' widths leave over
-    if (channels - whole == LANES / 2)
-        at(count, whole, LANES / 2);
-    else if (whole < channels)
-        at(count, whole, channels - whole);
-}
-
-// to[x - begin, c] = finish(sum) for outputs begin..end of a row and all channels; runs are what find_runs says
-template <int K, typename T, typename To, class Finish>
-inline __attribute__((always_inline)) void sum_line(const T* const* lines, int64_t channels, const Filter<K>& filter,
-                                                    const int32_t* columns, const char* runs, int64_t begin, int64_t end,
-                                                    const Finish& finish, To* to) {
-    Tap<T> taps[K * K];
-    for (int64_t x = begin; x < end;) {
-        const int32_t* const column = columns + x * K;
-        const int count = collect<T, K>(lines, channels, column, taps);
-        const auto sum = [&](auto steps, auto far, int64_t stride) __attribute__((always_inline)) {
-            sum_channels<decltype(steps)::value, K, decltype(far)::value>(taps, count, stride, filter, channels, finish,
-                                                                          to + (x - begin) * channels);
-            x += decltype(steps)::value;
+// What sum_rows does with sums where they are kept as they are, or as finish(sum) makes them.
+template <class Finish>
+inline auto stores(const Finish& finish) {
+    return [finish](int64_t) __attribute__((always_inline)) {
+        return [finish](const Floats& sum, auto* to, int64_t lanes) __attribute__((always_inline)) {
+            store(finish(sum), to, lanes);
         };
-        const std::integral_constant<int, STEPS> several;
-        const std::integral_constant<int, 0> nothing;
-        if (!runs[x] || x + STEPS > end) {
-            sum(std::integral_constant<int, 1>{}, nothing, 0);
-            continue;
-        }
-        const int64_t step = column[K] - column[0], rate = column[1] - column[0];
-        if (count == K * K && step == rate)
-            sum(several, std::integral_constant<int, 1>{}, step * channels);
-        else if (count == K * K && step == 2 * rate)
-            sum(several, std::integral_constant<int, 2>{}, step * channels);
-        else
-            sum(several, nothing, step * channels);
-    }
+    };
 }
+
+struct AsItIs {
+    inline __attribute__((always_inline)) Floats operator()(const Floats& sum) const { return sum; }
+};
 
 }  // namespace

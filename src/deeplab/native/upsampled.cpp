@@ -154,9 +154,8 @@ void decode(const Shape& shape, const Tables& tables, const T* source, const Ups
                     const int64_t at = image * shape.source_height + row;
                     taps[ky] = row < 0 ? nullptr : source + at * shape.source_width * shape.channels;
                 }
-                sum_line<K>(taps, hidden, depthwise.filter, tables.columns, runs.data(), begin, end,
-                            [](const Floats& sum) __attribute__((always_inline)) { return sum; },
-                            filtered + (y - first) * width * hidden);
+                sum_rows<1>(taps, {}, hidden, depthwise.filter, tables.columns, runs.data(), begin, end,
+                            stores(AsItIs{}), filtered + (y - first) * width * hidden, hidden, 0);
             }
             const auto [left, right] = reach<K>(tables.columns, begin, end);
             const int64_t low = left < right ? small.column_low[left] : 0;
